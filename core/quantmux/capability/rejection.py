@@ -1,0 +1,76 @@
+"""Why a kernel does not serve, as data: equality and codes, not text."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from quantmux.config._base import Frozen
+
+
+class RejectionCode(StrEnum):
+    """Stable reasons. Programs compare these; people read the other fields."""
+
+    ARCH = "arch"
+    SCHEME = "scheme"
+    OPERAND = "operand"
+    SCALE_ROUNDING = "scale_rounding"
+    SCALE_UB = "scale_ub"
+    EPS = "eps"
+    GLOBAL_SCALE = "global_scale"
+    ACCUMULATION = "accumulation"
+    LAYOUT = "layout"
+    LAYOUT_UNDEFINED = "layout_undefined"
+    PADDED_N = "padded_n"
+    PADDED_M = "padded_m"
+    ALIGN_N = "align_n"
+    ALIGN_K = "align_k"
+    M_RANGE = "m_range"
+    M_MULTIPLE = "m_multiple"
+    IN_DTYPE = "in_dtype"
+    OUT_DTYPE = "out_dtype"
+    BIAS = "bias"
+    OUTPUT_STRIDE = "output_stride"
+    NEEDS_PACKAGE = "needs_package"
+    NEEDS_TOOL = "needs_tool"
+    UNAVAILABLE = "unavailable"
+    NO_PRODUCER = "no_producer"
+    LOSSY = "lossy"
+    DENIED = "denied"
+    NOT_FORCED = "not_forced"
+    EVIDENCE = "evidence"
+    QUARANTINED = "quarantined"
+    VETO = "veto"
+    PLUGIN_ERROR = "plugin_error"
+    WEIGHT_LAYOUT = "weight_layout"
+    OUTRANKED = "outranked"
+
+
+class Rejection(Frozen):
+    """One reason why one kernel does not serve one config on one device.
+
+    Attributes:
+        code: The stable reason.
+        field: What was looked at, e.g. ``in_features``.
+        required: What the kernel needs, as text.
+        actual: What was found, as text.
+        hint: What would make it fit, or None.
+        m_min: First M for which it holds.
+        m_max: Last M for which it holds; None is unbounded.
+    """
+
+    code: RejectionCode
+    field: str
+    required: str
+    actual: str
+    hint: str | None = None
+    m_min: int = 1
+    m_max: int | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.code}: {self.field} needs {self.required}, found {self.actual}"
+        return text + (f" ({self.hint})" if self.hint else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the rejection as JSON-ready data."""
+        return self.model_dump(mode="json")

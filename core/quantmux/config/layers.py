@@ -1,0 +1,277 @@
+"""Layer configs: one op at one place, as the user asks for it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from quantmux.config._base import Frozen, as_config_error
+from quantmux.config.formats import Dtype
+from quantmux.config.layouts import Layout, check_layout, default_layout, round_up
+from quantmux.config.operands import Operand
+from quantmux.config.schemes import Scheme
+from quantmux.errors import ConfigError
+
+
+class _LayerBase(Frozen):
+    def digest(self) -> str:
+        """Give a short stable hash of the config, the same in every process."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class LinearConfig(_LayerBase):
+    """A quantized linear ``y = x · Wᵀ + bias``; x [M, in_features], W [out_features, in_features].
+
+    Attributes:
+        in_features: K, the logical width of x.
+        out_features: N, the logical width of y.
+        scheme: What weights and activations mean; a preset name is accepted.
+        in_dtype: Format of a plain x.
+        out_dtype: Format of y.
+        bias: Whether a bias [N] is added, widened to fp32, before the one rounding.
+        contiguous_output: Ask for contiguous rows of y. Without it a kernel may return rows whose
+            stride is N rounded up to the multiple that it declares.
+    """
+
+    op: Literal["linear"] = "linear"
+    in_features: int = Field(gt=0)
+    out_features: int = Field(gt=0)
+    scheme: Scheme
+    in_dtype: Dtype = "bf16"
+    out_dtype: Dtype = "bf16"
+    bias: bool = False
+    contiguous_output: bool = False
+
+    @property
+    def n(self) -> int:
+        """Output width N."""
+        return self.out_features
+
+    @property
+    def k(self) -> int:
+        """Input width K."""
+        return self.in_features
+
+    def __str__(self) -> str:
+        bias = " bias" if self.bias else ""
+        return (
+            f"linear {self.scheme.name} N={self.n} K={self.k} "
+            f"{self.in_dtype}->{self.out_dtype}{bias}"
+        )
+
+
+class _ProducerConfig(_LayerBase):
+    """What all producers share: operand and layout of the quantized matrix [M, n]."""
+
+    operand: Operand
+    n: int = Field(gt=0)
+    layout: Layout
+    in_dtype: Dtype = "bf16"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_layout(cls, value: Any) -> Any:
+        """Accept ``layout="name"``, ``padded_n=`` and ``padded_m_multiple=`` beside a Layout."""
+        if not isinstance(value, dict):
+            return value
+        data = dict(value)
+        name, padded_n = data.pop("layout", None), data.pop("padded_n", None)
+        multiple = data.pop("padded_m_multiple", None)
+        if isinstance(name, dict):
+            name = Layout(**name)
+        if name is not None and not isinstance(name, Layout | str):
+            raise ConfigError(f"layout is a name or a Layout, found {name!r}")
+        n = cls._row_width(data)
+        if n is None or "operand" not in data:
+            data["layout"] = name if isinstance(name, Layout) else Layout(scales="scalar", padded_n=1)
+            return data  # the missing field is reported by pydantic
+        operand = Operand.model_validate(data["operand"])
+        base = name if isinstance(name, Layout) else default_layout(operand, n)
+        changes: dict[str, Any] = {}
+        if isinstance(name, str):
+            changes["scales"] = name
+        if padded_n is not None:
+            changes["padded_n"] = padded_n
+        if multiple is not None:
+            changes["padded_m_multiple"] = multiple
+        data["operand"] = operand
+        data["layout"] = base.replace(**changes) if changes else base
+        return data
+
+    @classmethod
+    def _row_width(cls, data: dict[str, Any]) -> int | None:
+        n = data.get("n")
+        return n if isinstance(n, int) and n > 0 else None
+
+    @model_validator(mode="after")
+    def _layout_fits(self) -> _ProducerConfig:
+        if self.operand.block.kind == "block":
+            raise ConfigError(
+                f"{self.operand.name} is a weight operand: a producer quantizes rows "
+                "(tensor, token, group or nvfp4)"
+            )
+        check_layout(self.operand, self.layout, self.n)
+        return self
+
+    @property
+    def padded_n(self) -> int:
+        """Stored row width."""
+        return self.layout.padded_n
+
+
+class QuantizeConfig(_ProducerConfig):
+    """Quantize x [M, n] into an operand and a layout.
+
+    ``layout`` is a name or a `Layout`; ``padded_n`` and ``padded_m_multiple`` may be given
+    beside a name. Default: the plainest layout, unpadded.
+    """
+
+    op: Literal["quantize"] = "quantize"
+
+    def __str__(self) -> str:
+        return f"quantize {self.operand.name} n={self.n} {self.layout} from {self.in_dtype}"
+
+
+class SiluMulQuantizeConfig(_ProducerConfig):
+    """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; the result is [M, n]."""
+
+    op: Literal["silu_mul_quantize"] = "silu_mul_quantize"
+
+    def __str__(self) -> str:
+        return f"silu_mul_quantize {self.operand.name} n={self.n} {self.layout} from {self.in_dtype}"
+
+
+class InverseRopeQuantizeConfig(_ProducerConfig):
+    """Undo RoPE on o [T, heads, head_dim] and quantize per head group.
+
+    The result is logically [T, groups, n] with n = heads / groups · head_dim, on memory
+    [groups, T, n]. Positions are int64 [T]; ``cos_sin_cache`` is fp32 [P, rope_dim] = cos | sin.
+    """
+
+    op: Literal["inverse_rope_quantize"] = "inverse_rope_quantize"
+    heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    rope_dim: int = Field(gt=0)
+    groups: int = Field(gt=0)
+    n: int = 0
+
+    @classmethod
+    def _row_width(cls, data: dict[str, Any]) -> int | None:
+        heads, dim, groups = (data.get(key) for key in ("heads", "head_dim", "groups"))
+        if not all(isinstance(v, int) and v > 0 for v in (heads, dim, groups)):
+            return None
+        if heads % groups:
+            raise ConfigError(f"heads = {heads} cannot be split into {groups} groups")
+        n = heads // groups * dim
+        if data.get("n", n) not in (0, n):
+            raise ConfigError(f"n follows from heads, head_dim and groups: {n}, found {data['n']}")
+        data["n"] = n
+        data.setdefault("operand", "fp8_group128_pow2")
+        return n
+
+    @model_validator(mode="after")
+    def _rope_fits(self) -> InverseRopeQuantizeConfig:
+        if self.rope_dim % 2 or self.rope_dim > self.head_dim:
+            raise ConfigError(
+                f"rope_dim must be even and at most head_dim = {self.head_dim}, "
+                f"found {self.rope_dim}"
+            )
+        if self.operand.block.kind != "group" or self.operand.element != "fp8_e4m3":
+            raise ConfigError(
+                f"inverse_rope_quantize makes fp8_e4m3 groups, found {self.operand.name}"
+            )
+        if self.operand.scale_rounding != "pow2":
+            raise ConfigError(
+                "inverse_rope_quantize makes power-of-two scales",
+                hint='use operand="fp8_group128_pow2"',
+            )
+        if self.layout.scales not in ("col_major_aligned4", "packed_pow2"):
+            raise ConfigError(
+                f"inverse_rope_quantize writes col_major_aligned4 or packed_pow2 scales, "
+                f"found {self.layout.scales}",
+                code="layout_undefined",
+            )
+        if self.layout.padded_n != self.n or self.layout.padded_m_multiple != 1:
+            raise ConfigError("inverse_rope_quantize does not pad its data")
+        if self.head_dim % self.operand.block.cols:
+            raise ConfigError(
+                f"head_dim must be a multiple of the group {self.operand.block.cols}, "
+                f"found {self.head_dim}"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return (
+            f"inverse_rope_quantize {self.operand.name} heads={self.heads} "
+            f"head_dim={self.head_dim} rope_dim={self.rope_dim} groups={self.groups} "
+            f"{self.layout.scales} from {self.in_dtype}"
+        )
+
+
+class RelayoutConfig(_LayerBase):
+    """Move a quantized matrix [M, n] from one layout to another; no number changes."""
+
+    op: Literal["relayout"] = "relayout"
+    operand: Operand
+    n: int = Field(gt=0)
+    source: Layout
+    target: Layout
+
+    @model_validator(mode="after")
+    def _layouts_fit(self) -> RelayoutConfig:
+        check_layout(self.operand, self.source, self.n)
+        check_layout(self.operand, self.target, self.n)
+        return self
+
+    def __str__(self) -> str:
+        return f"relayout {self.operand.name} n={self.n} {self.source} -> {self.target}"
+
+
+LayerConfig = Annotated[
+    LinearConfig
+    | QuantizeConfig
+    | SiluMulQuantizeConfig
+    | InverseRopeQuantizeConfig
+    | RelayoutConfig,
+    Field(discriminator="op"),
+]
+"""Any layer config; JSON carries ``op`` as the discriminator."""
+
+ProducerConfig = QuantizeConfig | SiluMulQuantizeConfig | InverseRopeQuantizeConfig
+
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(LayerConfig)
+
+
+def parse_layer_config(data: Any) -> Any:
+    """Build a layer config from a dict or from JSON text.
+
+    Raises:
+        ConfigError: The data describes no layer.
+    """
+    try:
+        if isinstance(data, str | bytes):
+            return _ADAPTER.validate_json(data)
+        return _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        raise as_config_error(LinearConfig, error) from None
+
+
+def layer_config_schema() -> dict[str, Any]:
+    """Give the JSON schema of every layer config."""
+    return _ADAPTER.json_schema()
+
+
+__all__ = [
+    "InverseRopeQuantizeConfig",
+    "LayerConfig",
+    "LinearConfig",
+    "ProducerConfig",
+    "QuantizeConfig",
+    "RelayoutConfig",
+    "SiluMulQuantizeConfig",
+    "layer_config_schema",
+    "parse_layer_config",
+    "round_up",
+]
