@@ -1,0 +1,1 @@
+"""Kernels written on CUTLASS, compiled from source for the GPU at hand."""
