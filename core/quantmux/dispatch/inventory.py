@@ -1,0 +1,41 @@
+"""Inventory: everything selection may know besides config and settings, gathered once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quantmux.capability.evidence import EvidenceLevel
+from quantmux.capability.rejection import Rejection
+from quantmux.dispatch.tuning import TuningTable
+
+if TYPE_CHECKING:
+    from quantmux.registry.kernel_spec import KernelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The kernels and what is known of them on one device.
+
+    Attributes:
+        kernels: Every registered kernel.
+        blocked: Per kernel id, rejections that no config changes: packages, tools, quarantine.
+        assumptions: What was assumed present because the device is only a named profile.
+        evidence: Level reached per kernel id; ``declared`` when absent.
+        tuning: Measured times.
+    """
+
+    kernels: tuple[KernelSpec, ...]
+    blocked: Mapping[str, tuple[Rejection, ...]] = field(default_factory=dict)
+    assumptions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    evidence: Mapping[str, EvidenceLevel] = field(default_factory=dict)
+    tuning: TuningTable = field(default_factory=TuningTable)
+
+    def of_op(self, op: str) -> tuple[KernelSpec, ...]:
+        """Give the kernels of one op in the order of registration."""
+        return tuple(k for k in self.kernels if k.op == op)
+
+    def level(self, kernel_id: str) -> EvidenceLevel:
+        """Give the evidence level of a kernel."""
+        return self.evidence.get(kernel_id, EvidenceLevel.DECLARED)

@@ -1,0 +1,127 @@
+"""Ranking: tier → not experimental → measured time → fewer relayouts → plugins.toml order → id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quantmux.dispatch.tuning import NOISE_BAND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LayerConfig
+    from quantmux.config.policy import Settings
+    from quantmux.dispatch.pipeline import Pipeline
+    from quantmux.dispatch.tuning import TuningTable
+
+    StaticKey = tuple[int, bool, int, int, float, int, bool, int, str, tuple[str, ...]]
+
+
+class Ranking:
+    """Orders pipelines of one config at any M."""
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        device: DeviceProfile,
+        settings: Settings,
+        tuning: TuningTable,
+    ) -> None:
+        """Keep what every comparison needs; static keys are computed once per pipeline."""
+        self._config = config
+        self._device = device
+        self._order = {name: i for i, name in enumerate(settings.order)}
+        self._tuning = tuning
+        self._scheme, self._n, self._k = tuning_key(config)
+        self._keys: dict[int, StaticKey] = {}
+
+    def order(self, pipelines: Iterable[Pipeline], m: int) -> list[Pipeline]:
+        """Give the pipelines best first for this M."""
+        ranked = sorted(pipelines, key=lambda p: self._key(p, m))
+        if not len(self._tuning):
+            return ranked
+        result: list[Pipeline] = []
+        group: list[Pipeline] = []
+        for pipeline in ranked:
+            if group and _class(pipeline) != _class(group[0]):
+                result += self._by_time(group, m)
+                group = []
+            group.append(pipeline)
+        return result + self._by_time(group, m)
+
+    def us(self, pipeline: Pipeline, m: int) -> float | None:
+        """Give the measured time of a pipeline near this shape, µs, or None."""
+        return self._tuning.us(pipeline.ids, self._scheme, self._n, self._k, m)
+
+    def thresholds(self, pipeline: Pipeline) -> set[int]:
+        """Give the Ms at which the measured winner may change."""
+        return self._tuning.thresholds(pipeline.ids, self._scheme, self._n, self._k)
+
+    def _by_time(self, group: list[Pipeline], m: int) -> list[Pipeline]:
+        """Order one tier by time if every contender has been measured; ties keep their order.
+
+        A contender is a consumer kernel, in its fastest measured pipeline: to ask for a row of
+        every combination of producer and consumer would mean that none is ever used.
+        """
+        best: dict[str, float] = {}
+        time_of: dict[tuple[str, ...], float] = {}
+        for pipeline in group:
+            us = self.us(pipeline, m)
+            if us is not None:
+                time_of[pipeline.ids] = us
+                best[pipeline.main.id] = min(us, best.get(pipeline.main.id, us))
+        if len(best) < len({p.main.id for p in group}) or not best:
+            return group
+        fastest = min(best.values())
+
+        def key(item: tuple[int, Pipeline]) -> tuple[float, int]:
+            position, pipeline = item
+            us = time_of.get(pipeline.ids)
+            if us is None:
+                return (float("inf"), position)
+            return (0.0 if us <= fastest * NOISE_BAND else us, position)
+
+        return [pipeline for _, pipeline in sorted(enumerate(group), key=key)]
+
+    def _key(self, pipeline: Pipeline, m: int) -> StaticKey:
+        estimate = pipeline.main.estimate
+        if estimate is None:
+            known = self._keys.get(id(pipeline))
+            if known is not None:
+                return known
+        us = 0.0
+        if estimate is not None:
+            try:
+                us = float(estimate(self._config, self._device, m))
+            # an estimate only orders its own backend's kernels; a broken one must not cost more
+            except Exception:  # noqa: BLE001
+                us = float("inf")
+        last = len(self._order)
+        head = pipeline.steps[0].kernel
+        key = (
+            pipeline.tier.rank,
+            pipeline.is_experimental,
+            pipeline.relayouts,
+            self._order.get(pipeline.main.backend, last),
+            us,
+            # of two producers of one operand: a kernel of its own before the composite reference
+            0 if len(pipeline.steps) == 1 else 1,
+            head.capability.is_reference,
+            self._order.get(head.backend, last),
+            pipeline.main.id,
+            pipeline.ids,
+        )
+        self._keys[id(pipeline)] = key
+        return key
+
+
+def tuning_key(config: LayerConfig) -> tuple[str, int, int]:
+    """Give (scheme or operand name, N, K) under which times of a config are kept."""
+    if config.op == "linear":
+        return config.scheme.name, config.n, config.k
+    return config.operand.name, config.n, config.n
+
+
+def _class(pipeline: Pipeline) -> tuple[int, bool]:
+    return pipeline.tier.rank, pipeline.is_experimental
