@@ -21,10 +21,11 @@ help:
 
 venv: $(STAMP)
 
+# --clear: leftovers of older pins, or of a download that broke off, are not what CI has.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "quantmux needs Python 3.11 or newer, $(PYTHON) is not: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(PIP) install --quiet '$(TORCH)' -c constraints.txt
 	$(PIP) install --quiet -e '.[dev]' -c constraints.txt
 	@touch $@
