@@ -1,0 +1,1 @@
+"""quantize: a plain matrix into an operand and a layout."""

@@ -1,0 +1,1 @@
+"""relayout: a quantized matrix from one layout to another; no number changes."""
