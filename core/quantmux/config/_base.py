@@ -67,7 +67,7 @@ def as_config_error(model: type[BaseModel], error: ValidationError) -> ConfigErr
     return ConfigError(f"{model.__name__} is not valid", facts=facts, hint=hint)
 
 
-def closest(name: str, known: Any) -> str | None:
-    """Give the known name nearest in spelling, or None."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def closest(name: str, known: Any, cutoff: float = 0.5) -> str | None:
+    """Give the known name nearest in spelling, or None when none is near enough (0 … 1)."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return found[0] if found else None

@@ -85,7 +85,9 @@ class _ProducerConfig(_LayerBase):
             raise ConfigError(f"layout is a name or a Layout, found {name!r}")
         n = cls._row_width(data)
         if n is None or "operand" not in data:
-            data["layout"] = name if isinstance(name, Layout) else Layout(scales="scalar", padded_n=1)
+            data["layout"] = (
+                name if isinstance(name, Layout) else Layout(scales="scalar", padded_n=1)
+            )
             return data  # the missing field is reported by pydantic
         operand = Operand.model_validate(data["operand"])
         base = name if isinstance(name, Layout) else default_layout(operand, n)
@@ -140,7 +142,9 @@ class SiluMulQuantizeConfig(_ProducerConfig):
     op: Literal["silu_mul_quantize"] = "silu_mul_quantize"
 
     def __str__(self) -> str:
-        return f"silu_mul_quantize {self.operand.name} n={self.n} {self.layout} from {self.in_dtype}"
+        return (
+            f"silu_mul_quantize {self.operand.name} n={self.n} {self.layout} from {self.in_dtype}"
+        )
 
 
 class InverseRopeQuantizeConfig(_ProducerConfig):
@@ -159,8 +163,10 @@ class InverseRopeQuantizeConfig(_ProducerConfig):
 
     @classmethod
     def _row_width(cls, data: dict[str, Any]) -> int | None:
-        heads, dim, groups = (data.get(key) for key in ("heads", "head_dim", "groups"))
-        if not all(isinstance(v, int) and v > 0 for v in (heads, dim, groups)):
+        heads, dim, groups = data.get("heads"), data.get("head_dim"), data.get("groups")
+        if not (isinstance(heads, int) and isinstance(dim, int) and isinstance(groups, int)):
+            return None
+        if min(heads, dim, groups) < 1:
             return None
         if heads % groups:
             raise ConfigError(f"heads = {heads} cannot be split into {groups} groups")

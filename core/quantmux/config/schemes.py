@@ -75,7 +75,9 @@ def as_weight(value: Operand | str) -> Operand:
 
 def _presets() -> dict[str, Scheme]:
     def of(weight: str, activation: str | None) -> Scheme:
-        return Scheme(weight=operand(weight), activation=operand(activation) if activation else None)
+        return Scheme(
+            weight=operand(weight), activation=operand(activation) if activation else None
+        )
 
     return {
         "fp8_tensor": of("fp8_tensor", "fp8_tensor"),

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 class Producer(Protocol):
     """Kernels of ``quantize``, ``silu_mul_quantize`` and ``inverse_rope_quantize``."""
 
-    def bind(
-        self, config: ProducerConfig, device: DeviceProfile
-    ) -> Callable[..., QuantizedTensor]:
+    def bind(self, config: ProducerConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
         """Give the function for this config.
 
         quantize and silu_mul_quantize: ``fn(x, *, scale=None, global_scale=None, out=None)`` with
@@ -102,9 +100,7 @@ class Consumer(Protocol):
 class Relayouter(Protocol):
     """Kernels of ``relayout``."""
 
-    def bind(
-        self, config: RelayoutConfig, device: DeviceProfile
-    ) -> Callable[..., QuantizedTensor]:
+    def bind(self, config: RelayoutConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
         """Give ``fn(q, *, out=None) -> QuantizedTensor`` in ``config.target``."""
         ...
 
