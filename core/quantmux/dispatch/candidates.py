@@ -79,16 +79,16 @@ class Surveyor:
 
     def _forced(self, spec: KernelSpec) -> list[Rejection]:
         force = self._settings.force
-        if force is None or force in (spec.id, spec.backend):
+        if force is None or self._settings.forces(spec.id):
             return []
-        if "/" in force and not any(
-            k.id == force and k.op == spec.op for k in self._inventory.kernels
+        if "/" in force and any(
+            k.id == force and k.op != spec.op for k in self._inventory.kernels
         ):
             return []  # the force names a kernel of another op of the pipeline
         if "/" not in force and spec.op != self._config.op:
             return []  # a forced backend binds the asked op; its producers may come from anywhere
-        origin = self._settings.origins.get("force", "call")
-        return [reject(RejectionCode.NOT_FORCED, "force", force, spec.id, origin)]
+        hint = f"forced by {self._settings.origin('force')}"
+        return [reject(RejectionCode.NOT_FORCED, "force", force, spec.id, hint)]
 
     def _consumer(self, spec: KernelSpec, config: LinearConfig, verdict: Verdict) -> None:
         offer, tier = verdict.offer, verdict.tier

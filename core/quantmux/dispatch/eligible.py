@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -213,22 +212,13 @@ def _dtype(code: RejectionCode, field: str, need: tuple[str, ...], have: str) ->
     return reject(code, field, " or ".join(need), have, f"use {field}={need[0]!r}")
 
 
-def is_denied(kernel_id: str, patterns: tuple[str, ...]) -> str | None:
-    """Give the pattern of the deny list that matches the kernel or its backend, or None."""
-    backend = kernel_id.partition("/")[0]
-    for pattern in patterns:
-        if pattern == backend or fnmatch.fnmatchcase(kernel_id, pattern):
-            return pattern
-    return None
-
-
 def _policy(spec: KernelSpec, settings: Settings, inventory: Inventory) -> list[Rejection]:
     found: list[Rejection] = []
     if settings.deny:
-        pattern = is_denied(spec.id, settings.deny)
+        pattern = settings.denied_by(spec.id)
         if pattern is not None:
-            origin = settings.origins.get("deny", "default")
-            found.append(reject(Code.DENIED, "deny", f"not {pattern}", spec.id, origin))
+            hint = f"denied by {settings.origin('deny')}"
+            found.append(reject(Code.DENIED, "deny", f"not {pattern}", spec.id, hint))
     required = settings.require_evidence
     if required != "declared":
         level = inventory.level(spec.id)
