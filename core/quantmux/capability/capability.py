@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from quantmux.capability.arch import ArchSet
 from quantmux.config._base import Frozen
@@ -52,9 +52,9 @@ class OperandOffer(Frozen):
     layouts: tuple[str, ...]
 
     @classmethod
-    def of(cls, operand: Operand, layouts: tuple[str, ...], **changes: object) -> OperandOffer:
+    def of(cls, operand: Operand, layouts: tuple[str, ...], **changes: Any) -> OperandOffer:
         """Build the offer of exactly this operand (any eps, any scale_ub) in these layouts."""
-        fields: dict[str, object] = {
+        fields: dict[str, Any] = {
             "element": operand.element,
             "block": operand.block,
             "scale_type": operand.scale_type,
@@ -173,6 +173,11 @@ class Capability(Frozen):
         if isinstance(value, list | tuple):
             return tuple(ArchSet(spec=v) if isinstance(v, str) else v for v in value)
         return value
+
+    @field_serializer("tags")
+    def _sorted_tags(self, value: frozenset[str]) -> list[str]:
+        # the order of a set differs between processes; fingerprints and digests must not
+        return sorted(value)
 
     @model_validator(mode="after")
     def _range(self) -> Capability:

@@ -111,6 +111,14 @@ def _problem(spec: KernelSpec, plugin: str) -> str | None:
     capability = spec.capability
     if not isinstance(capability, Capability):
         return f"capability is a {type(capability).__name__}, not a Capability"
+    for name in ("id", "op", "load", "version", "summary"):
+        if not isinstance(getattr(spec, name), str):
+            return f"{name} is a {type(getattr(spec, name)).__name__}, not a str"
+    if not isinstance(spec.sources, tuple) or not all(isinstance(s, str) for s in spec.sources):
+        return "sources is not a tuple of file names"
+    for name in ("veto", "estimate"):
+        if getattr(spec, name) is not None and not callable(getattr(spec, name)):
+            return f"{name} is a {type(getattr(spec, name)).__name__}, not a function"
     if not _ID.match(spec.id):
         return f"id {spec.id!r} is not of the form backend/stem in lower case"
     if spec.backend != plugin:
