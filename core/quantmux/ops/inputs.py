@@ -1,0 +1,143 @@
+"""Inputs of test cases: the same numbers for the same seed on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from quantmux.errors import ConfigError
+from quantmux.ops.quantized import DTYPES
+
+if TYPE_CHECKING:
+    from quantmux.config import Operand
+
+_Fill = Callable[[int, int, torch.Generator], torch.Tensor]
+
+
+def make_matrix(
+    kind: str,
+    m: int,
+    n: int,
+    dtype: str,
+    *,
+    magnitude: float = 1.0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Give a matrix [m, n] of a kind; values beyond the dtype's range are saturated.
+
+    Args:
+        kind: A name of `KINDS`.
+        m: Rows.
+        n: Columns.
+        dtype: Name of a plain dtype.
+        magnitude: Size of typical elements.
+        seed: Of the generator; the numbers are drawn on the CPU.
+        device: Where the matrix shall be.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    fill = KINDS.get(kind)
+    if fill is None:
+        raise ConfigError(f'no inputs of kind "{kind}"', facts=["kinds: " + " ".join(KINDS)])
+    generator = torch.Generator().manual_seed(seed)
+    values = fill(m, n, generator) * magnitude
+    limit = torch.finfo(DTYPES[dtype]).max
+    saturated = torch.where(torch.isfinite(values), values.clamp(-limit, limit), values)
+    return saturated.to(DTYPES[dtype]).to(device)
+
+
+def static_scale(operand: Operand, magnitude: float, device: torch.device | str) -> torch.Tensor:
+    """Give a static scale (fp32 [1]) under which a few normal inputs saturate."""
+    value = 2.5 * magnitude / operand.max_value
+    return torch.tensor([value], dtype=torch.float32, device=device)
+
+
+def static_global_scale(magnitude: float, device: torch.device | str) -> torch.Tensor:
+    """Give an NVFP4 multiplier g (fp32 [1]) under which a few normal blocks saturate."""
+    return torch.tensor([2.5 * magnitude / 2688.0], dtype=torch.float32, device=device)
+
+
+def _normal(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(m, n, generator=generator)
+
+
+def _positive(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(m, n, generator=generator)
+
+
+def _zeros(m: int, n: int, _: torch.Generator) -> torch.Tensor:
+    return torch.zeros(m, n)
+
+
+def _equal(m: int, n: int, _: torch.Generator) -> torch.Tensor:
+    return torch.ones(m, n)
+
+
+def _one_hot(m: int, n: int, _: torch.Generator) -> torch.Tensor:
+    values = torch.zeros(m, n)
+    rows = torch.arange(m)
+    values[rows, (rows * 7 + n - 1) % n] = 1.0
+    return values
+
+
+def _outliers(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    values = torch.randn(m, n, generator=generator)
+    hit = torch.rand(m, n, generator=generator) < 0.01
+    return torch.where(hit, values * 1000.0, values)
+
+
+def _wide(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    exponent = torch.rand(m, n, generator=generator) * 24.0 - 16.0
+    return torch.randn(m, n, generator=generator) * torch.exp2(exponent)
+
+
+def _pow2_edges(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    """Give rows whose largest element is 448 · 2^k, or a 16-bit neighbour of it."""
+    values = torch.rand(m, n, generator=generator) * 300.0
+    rows = torch.arange(m)
+    step = torch.tensor([1.0, 1.0 - 2.0**-8, 1.0 + 2.0**-7])[rows % 3]
+    scale = torch.exp2((rows % 9 - 4).to(torch.float32))
+    values[:, 0] = 448.0 * step
+    return values * scale[:, None] / 448.0
+
+
+def _nan(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    return _spoiled(m, n, generator, (torch.nan,))
+
+
+def _inf(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    return _spoiled(m, n, generator, (torch.inf, -torch.inf))
+
+
+def _mixed(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    return _spoiled(m, n, generator, (torch.inf, torch.nan, -torch.inf))
+
+
+def _spoiled(
+    m: int, n: int, generator: torch.Generator, bad: tuple[float, ...]
+) -> torch.Tensor:
+    """Give normal values with one bad element in every third row; the other rows are clean."""
+    values = torch.randn(m, n, generator=generator)
+    for i, row in enumerate(range(0, m, 3)):
+        values[row, (row * 37 + n - 1) % n] = bad[i % len(bad)]
+    return values
+
+
+KINDS: Final[dict[str, _Fill]] = {
+    "normal": _normal,
+    "positive": _positive,
+    "zeros": _zeros,
+    "equal": _equal,
+    "one_hot": _one_hot,
+    "outliers": _outliers,
+    "wide": _wide,
+    "pow2_edges": _pow2_edges,
+    "nan": _nan,
+    "inf": _inf,
+    "mixed": _mixed,
+}
+"""What inputs can hold, by name."""
