@@ -16,7 +16,7 @@ from quantmux.dispatch.tier import Tier
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig, LinearConfig
-    from quantmux.config.policy import Settings
+    from quantmux.config.settings import Settings
     from quantmux.dispatch.inventory import Inventory
     from quantmux.registry.kernel_spec import KernelSpec
 
@@ -81,9 +81,7 @@ class Surveyor:
         force = self._settings.force
         if force is None or self._settings.forces(spec.id):
             return []
-        if "/" in force and any(
-            k.id == force and k.op != spec.op for k in self._inventory.kernels
-        ):
+        if "/" in force and any(k.id == force and k.op != spec.op for k in self._inventory.kernels):
             return []  # the force names a kernel of another op of the pipeline
         if "/" not in force and spec.op != self._config.op:
             return []  # a forced backend binds the asked op; its producers may come from anywhere
@@ -108,7 +106,9 @@ class Surveyor:
                 self._survey.pipelines.append(_pipeline((*steps, last), tier))
                 found = True
         if not found:
-            self._survey.rejected[spec.id] = (_no_producer(config, wanted, offer.activation.layouts),)
+            self._survey.rejected[spec.id] = (
+                _no_producer(config, wanted, offer.activation.layouts),
+            )
 
     def _inputs(self, config: QuantizeConfig) -> list[tuple[Step, ...]]:
         """Give every way to make this quantized input: directly, or through one relayout."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig, LinearConfig, RelayoutConfig
     from quantmux.config.layers import ProducerConfig
-    from quantmux.config.policy import Settings
+    from quantmux.config.settings import Settings
     from quantmux.dispatch.inventory import Inventory
     from quantmux.registry.kernel_spec import KernelSpec
 
@@ -118,10 +118,7 @@ def _pair(
     capability: Capability, offer: SchemeOffer, config: LinearConfig
 ) -> tuple[list[Rejection], Tier | None]:
     scheme = config.scheme
-    weight = [
-        r.replace(field=f"scheme.weight.{r.field}", code=Code.SCHEME)
-        for r in reads(offer.weight, scheme.weight, makes=False)
-    ]
+    weight = list(reads(offer.weight, scheme.weight, makes=False, of="scheme.weight."))
     computes = Tier.REFERENCE if capability.is_reference else Tier(capability.compute)
     if offer.activation is None:
         return weight, computes if scheme.activation is None else Tier.WEIGHT_ONLY
@@ -129,11 +126,10 @@ def _pair(
         need = offer.activation.element
         weight.append(reject(Code.SCHEME, "scheme.activation", need, "none (16 bit)"))
         return weight, None
-    activation = [
-        r.replace(field=f"scheme.activation.{r.field}")
-        for r in reads(offer.activation, scheme.activation, makes=offer.quantizes_inside)
-    ]
-    return weight + activation, computes
+    makes = offer.quantizes_inside
+    of = "scheme.activation."
+    activation = reads(offer.activation, scheme.activation, makes=makes, of=of)
+    return [*weight, *activation], computes
 
 
 def _linear(
@@ -196,8 +192,8 @@ def _relayout(capability: Capability, config: RelayoutConfig) -> list[Rejection]
         need = ", ".join(f"{a} -> {b}" for a, b in capability.relayouts)
         found.append(reject(Code.LAYOUT, "layout", need, f"{asked[0]} -> {asked[1]}"))
     if config.source.padded_n != config.target.padded_n and not capability.takes_padded_n:
-        need, have = config.source.padded_n, config.target.padded_n
-        found.append(reject(Code.PADDED_N, "padded_n", need, have))
+        stored, asked_n = config.source.padded_n, config.target.padded_n
+        found.append(reject(Code.PADDED_N, "padded_n", stored, asked_n))
     return found
 
 
@@ -248,9 +244,7 @@ def _limits(capability: Capability) -> tuple[Rejection, ...]:
     found: list[Rejection] = []
     if capability.m_min > 1:
         need, last = f"M >= {capability.m_min}", capability.m_min - 1
-        found.append(
-            reject(Code.M_RANGE, "m", need, f"M <= {last}").replace(m_min=1, m_max=last)
-        )
+        found.append(reject(Code.M_RANGE, "m", need, f"M <= {last}").replace(m_min=1, m_max=last))
     if capability.m_max is not None:
         need, first = f"M <= {capability.m_max}", capability.m_max + 1
         found.append(reject(Code.M_RANGE, "m", need, f"M >= {first}").replace(m_min=first))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from quantmux.capability.rejection import Rejection
     from quantmux.dispatch.selection import Selection
 
@@ -41,8 +43,8 @@ def m_span(first: int, last: int | None) -> str:
     return f"M = {first}" if first == last else f"M {first}..{last}"
 
 
-def _rejections(rejected: dict[str, tuple[Rejection, ...]] | object) -> list[str]:
-    items = sorted(dict(rejected).items())  # type: ignore[call-overload]
+def _rejections(rejected: Mapping[str, tuple[Rejection, ...]]) -> list[str]:
+    items = sorted(rejected.items())
     if not items:
         return ["  (none)"]
     width = max(len(name) for name, _ in items)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from quantmux.capability.evidence import EvidenceLevel
-from quantmux.capability.rejection import Rejection
 from quantmux.dispatch.tuning import TuningTable
 
 if TYPE_CHECKING:
+    from quantmux.capability.rejection import Rejection
     from quantmux.registry.kernel_spec import KernelSpec
 
 

@@ -52,38 +52,42 @@ def satisfies_layout(produced: Layout, required: Layout) -> tuple[Rejection, ...
     return tuple(found)
 
 
-def reads(offer: OperandOffer, asked: Operand, *, makes: bool) -> tuple[Rejection, ...]:
+def reads(
+    offer: OperandOffer, asked: Operand, *, makes: bool, of: str = ""
+) -> tuple[Rejection, ...]:
     """Give the reasons why an offer does not cover the operand that the scheme asks.
 
     With ``makes`` the kernel itself computes the scales (a producer, or a consumer that
     quantizes inside), so eps, scale_ub, the source of scales, and the rounding must be exactly
     what was asked. A reader only multiplies by scales and cares for none of them, save that a
-    reader of ``pow2`` alone cannot take others.
+    reader of ``pow2`` alone cannot take others. ``of`` is put before the field's name.
     """
     found: list[Rejection] = []
     if offer.element != asked.element:
-        return (_reject(Code.OPERAND, "element", offer.element, asked.element),)
+        return (_reject(Code.OPERAND, of + "element", offer.element, asked.element),)
     if offer.block is not None and offer.block != asked.block:
         need = f"{offer.block.rows}x{offer.block.cols}"
         have = f"{asked.block.rows}x{asked.block.cols}"
-        return (_reject(Code.OPERAND, "block", need, have),)
+        return (_reject(Code.OPERAND, of + "block", need, have),)
     if offer.scale_type != asked.scale_type:
-        return (_reject(Code.OPERAND, "scale_type", offer.scale_type, asked.scale_type),)
+        return (_reject(Code.OPERAND, of + "scale_type", offer.scale_type, asked.scale_type),)
     if asked.scale_rounding not in offer.roundings and (makes or "none" not in offer.roundings):
         need = " or ".join(offer.roundings)
-        found.append(_reject(Code.SCALE_ROUNDING, "scale_rounding", need, asked.scale_rounding))
+        found.append(
+            _reject(Code.SCALE_ROUNDING, of + "scale_rounding", need, asked.scale_rounding)
+        )
     if not makes:
         return tuple(found)
     mode = "dynamic" if asked.dynamic else "static"
     if mode not in offer.scale_modes:
-        found.append(_reject(Code.OPERAND, "dynamic", " or ".join(offer.scale_modes), mode))
+        found.append(_reject(Code.OPERAND, of + "dynamic", " or ".join(offer.scale_modes), mode))
     if asked.global_scale not in offer.global_scales:
         need = " or ".join(offer.global_scales)
-        found.append(_reject(Code.GLOBAL_SCALE, "global_scale", need, asked.global_scale))
+        found.append(_reject(Code.GLOBAL_SCALE, of + "global_scale", need, asked.global_scale))
     if not offer.any_eps and asked.dynamic and asked.eps != offer.eps:
-        found.append(_reject(Code.EPS, "eps", f"{offer.eps:g}", f"{asked.eps:g}"))
+        found.append(_reject(Code.EPS, of + "eps", f"{offer.eps:g}", f"{asked.eps:g}"))
     if asked.scale_ub is not None and not offer.takes_scale_ub:
-        found.append(_reject(Code.SCALE_UB, "scale_ub", "none", f"{asked.scale_ub:g}"))
+        found.append(_reject(Code.SCALE_UB, of + "scale_ub", "none", f"{asked.scale_ub:g}"))
     return tuple(found)
 
 

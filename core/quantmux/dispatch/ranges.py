@@ -52,30 +52,50 @@ def choose_weight_layouts(
         return frozenset(names)
     ordered = {m: ranking.order([p for p in pipelines if p.serves(m)], m) for m in ms}
 
-    def score(layouts: tuple[str, ...]) -> tuple[Any, ...]:
-        missing = tiers = experimental = 0
-        ranks, slowdown, is_measured = 0, 0.0, True
-        for m, ranked in ordered.items():
-            place = next((i for i, p in enumerate(ranked) if p.weight_layout in layouts), None)
-            if place is None:
-                missing += 1
-                continue
-            mine = ranked[place]
-            tiers += mine.tier.rank
-            experimental += mine.is_experimental
-            ranks += place
-            us, best = ranking.us(mine, m), ranking.us(ranked[0], m)
-            if us is None or best is None:
-                is_measured = False
-            else:
-                slowdown += math.log(us / best)
-        cost = slowdown / len(ms) if is_measured else float(ranks)
-        return missing, tiers, experimental, cost, len(layouts), layouts
+    sets = [found for size in range(1, copies + 1) for found in itertools.combinations(names, size)]
+    scores = {found: _score(frozenset(found), ordered, ranking) for found in sets}
+    # times and ranks cannot be compared with each other: times decide only if all sets have them
+    is_measured = all(score.slowdown is not None for score in scores.values())
 
-    sets = itertools.chain.from_iterable(
-        itertools.combinations(names, size) for size in range(1, copies + 1)
-    )
-    return frozenset(min(sets, key=score))
+    def key(found: tuple[str, ...]) -> tuple[int, int, int, float, int, tuple[str, ...]]:
+        score = scores[found]
+        cost = float(score.ranks)
+        if is_measured and score.slowdown is not None:
+            cost = score.slowdown
+        return score.missing, score.tiers, score.experimental, cost, len(found), found
+
+    best: tuple[str, ...] = min(sets, key=key)
+    return frozenset(best)
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    missing: int
+    tiers: int
+    experimental: int
+    ranks: int
+    slowdown: float | None
+
+
+def _score(layouts: frozenset[str], ordered: dict[int, list[Pipeline]], ranking: Ranking) -> _Score:
+    """Compare the best pipelines on these layouts with the winners over all layouts."""
+    missing = tiers = experimental = ranks = 0
+    slowdown: float | None = 0.0
+    for m, ranked in ordered.items():
+        place = next((i for i, p in enumerate(ranked) if p.weight_layout in layouts), None)
+        if place is None:
+            missing += 1
+            continue
+        mine = ranked[place]
+        tiers += mine.tier.rank
+        experimental += mine.is_experimental
+        ranks += place
+        us, best = ranking.us(mine, m), ranking.us(ranked[0], m)
+        if us is None or best is None or slowdown is None:
+            slowdown = None
+        else:
+            slowdown += math.log(us / best)
+    return _Score(missing, tiers, experimental, ranks, slowdown)
 
 
 def m_ranges(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig
-    from quantmux.config.policy import Settings
+    from quantmux.config.settings import Settings
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.dispatch.tuning import TuningTable
 

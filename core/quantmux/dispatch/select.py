@@ -9,15 +9,17 @@ from quantmux.config._base import closest
 from quantmux.dispatch.candidates import Survey, Surveyor
 from quantmux.dispatch.eligible import reject
 from quantmux.dispatch.nearest import nearest_miss
-from quantmux.dispatch.rank import Ranking
 from quantmux.dispatch.ranges import PROBE_MS, RangeChoice, choose_weight_layouts, m_ranges
+from quantmux.dispatch.rank import Ranking
 from quantmux.dispatch.selection import Selection
 from quantmux.errors import ForcedKernelError, NoKernelError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig
-    from quantmux.config.policy import Settings
+    from quantmux.config.settings import Settings
     from quantmux.dispatch.inventory import Inventory
     from quantmux.dispatch.pipeline import Pipeline
 
@@ -174,11 +176,11 @@ def _assumptions(inventory: Inventory, used: frozenset[str]) -> tuple[str, ...]:
     return tuple(sorted(set(lines)))
 
 
-def _table(rejected: dict[str, tuple[Rejection, ...]] | object) -> list[str]:
+def _table(rejected: Mapping[str, tuple[Rejection, ...]]) -> list[str]:
     """Give one aligned line per rejection: kernel, code, field, need against value."""
     rows = [
         (name, str(r.code), f"{r.field} needs {r.required}, found {r.actual}")
-        for name, reasons in sorted(dict(rejected).items())  # type: ignore[call-overload]
+        for name, reasons in sorted(rejected.items())
         for r in reasons
     ]
     width = max((len(name) for name, _, _ in rows), default=0)

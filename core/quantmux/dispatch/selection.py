@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.capability.rejection import Rejection
     from quantmux.config import LayerConfig
-    from quantmux.config.policy import Settings
+    from quantmux.config.settings import Settings
     from quantmux.dispatch.nearest import NearestMiss
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.dispatch.ranges import RangeChoice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -54,9 +55,7 @@ class TuningTable:
         shapes = self._rows.get((pipeline, scheme))
         if not shapes:
             return []
-        far, shape = min(
-            (abs(math.log(n / a)) + abs(math.log(k / b)), (a, b)) for a, b in shapes
-        )
+        far, shape = min((abs(math.log(n / a)) + abs(math.log(k / b)), (a, b)) for a, b in shapes)
         return shapes[shape] if far <= MAX_DISTANCE else []
 
     def us(self, pipeline: tuple[str, ...], scheme: str, n: int, k: int, m: int) -> float | None:
@@ -71,4 +70,4 @@ class TuningTable:
     def thresholds(self, pipeline: tuple[str, ...], scheme: str, n: int, k: int) -> set[int]:
         """Give the first M behind each geometric mean of neighbouring measured Ms."""
         ms = sorted({max(r.m, 1) for r in self._shape(pipeline, scheme, n, k)})
-        return {math.floor(math.sqrt(a * b)) + 1 for a, b in zip(ms, ms[1:], strict=False)}
+        return {math.floor(math.sqrt(a * b)) + 1 for a, b in itertools.pairwise(ms)}
