@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class EvidenceLevel(StrEnum):
@@ -30,3 +31,36 @@ _ORDER: Final = (
     EvidenceLevel.VERIFIED,
     EvidenceLevel.MEASURED,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of one kernel on one device.
+
+    Attributes:
+        level: How far it has been proved.
+        stale: The proof is of other sources or versions than those here.
+        cases: Cases that were run.
+        worst_error: Greatest relative error of them, None when none was run.
+        date: Day of the run, ISO 8601, None when none was run.
+    """
+
+    level: EvidenceLevel = EvidenceLevel.DECLARED
+    stale: bool = False
+    cases: int = 0
+    worst_error: float | None = None
+    date: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the evidence as JSON-ready data."""
+        return {
+            "level": str(self.level),
+            "stale": self.stale,
+            "cases": self.cases,
+            "worst_error": self.worst_error,
+            "date": self.date,
+        }
+
+
+DECLARED: Final = Evidence()
+"""Nothing but the kernel's own word."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.capability.capability import OPS, Capability, OpName
 from quantmux.errors import PluginError
@@ -114,7 +114,8 @@ def _problem(spec: KernelSpec, plugin: str) -> str | None:
     for name in ("id", "op", "load", "version", "summary"):
         if not isinstance(getattr(spec, name), str):
             return f"{name} is a {type(getattr(spec, name)).__name__}, not a str"
-    if not isinstance(spec.sources, tuple) or not all(isinstance(s, str) for s in spec.sources):
+    sources: Any = spec.sources
+    if not isinstance(sources, tuple) or not all(isinstance(s, str) for s in sources):
         return "sources is not a tuple of file names"
     for name in ("veto", "estimate"):
         if getattr(spec, name) is not None and not callable(getattr(spec, name)):

@@ -93,7 +93,7 @@ class _Check:
                 "lacks required hooks",
                 "missing: " + ", ".join(missing),
                 code="plugin_hooks",
-                hint="decorate them with @quantmux.registry.hookspecs.hookimpl"
+                hint="decorate them with @quantmux.registry.hookimpl"
                 if unmarked
                 else "write a module with them and name it in the entry point",
             )

@@ -1,0 +1,121 @@
+"""The matrix: one row per kernel and scheme on one device, and its three renderings.
+
+Whether a kernel serves is decided in dispatch, which fills the rows; here they are shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quantmux.capability.device import DeviceProfile
+from quantmux.capability.evidence import DECLARED, Evidence
+from quantmux.capability.rejection import Rejection
+
+_HEADER: Final = ("kernel", "op", "scheme", "tier", "serves", "evidence")
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """One kernel asked for one scheme.
+
+    Attributes:
+        id: Kernel id.
+        op: Op of the kernel.
+        backend: Plugin that brings it.
+        scheme: Scheme (linear) or operand (producers) it was asked for.
+        tier: ``native``, ``emulated``, ``weight_only``, ``reference``; None when not eligible.
+        eligible: It serves some shape of the scheme on the device.
+        rejections: Why it does not.
+        evidence: How far it has been proved on the device.
+    """
+
+    id: str
+    op: str
+    backend: str
+    scheme: str
+    tier: str | None
+    eligible: bool
+    rejections: tuple[Rejection, ...] = ()
+    evidence: Evidence = DECLARED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the row as JSON-ready data."""
+        return {
+            "id": self.id,
+            "op": self.op,
+            "backend": self.backend,
+            "scheme": self.scheme,
+            "tier": self.tier,
+            "eligible": self.eligible,
+            "rejections": [rejection.to_dict() for rejection in self.rejections],
+            "evidence": self.evidence.to_dict(),
+        }
+
+
+def matrix_dict(device: DeviceProfile, rows: Iterable[MatrixRow]) -> dict[str, Any]:
+    """Give the matrix as JSON-ready data: ``{"device", "kernels": [...]}``, in a fixed order."""
+    return {"device": device.name, "kernels": [row.to_dict() for row in _in_order(rows)]}
+
+
+def matrix_text(device: DeviceProfile, rows: Iterable[MatrixRow]) -> str:
+    """Give the matrix as aligned columns with a summary line."""
+    ordered = _in_order(rows)
+    if not ordered:
+        return f"{device}: no kernel is registered"
+    table = [_HEADER, *(_cells(row) for row in ordered)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(_HEADER))]
+    lines = [
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+    return "\n".join([f"{device}: {_summary(ordered)}", "", *lines])
+
+
+def matrix_markdown(device: DeviceProfile, rows: Iterable[MatrixRow]) -> str:
+    """Give the matrix as a Markdown table under a heading."""
+    ordered = _in_order(rows)
+    lines = [f"## {device}", "", _summary(ordered), ""]
+    lines += [_markdown_line(_HEADER), _markdown_line(["---"] * len(_HEADER))]
+    lines += [_markdown_line([cell.replace("|", "\\|") for cell in _cells(row)]) for row in ordered]
+    return "\n".join(lines) + "\n"
+
+
+def _in_order(rows: Iterable[MatrixRow]) -> list[MatrixRow]:
+    return sorted(rows, key=lambda row: (row.op, row.scheme, not row.eligible, row.id))
+
+
+def _cells(row: MatrixRow) -> tuple[str, ...]:
+    return (row.id, row.op, row.scheme, row.tier or "-", _serves(row), _proof(row.evidence))
+
+
+def _serves(row: MatrixRow) -> str:
+    if row.eligible:
+        return "yes"
+    if not row.rejections:
+        return "no"
+    first, *others = row.rejections
+    text = f"no: {first.code} (needs {first.required}, found {first.actual})"
+    return text + (f" +{len(others)}" if others else "")
+
+
+def _proof(evidence: Evidence) -> str:
+    text = str(evidence.level)
+    if evidence.cases:
+        text += f", {evidence.cases} cases"
+    return text + (", stale" if evidence.stale else "")
+
+
+def _summary(rows: Sequence[MatrixRow]) -> str:
+    kernels = {row.id for row in rows}
+    serving = {row.id for row in rows if row.eligible}
+    tiers = Counter(row.tier for row in rows if row.eligible and row.tier)
+    text = f"{len(serving)} of {len(kernels)} kernels serve"
+    shown = ", ".join(f"{count} {tier}" for tier, count in sorted(tiers.items()))
+    return f"{text} ({shown})" if shown else text
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
