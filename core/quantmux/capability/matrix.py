@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from quantmux.capability.device import DeviceProfile
 from quantmux.capability.evidence import DECLARED, Evidence
-from quantmux.capability.rejection import Rejection
+
+if TYPE_CHECKING:
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.capability.rejection import Rejection
 
 _HEADER: Final = ("kernel", "op", "scheme", "tier", "serves", "evidence")
 

@@ -129,7 +129,7 @@ def _copy_gb_s(nvml: Any, handle: Any) -> float:
     mhz = _ask(nvml, "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_MEM)
     if not bits or not mhz:
         return 0.0
-    return round(2.0 * mhz * 1e6 * bits / 8 / 1e9)  # two transfers a clock
+    return float(round(2.0 * mhz * 1e6 * bits / 8 / 1e9))  # two transfers a clock
 
 
 def _text(value: Any) -> str:
