@@ -1,0 +1,189 @@
+"""quantmux: one description of a quantized layer in, the best kernel for the GPU at hand out.
+
+Everything public is exported here once. Importing it imports neither torch nor any backend; a name
+is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from quantmux._version import __version__
+
+if TYPE_CHECKING:
+    from quantmux import checkpoint, config, errors
+    from quantmux.api import (
+        device,
+        devices,
+        explain,
+        plan,
+        plugins,
+        select,
+    )
+    from quantmux.capability.arch import Arch, ArchSet
+    from quantmux.capability.capability import Capability, Needs, OperandOffer, SchemeOffer
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.capability.evidence import EvidenceLevel
+    from quantmux.capability.rejection import Rejection, RejectionCode
+    from quantmux.config.layers import (
+        InverseRopeQuantizeConfig,
+        LayerConfig,
+        LinearConfig,
+        QuantizeConfig,
+        RelayoutConfig,
+        SiluMulQuantizeConfig,
+        layer_config_schema,
+        parse_layer_config,
+    )
+    from quantmux.config.layouts import Layout
+    from quantmux.config.operands import Block, Operand, operand
+    from quantmux.config.policy import FallbackPolicy, Policy, Rule
+    from quantmux.config.policy_context import use_policy as policy
+    from quantmux.config.schemes import Scheme, scheme
+    from quantmux.dispatch.pipeline import Pipeline
+    from quantmux.dispatch.plan import Plan
+    from quantmux.dispatch.selection import Selection
+    from quantmux.dispatch.tier import Tier
+    from quantmux.errors import (
+        BuildError,
+        CheckpointError,
+        ConfigError,
+        DtypeError,
+        ForcedKernelError,
+        InputError,
+        LaunchError,
+        LayoutError,
+        NoKernelError,
+        NumericsError,
+        PluginError,
+        QuantmuxError,
+        RunError,
+        SelectionError,
+        ShapeError,
+    )
+    from quantmux.layers.calibrate import Calibration, calibrate
+    from quantmux.layers.linear import Linear
+    from quantmux.layers.producers import (
+        inverse_rope_quantize,
+        quantize,
+        relayout,
+        silu_mul_quantize,
+    )
+    from quantmux.layers.quantize import QuantizeReport, quantize_
+    from quantmux.layers.shared import shared_input
+    from quantmux.ops.quantized import LinearWeights, QuantizedTensor
+    from quantmux.registry.default import register_plugin, unregister_plugin
+    from quantmux.registry.hookspecs import hookimpl
+    from quantmux.registry.kernel_spec import BackendInfo, BackendStatus, KernelSpec
+    from quantmux.registry.protocol import PreparedWeights
+    from quantmux.runtime.events import FallbackEvent, reset_stats, stats
+
+# public name -> (module, attribute); the one list of what is public, checked by a test
+_EXPORTS: dict[str, tuple[str, str]] = {
+    **{
+        name: ("quantmux.api", name)
+        for name in ("device", "devices", "explain", "plan", "plugins", "select")
+    },
+    "Arch": ("quantmux.capability.arch", "Arch"),
+    "ArchSet": ("quantmux.capability.arch", "ArchSet"),
+    **{
+        name: ("quantmux.capability.capability", name)
+        for name in ("Capability", "Needs", "OperandOffer", "SchemeOffer")
+    },
+    "DeviceProfile": ("quantmux.capability.device", "DeviceProfile"),
+    "EvidenceLevel": ("quantmux.capability.evidence", "EvidenceLevel"),
+    "Rejection": ("quantmux.capability.rejection", "Rejection"),
+    "RejectionCode": ("quantmux.capability.rejection", "RejectionCode"),
+    **{
+        name: ("quantmux.config.layers", name)
+        for name in (
+            "InverseRopeQuantizeConfig",
+            "LayerConfig",
+            "LinearConfig",
+            "QuantizeConfig",
+            "RelayoutConfig",
+            "SiluMulQuantizeConfig",
+            "layer_config_schema",
+            "parse_layer_config",
+        )
+    },
+    "Layout": ("quantmux.config.layouts", "Layout"),
+    **{name: ("quantmux.config.operands", name) for name in ("Block", "Operand", "operand")},
+    **{name: ("quantmux.config.policy", name) for name in ("FallbackPolicy", "Policy", "Rule")},
+    "policy": ("quantmux.config.policy_context", "use_policy"),
+    "Scheme": ("quantmux.config.schemes", "Scheme"),
+    "scheme": ("quantmux.config.schemes", "scheme"),
+    "Pipeline": ("quantmux.dispatch.pipeline", "Pipeline"),
+    "Plan": ("quantmux.dispatch.plan", "Plan"),
+    "Selection": ("quantmux.dispatch.selection", "Selection"),
+    "Tier": ("quantmux.dispatch.tier", "Tier"),
+    **{
+        name: ("quantmux.errors", name)
+        for name in (
+            "BuildError",
+            "CheckpointError",
+            "ConfigError",
+            "DtypeError",
+            "ForcedKernelError",
+            "InputError",
+            "LaunchError",
+            "LayoutError",
+            "NoKernelError",
+            "NumericsError",
+            "PluginError",
+            "QuantmuxError",
+            "RunError",
+            "SelectionError",
+            "ShapeError",
+        )
+    },
+    "Calibration": ("quantmux.layers.calibrate", "Calibration"),
+    "calibrate": ("quantmux.layers.calibrate", "calibrate"),
+    "Linear": ("quantmux.layers.linear", "Linear"),
+    **{
+        name: ("quantmux.layers.producers", name)
+        for name in ("inverse_rope_quantize", "quantize", "relayout", "silu_mul_quantize")
+    },
+    "QuantizeReport": ("quantmux.layers.quantize", "QuantizeReport"),
+    "quantize_": ("quantmux.layers.quantize", "quantize_"),
+    "shared_input": ("quantmux.layers.shared", "shared_input"),
+    "LinearWeights": ("quantmux.ops.quantized", "LinearWeights"),
+    "QuantizedTensor": ("quantmux.ops.quantized", "QuantizedTensor"),
+    "register_plugin": ("quantmux.registry.default", "register_plugin"),
+    "unregister_plugin": ("quantmux.registry.default", "unregister_plugin"),
+    "hookimpl": ("quantmux.registry.hookspecs", "hookimpl"),
+    **{
+        name: ("quantmux.registry.kernel_spec", name)
+        for name in ("BackendInfo", "BackendStatus", "KernelSpec")
+    },
+    "PreparedWeights": ("quantmux.registry.protocol", "PreparedWeights"),
+    **{
+        name: ("quantmux.runtime.events", name)
+        for name in ("FallbackEvent", "reset_stats", "stats")
+    },
+}
+
+_ROOMS = ("checkpoint", "config", "errors")
+
+__all__ = [  # noqa: PLE0604 - one list of names; a type checker sees the imports above
+    "__version__",
+    *_EXPORTS,
+    *_ROOMS,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    if name in _ROOMS:
+        return importlib.import_module(f"quantmux.{name}")
+    target = _EXPORTS.get(name)
+    if target is None:
+        raise AttributeError(f"module 'quantmux' has no attribute {name!r}")
+    value = getattr(importlib.import_module(target[0]), target[1])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
