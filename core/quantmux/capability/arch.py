@@ -33,6 +33,16 @@ class Arch(Frozen):
     vendor: Vendor
     name: str
 
+    @model_validator(mode="after")
+    def _named(self) -> Arch:
+        if self.vendor == "nvidia" and not re.fullmatch(r"[1-9]\d{1,2}", self.name):
+            raise ConfigError(
+                f'"{self.name}" is not a compute capability',
+                facts=["major · 10 + minor: 90 for 9.0, 103 for 10.3"],
+                code="device",
+            )
+        return self
+
     @property
     def sm(self) -> int | None:
         """Compute capability as major · 10 + minor, or None off NVIDIA."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -41,6 +42,16 @@ class Frozen(BaseModel):
             return NotImplemented
         return self.__dict__ == other.__dict__
 
+    def __getstate__(self) -> dict[Any, Any]:
+        # hashes of strings differ between processes: a pickled one would be wrong where it lands
+        return {**super().__getstate__(), "__pydantic_private__": {"_hash": None}}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Give a copy with fields changed but not validated; `replace` validates."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._hash = None  # noqa: SLF001 - of the same class
+        return copied
+
     def replace(self, **changes: Any) -> Self:
         """Give a validated copy with some fields changed."""
         return type(self)(**{**dict(self), **changes})
@@ -69,5 +80,7 @@ def as_config_error(model: type[BaseModel], error: ValidationError) -> ConfigErr
 
 def closest(name: str, known: Any, cutoff: float = 0.5) -> str | None:
     """Give the known name nearest in spelling, or None when none is near enough (0 … 1)."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    names = list(known)
+    begun = [candidate for candidate in names if name and candidate.startswith(name)]
+    found = begun or difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     return found[0] if found else None

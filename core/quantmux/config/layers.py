@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from quantmux.config._base import Frozen, as_config_error
+from quantmux.config._base import Frozen, as_config_error, closest
 from quantmux.config.formats import Dtype
 from quantmux.config.layouts import Layout, check_layout, default_layout, round_up
 from quantmux.config.operands import Operand
@@ -247,6 +247,14 @@ LayerConfig = Annotated[
 
 ProducerConfig = QuantizeConfig | SiluMulQuantizeConfig | InverseRopeQuantizeConfig
 
+_MODELS: dict[str, type[_LayerBase]] = {
+    "linear": LinearConfig,
+    "quantize": QuantizeConfig,
+    "silu_mul_quantize": SiluMulQuantizeConfig,
+    "inverse_rope_quantize": InverseRopeQuantizeConfig,
+    "relayout": RelayoutConfig,
+}
+
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(LayerConfig)
 
 
@@ -261,7 +269,25 @@ def parse_layer_config(data: Any) -> Any:
             return _ADAPTER.validate_json(data)
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
-        raise as_config_error(LinearConfig, error) from None
+        raise _not_a_layer(error) from None
+
+
+def _not_a_layer(error: ValidationError) -> ConfigError:
+    item = error.errors(include_url=False)[0]
+    ops = "ops: " + " ".join(_MODELS)
+    if item["type"] == "union_tag_not_found":
+        return ConfigError("a layer config needs an op", facts=[ops])
+    if item["type"] == "union_tag_invalid":
+        op = str(item["ctx"]["tag"])
+        near = closest(op, _MODELS)
+        return ConfigError(
+            f'op "{op}" is not known', facts=[ops], hint=f'did you mean "{near}"?' if near else None
+        )
+    if item["type"] == "json_invalid":
+        return ConfigError("a layer config is not valid JSON", facts=[str(item["ctx"]["error"])])
+    if not item["loc"]:
+        return ConfigError(f"a layer config is an object, found {item['input']!r}")
+    return as_config_error(_MODELS[str(item["loc"][0])], error)
 
 
 def layer_config_schema() -> dict[str, Any]:

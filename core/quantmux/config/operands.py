@@ -72,8 +72,8 @@ class Operand(Frozen):
     scale_rounding: Literal["none", "pow2"] = "none"
     dynamic: bool = True
     global_scale: GlobalScale = "none"
-    eps: float = Field(default=1e-10, gt=0)
-    scale_ub: float | None = Field(default=None, gt=0)
+    eps: float = Field(default=1e-10, gt=0, allow_inf_nan=False)
+    scale_ub: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
