@@ -1,0 +1,76 @@
+"""torch/linear_scaled_mm_row: FP8 tokens by FP8 channels, by ``torch._scaled_mm``.
+
+cuBLASLt (12.9 and later) serves sm90; on other architectures torch has CUTLASS kernels, which it
+hands a padded copy of the activation scales when M is not a multiple of 256.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from quantmux.errors import BuildError
+from quantmux.ops.quantized import DTYPES
+from quantmux_torch.devices import moved
+from quantmux_torch.dry_run import dry_run
+from quantmux_torch.padding import channel_scales, padded_matrix, prepared_with
+from quantmux_torch.scaled_mm import ALIGNMENT, bind_scaled_mm, epilogue_bias, padded_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LinearConfig
+    from quantmux.ops.quantized import LinearWeights
+    from quantmux.registry.protocol import PreparedWeights
+
+
+class LinearScaledMmRow:
+    """Codes [R16(N), R16(K)] and one scale a channel; x arrives with padded_n = R16(K)."""
+
+    def prepare(
+        self, weights: LinearWeights, config: LinearConfig, device: DeviceProfile
+    ) -> PreparedWeights:
+        """Pad N and K to 16, scales and bias to R16(N); one scale of all is repeated per channel.
+
+        Raises:
+            BuildError: The bias has more bits than bf16 on an architecture where torch's kernels
+                give bf16 only.
+        """
+        here = moved(weights, device)
+        padded_n, padded_k = padded_sizes(config)
+        extra = {"scale_b": channel_scales(here.scales, config.n, padded_n)}
+        if here.bias is not None:
+            bias = epilogue_bias(here.bias, DTYPES[config.out_dtype], padded_n)
+            if bias.dtype == torch.float32 and device.arch.sm != 90:
+                raise BuildError(
+                    "torch's row-wise kernels add a bf16 bias",
+                    facts={"device": device, "bias": f"{here.bias.dtype}, not exact in bf16"},
+                    hint="store the bias in bf16, or let another kernel serve",
+                )
+            extra["epilogue_bias"] = bias
+        return prepared_with(
+            here,
+            padded_matrix(here.data, padded_n, padded_k),
+            extra,
+            weight_layout="torch:padded16_row",
+            n=config.n,
+            k=config.k,
+        )
+
+    def bind(
+        self,
+        config: LinearConfig,
+        prepared: PreparedWeights,
+        device: DeviceProfile,  # noqa: ARG002
+    ) -> Callable[..., torch.Tensor]:
+        """Give ``fn(q, *, out=None) -> y``; rows of y have stride R16(N)."""
+        return bind_scaled_mm(config, prepared)
+
+    def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
+        """Run once per M on zeros, so that cuBLASLt loads its kernels outside a capture."""
+        dry_run(self, config, ms, scales="row_major", pad_k_to=ALIGNMENT)
+
+
+kernel: Final = LinearScaledMmRow()

@@ -1,0 +1,60 @@
+"""torch/linear_scaled_mm_tensor: FP8 by FP8 with one scale each, by ``torch._scaled_mm``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from quantmux.ops.quantized import DTYPES
+from quantmux_torch.devices import moved
+from quantmux_torch.dry_run import dry_run
+from quantmux_torch.padding import padded_matrix, prepared_with
+from quantmux_torch.scaled_mm import ALIGNMENT, bind_scaled_mm, epilogue_bias, padded_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LinearConfig
+    from quantmux.ops.quantized import LinearWeights
+    from quantmux.registry.protocol import PreparedWeights
+
+
+class LinearScaledMmTensor:
+    """Codes [R16(N), R16(K)], read as they lie; x arrives with padded_n = R16(K)."""
+
+    def prepare(
+        self, weights: LinearWeights, config: LinearConfig, device: DeviceProfile
+    ) -> PreparedWeights:
+        """Pad N and K to 16 and the bias to R16(N)."""
+        here = moved(weights, device)
+        padded_n, padded_k = padded_sizes(config)
+        extra = {"scale_b": here.scales}
+        if here.bias is not None:
+            dtype = DTYPES[config.out_dtype]
+            extra["epilogue_bias"] = epilogue_bias(here.bias, dtype, padded_n)
+        return prepared_with(
+            here,
+            padded_matrix(here.data, padded_n, padded_k),
+            extra,
+            weight_layout="torch:padded16_tensor",
+            n=config.n,
+            k=config.k,
+        )
+
+    def bind(
+        self,
+        config: LinearConfig,
+        prepared: PreparedWeights,
+        device: DeviceProfile,  # noqa: ARG002
+    ) -> Callable[..., torch.Tensor]:
+        """Give ``fn(q, *, out=None) -> y``; rows of y have stride R16(N)."""
+        return bind_scaled_mm(config, prepared)
+
+    def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
+        """Run once per M on zeros, so that cuBLASLt loads its kernels outside a capture."""
+        dry_run(self, config, ms, scales="scalar", pad_k_to=ALIGNMENT)
+
+
+kernel: Final = LinearScaledMmTensor()
