@@ -73,8 +73,11 @@ class Checkpoint:
                 if found is None:
                     raise CheckpointError(
                         "the dtype in config.json is not one that a linear runs in",
-                        facts={"file": self.root / "config.json", "found": value,
-                               "known": " ".join(_DTYPES)},
+                        facts={
+                            "file": self.root / "config.json",
+                            "found": value,
+                            "known": " ".join(_DTYPES),
+                        },
                         hint='set "dtype" to one of them',
                         code="bad_config",
                     )
@@ -124,7 +127,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 hint="give a directory with safetensors files, or one .safetensors file",
                 code="not_safetensors",
             )
-        root, files, weight_map = path.parent, (path.name,), None
+        root = path.parent
+        files: tuple[str, ...] = (path.name,)
+        weight_map = None
     else:
         root = path
         files, weight_map = _find_files(root)

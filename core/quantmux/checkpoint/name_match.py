@@ -128,7 +128,10 @@ def ignores_fused(
     if any(listed) and not all(listed):
         raise CheckpointError(
             f"only some shards of {name} are listed as unquantized",
-            facts=[f"{s}: {'listed' if on else 'not listed'}" for s, on in zip(full, listed, strict=True)],
+            facts=[
+                f"{shard}: {'listed' if on else 'not listed'}"
+                for shard, on in zip(full, listed, strict=True)
+            ],
             hint="list all of them, or none: a fused layer has one scheme",
             code="partly_ignored",
         )

@@ -96,7 +96,9 @@ def read_header(path: Path) -> FileHeader:
             if len(prefix) < 8:
                 raise _truncated(path, "the 8 bytes of the header length", size)
             if length > MAX_HEADER_BYTES:
-                raise _bad_header(path, f"header of {length:,} bytes, the format allows 100,000,000")
+                raise _bad_header(
+                    path, f"header of {length:,} bytes, the format allows 100,000,000"
+                )
             if 8 + length > size:
                 raise _truncated(path, f"8 + {length:,} bytes of header", size)
             text = file.read(length)
@@ -132,7 +134,9 @@ def _tensors(path: Path, raw: dict[str, Any], base: int) -> dict[str, TensorInfo
                 path, f"tensor {name}: needs dtype, shape and two data_offsets, found {spec!r}"
             ) from None
         if bits.__class__ is not int or begin.__class__ is not int or end.__class__ is not int:
-            raise _bad_header(path, f"tensor {name}: shape and offsets are integers, found {spec!r}")
+            raise _bad_header(
+                path, f"tensor {name}: shape and offsets are integers, found {spec!r}"
+            )
         if negative:
             raise _bad_header(path, f"tensor {name}: negative extent or offset in {spec!r}")
         if bits_of(dtype) is None:
@@ -164,7 +168,11 @@ def _check_extents(path: Path, tensors: dict[str, TensorInfo], base: int, size: 
             kind = "overlaps the tensor before it" if info.begin < at else "leaves a gap before it"
             raise CheckpointError(
                 f"tensor {info.name} {kind}",
-                facts={"file": path, "needs": f"to begin at byte {at:,}", "found": f"{info.begin:,}"},
+                facts={
+                    "file": path,
+                    "needs": f"to begin at byte {at:,}",
+                    "found": f"{info.begin:,}",
+                },
                 hint="the header was edited or written wrongly; export the file again",
                 code="bad_offsets",
             )
@@ -174,7 +182,11 @@ def _check_extents(path: Path, tensors: dict[str, TensorInfo], base: int, size: 
     if at < size:
         raise CheckpointError(
             f"{path.name} holds bytes that no tensor names",
-            facts={"file": path, "needs": f"{at:,} bytes by its header", "found": f"{size:,} bytes"},
+            facts={
+                "file": path,
+                "needs": f"{at:,} bytes by its header",
+                "found": f"{size:,} bytes",
+            },
             hint="download or export the file again",
             code="bad_offsets",
         )

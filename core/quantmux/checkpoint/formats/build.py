@@ -185,7 +185,8 @@ def matrix(module: str, info: TensorInfo, dtype: str, says: str) -> tuple[int, i
         )
     if len(info.shape) != 2 or 0 in info.shape:
         raise disagreement(
-            f"{module}: the weight is no matrix", {"needs": "[N, K]", "found": info},
+            f"{module}: the weight is no matrix",
+            {"needs": "[N, K]", "found": info},
             code="weight_shape",
         )
     return info.shape[0], info.shape[1]
@@ -218,8 +219,14 @@ def weight_scale(
         good = shape in ((rows, cols), (rows, 1, cols, 1))
         plain, needs = len(shape) == 2, f"[{rows}, {cols}]"
     if not good:
-        size = "one for the tensor" if block.kind == "tensor" else (
-            "one for each row" if block.kind == "row" else f"blocks of {block.rows}x{block.cols}"
+        size = (
+            "one for the tensor"
+            if block.kind == "tensor"
+            else (
+                "one for each row"
+                if block.kind == "row"
+                else f"blocks of {block.rows}x{block.cols}"
+            )
         )
         raise disagreement(
             f"{module}: the scale does not fit the weight",
@@ -235,7 +242,8 @@ def weight_scale(
     if rule is None:
         kinds = "F32 BF16 F16" + (" F8_E8M0 U8" if exponents else "")
         raise disagreement(
-            f"{module}: the scale has the wrong dtype", {"needs": kinds, "found": info},
+            f"{module}: the scale has the wrong dtype",
+            {"needs": kinds, "found": info},
             code="scale_dtype",
         )
     return TensorBinding(info.name, info, "squeeze" if rule == "as_is" and not plain else rule)
@@ -264,7 +272,8 @@ def scalar(
     if found is None:
         raise disagreement(
             f"{module}: the {role} has the wrong dtype",
-            {"needs": " ".join(FLOAT_DTYPES), "found": info}, code="scale_dtype",
+            {"needs": " ".join(FLOAT_DTYPES), "found": info},
+            code="scale_dtype",
         )
     return TensorBinding(info.name, info, found if rule == "as_is" else rule)
 
@@ -285,12 +294,14 @@ def nvfp4_matrix(
     if k % 16:
         raise disagreement(
             f"{module}: NVFP4 needs K in whole blocks of 16",
-            {"needs": "K % 16 == 0", "found": f"K = {k} from {info}"}, code="weight_shape",
+            {"needs": "K % 16 == 0", "found": f"K = {k} from {info}"},
+            code="weight_shape",
         )
     if scale.dtype != "F8_E4M3":
         raise disagreement(
             f"{module}: the block scale has the wrong dtype",
-            {"config": says, "needs": "F8_E4M3", "found": scale}, code="scale_dtype",
+            {"config": says, "needs": "F8_E4M3", "found": scale},
+            code="scale_dtype",
         )
     if scale.shape != (n, k // 16):
         raise disagreement(
@@ -327,7 +338,9 @@ def missing_weight(module: str, parts: Parts, leaf: str) -> CheckpointError:
     )
 
 
-def ignored_but_quantized(module: str, info: TensorInfo, where: str, pattern: str) -> CheckpointError:
+def ignored_but_quantized(
+    module: str, info: TensorInfo, where: str, pattern: str
+) -> CheckpointError:
     """Give the error for a quantized weight in a module that the config leaves out."""
     return disagreement(
         f"{module}: config and headers disagree whether it is quantized",

@@ -94,9 +94,7 @@ def _add_plain(build: LayerBuilder, module: str, parts: Parts, group: Group) -> 
         tensors["input_scale"] = scalar(module, parts, "input_scale", "activation scale")
     elif "input_scale" in parts:
         notes.append(f"input_scale is not used: group {group.name} has no static activations")
-    build.add(
-        module, parts, n, k, group.scheme, tensors, _label(group), tuple(notes)
-    )
+    build.add(module, parts, n, k, group.scheme, tensors, _label(group), tuple(notes))
 
 
 def _add_nvfp4(build: LayerBuilder, module: str, parts: Parts, group: Group) -> None:

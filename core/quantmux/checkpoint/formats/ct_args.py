@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from quantmux.config import Block, Operand, Scheme, operand
+from quantmux.config import Block, ElementFormat, Operand, Scheme, operand
 from quantmux.errors import CheckpointError, ConfigError
 
 Kind = Literal["fp8", "int8", "nvfp4"]
@@ -115,7 +115,7 @@ def read_group(name: str, value: Any, default_format: str | None) -> Group:
             hint="correct the format in quantization_config",
             code="bad_config",
         )
-    activation = None if inputs is None else _activation(name, inputs, kind, weight)
+    activation = None if inputs is None else _activation(name, inputs, kind)
     try:
         scheme = Scheme(weight=weight, activation=activation)
     except ConfigError as error:
@@ -132,24 +132,31 @@ def _weight(name: str, args: dict[str, Any]) -> tuple[Kind, Operand]:
         size = args.get("group_size")
         if strategy == "tensor_group" and size in (None, 16):
             return "nvfp4", operand("nvfp4")
-        raise _refuse(name, f"4 bit float with strategy {strategy}, group_size {size} (MXFP4)",
-                      "strategy tensor_group, group_size 16 (NVFP4)")
+        raise _refuse(
+            name,
+            f"4 bit float with strategy {strategy}, group_size {size} (MXFP4)",
+            "strategy tensor_group, group_size 16 (NVFP4)",
+        )
     if (bits, elem) == (8, "float"):
         if strategy == "block":
-            return "fp8", Operand(element="fp8_e4m3", block=_structure(name, args))
+            return "fp8", Operand(element=ElementFormat.FP8_E4M3, block=_structure(name, args))
         if strategy in ("tensor", "channel"):
             return "fp8", operand(f"fp8_{strategy}")
-        raise _refuse(name, f"8 bit float weights with strategy {strategy}, "
-                      f"group_size {args.get('group_size')}", "strategy tensor, channel or block")
+        raise _refuse(
+            name,
+            f"8 bit float weights with strategy {strategy}, group_size {args.get('group_size')}",
+            "strategy tensor, channel or block",
+        )
     if (bits, elem) == (8, "int"):
         if strategy in ("tensor", "channel"):
             return "int8", operand("int8_tensor" if strategy == "tensor" else "int8_channel")
-        raise _refuse(name, f"8 bit integer weights with strategy {strategy}",
-                      "strategy tensor or channel")
+        raise _refuse(
+            name, f"8 bit integer weights with strategy {strategy}", "strategy tensor or channel"
+        )
     raise _refuse(name, f"{bits} bit {elem} weights", "8 bit float, 8 bit int, 4 bit float (NVFP4)")
 
 
-def _activation(name: str, args: Any, kind: Kind, weight: Operand) -> Operand:
+def _activation(name: str, args: Any, kind: Kind) -> Operand:
     if not isinstance(args, dict):
         raise _bad(name, "input_activations is no object", args)
     bits, elem, strategy = args.get("num_bits"), args.get("type", "int"), _strategy(args)
@@ -158,8 +165,9 @@ def _activation(name: str, args: Any, kind: Kind, weight: Operand) -> Operand:
         raise _refuse(name, "asymmetric activations (zero points)", "symmetric: true")
     needs = {"fp8": (8, "float"), "int8": (8, "int"), "nvfp4": (4, "float")}[kind]
     if (bits, elem) != needs:
-        raise _refuse(name, f"{kind} weights with {bits} bit {elem} activations",
-                      f"{needs[0]} bit {needs[1]}")
+        raise _refuse(
+            name, f"{kind} weights with {bits} bit {elem} activations", f"{needs[0]} bit {needs[1]}"
+        )
     if kind == "nvfp4":
         # "local" and, by some producers, false: groups by each call, the global scale stored
         return operand("nvfp4_static" if dynamic != True else "nvfp4")  # noqa: E712 - may be a str
@@ -172,9 +180,12 @@ def _activation(name: str, args: Any, kind: Kind, weight: Operand) -> Operand:
         return operand("int8_token" if kind == "int8" else "fp8_token")
     size = args.get("group_size")
     if strategy == "group" and kind == "fp8" and type(size) is int and size > 0:
-        return Operand(element="fp8_e4m3", block=Block(rows=1, cols=size))
-    raise _refuse(name, f"{kind} activations with strategy {strategy}, group_size {size}",
-                  "strategy tensor or token" + (" or group" if weight.block.kind == "block" else ""))
+        return Operand(element=ElementFormat.FP8_E4M3, block=Block(rows=1, cols=size))
+    raise _refuse(
+        name,
+        f"{kind} activations with strategy {strategy}, group_size {size}",
+        "strategy tensor or token" + (" or group" if kind == "fp8" else ""),
+    )
 
 
 def _strategy(args: dict[str, Any]) -> str:
@@ -190,12 +201,13 @@ def _strategy(args: dict[str, Any]) -> str:
 
 
 def _structure(name: str, args: dict[str, Any]) -> Block:
-    value = args.get("block_structure")
-    if isinstance(value, str):
-        value = [int(v) if v.strip().isdigit() else v for v in value.split("x")]
+    given: Any = args.get("block_structure")
+    value = given
+    if isinstance(given, str):  # the older spelling, "128x128"
+        value = [int(v) if v.strip().isdigit() else v for v in given.split("x")]
     good = isinstance(value, list | tuple) and len(value) == 2
     if not good or not all(type(v) is int and v > 0 for v in value):
-        raise _bad(name, "block_structure is two positive numbers", args.get("block_structure"))
+        raise _bad(name, "block_structure is two positive numbers", given)
     return Block(rows=value[0], cols=value[1])
 
 

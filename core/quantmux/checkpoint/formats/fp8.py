@@ -6,7 +6,7 @@ edges; without it there is one scale. ``weight_scale_inv`` is a multiplier like 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from quantmux.checkpoint.formats.build import (
     LayerBuilder,
@@ -22,7 +22,7 @@ from quantmux.checkpoint.formats.build import (
 )
 from quantmux.checkpoint.layer_entry import Role, TensorBinding
 from quantmux.checkpoint.name_match import Matcher
-from quantmux.config import Block, Operand, Scheme, scheme
+from quantmux.config import Block, ElementFormat, Operand, Scheme, scheme
 from quantmux.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -69,11 +69,13 @@ class _Reader:
     def _scheme(self, *, pow2: bool) -> Scheme:
         if self.block is None:
             return scheme("fp8_tensor_static" if self.static else "fp8_tensor")
-        rounding = "pow2" if pow2 else "none"
+        rounding: Literal["pow2", "none"] = "pow2" if pow2 else "none"
         return Scheme(
-            weight=Operand(element="fp8_e4m3", block=self.block, scale_rounding=rounding),
+            weight=Operand(
+                element=ElementFormat.FP8_E4M3, block=self.block, scale_rounding=rounding
+            ),
             activation=Operand(
-                element="fp8_e4m3",
+                element=ElementFormat.FP8_E4M3,
                 block=Block(rows=1, cols=self.block.cols),
                 scale_rounding=rounding,
             ),
@@ -87,7 +89,7 @@ class _Reader:
                 {"config": "quant_method fp8: needs .weight", "header": parts["weight_packed"]},
                 code="weight_dtype",
             )
-        leaves = [leaf for leaf in WEIGHT_SCALES if leaf in parts]
+        leaves: list[str] = [leaf for leaf in WEIGHT_SCALES if leaf in parts]
         if weight.dtype in ("BF16", "F16", "F32"):
             raise float_with_scale(module, weight, parts)
         scale = _the_scale(module, parts, leaves)
