@@ -120,6 +120,10 @@ def _pair(
     scheme = config.scheme
     weight = list(reads(offer.weight, scheme.weight, makes=False, of="scheme.weight."))
     computes = Tier.REFERENCE if capability.is_reference else Tier(capability.compute)
+    if offer.activation is None and scheme.activation is not None and capability.is_reference:
+        # the definition ignores no part of a scheme; another of its offers covers this one
+        weight.append(reject(Code.SCHEME, "scheme.activation", "none (16 bit)", scheme.activation))
+        return weight, None
     if offer.activation is None:
         return weight, computes if scheme.activation is None else Tier.WEIGHT_ONLY
     if scheme.activation is None:
