@@ -33,7 +33,7 @@ def dequantize(q: QuantizedTensor) -> torch.Tensor:
 
 
 def decoded(q: QuantizedTensor) -> torch.Tensor:
-    """Give the codes as fp32 numbers [M, n] (or [T, G, n]), padding left out, scales not applied."""
+    """Give the codes as fp32 numbers [M, n] (or [T, G, n]): no padding, scales not applied."""
     if len(q.logical_shape) == 3:
         return q.data.to(torch.float32)
     return decode_data(q.data, q.operand, q.n)[: q.m]
@@ -46,9 +46,7 @@ def decode_data(data: torch.Tensor, operand: Operand, n: int) -> torch.Tensor:
     return data[:, :n].to(torch.float32)
 
 
-def dequantize_weights(
-    weights: LinearWeights, operand: Operand, n: int, k: int
-) -> torch.Tensor:
+def dequantize_weights(weights: LinearWeights, operand: Operand, n: int, k: int) -> torch.Tensor:
     """Give the values [N, K] of canonical weights in fp32, rounded as `dequantize` does.
 
     Args:

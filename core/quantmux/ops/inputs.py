@@ -117,9 +117,7 @@ def _mixed(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
     return _spoiled(m, n, generator, (torch.inf, torch.nan, -torch.inf))
 
 
-def _spoiled(
-    m: int, n: int, generator: torch.Generator, bad: tuple[float, ...]
-) -> torch.Tensor:
+def _spoiled(m: int, n: int, generator: torch.Generator, bad: tuple[float, ...]) -> torch.Tensor:
     """Give normal values with one bad element in every third row; the other rows are clean."""
     values = torch.randn(m, n, generator=generator)
     for i, row in enumerate(range(0, m, 3)):

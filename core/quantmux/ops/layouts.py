@@ -98,7 +98,7 @@ def pack_pow2(scales: torch.Tensor) -> torch.Tensor:
     """Pack power-of-two scales fp32 [..., C] into int32 [..., ceil(C / 4)], the first byte low."""
     exponents = exponent_bytes(scales)
     exponents = functional.pad(exponents, (0, -exponents.shape[-1] % 4)).to(torch.int32)
-    first, second, third, fourth = exponents.unflatten(-1, (-1, 4)).unbind(-1)
+    first, second, third, fourth = (exponents[..., i::4] for i in range(4))
     return first | (second << 8) | (third << 16) | (fourth << 24)
 
 
@@ -184,7 +184,7 @@ def require_own(layout: Layout) -> None:
 
 
 def flat_storage(scales: torch.Tensor, size: int) -> torch.Tensor:
-    """Give all ``size`` elements of storage behind a scale tensor, its pad rows included, as [size].
+    """Give the storage [size] behind a scale tensor, its pad rows included.
 
     Raises:
         LayoutError: The storage is smaller.
@@ -206,9 +206,7 @@ def as_bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(torch.uint8) if is_fp8 else tensor
 
 
-def _placed(
-    scales: torch.Tensor, operand: Operand, layout: Layout, m: int
-) -> torch.Tensor:
+def _placed(scales: torch.Tensor, operand: Operand, layout: Layout, m: int) -> torch.Tensor:
     """Give the scales in the layout's shape, without regard to strides."""
     if layout.scales == "scalar":
         return scales.reshape(1)

@@ -123,12 +123,8 @@ def empty_quantized(
     storage = torch.empty(
         scale_storage(operand, layout, m), dtype=scale_dtype(operand, layout), device=device
     )
-    scales = storage.as_strided(
-        scale_shape(operand, layout, m), scale_strides(operand, layout, m)
-    )
-    global_scale = (
-        torch.empty(1, dtype=torch.float32, device=device) if operand.is_nvfp4 else None
-    )
+    scales = storage.as_strided(scale_shape(operand, layout, m), scale_strides(operand, layout, m))
+    global_scale = torch.empty(1, dtype=torch.float32, device=device) if operand.is_nvfp4 else None
     return QuantizedTensor(data, scales, global_scale, operand, layout, (m, n))
 
 

@@ -22,8 +22,8 @@ def cases() -> tuple[Case, ...]:
 
 
 def _config(layout: str = "col_major_aligned4", **changes: Any) -> InverseRopeQuantizeConfig:
-    fields: dict[str, Any] = {"heads": 4, "head_dim": 128, "rope_dim": 64, "groups": 2, **changes}
-    return InverseRopeQuantizeConfig(layout=layout, **fields)
+    fields = {"heads": 4, "head_dim": 128, "rope_dim": 64, "groups": 2, "layout": layout}
+    return InverseRopeQuantizeConfig.model_validate(fields | changes)
 
 
 def _tokens() -> Iterator[Case]:

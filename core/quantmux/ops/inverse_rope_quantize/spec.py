@@ -28,9 +28,7 @@ def empty_grouped(
     cols = config.n // operand.block.cols
     if layout.scales == "packed_pow2":
         cols = -(-cols // 4)
-    scales = empty_grouped_scales(
-        config.groups, t, cols, scale_dtype(operand, layout), device
-    )
+    scales = empty_grouped_scales(config.groups, t, cols, scale_dtype(operand, layout), device)
     return QuantizedTensor(data, scales, None, operand, layout, (t, config.groups, config.n))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from quantmux.config import QuantizeConfig
+from quantmux.config import QuantizeConfig, default_layout
 from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
 from quantmux.ops.checks import check_device, check_matrix
 from quantmux.ops.dequantize import decode_data, decoded, weight_scales
@@ -77,29 +77,14 @@ def linear_exact(
 ) -> torch.Tensor:
     """Give y in fp64 [M, N], before the one rounding; the value that kernels are judged by."""
     check_weights(weights, config)
-    a, g_a = _activation(x, weights, config)
+    a, g_a = activation_values(x, weights, config)
     check_device(weights.data, "weights", a.device)
-    parts = [a @ part.T for part in _weight_parts(weights, config)]
+    parts = [a @ part.T for part in weight_parts(weights, config)]
     y = torch.cat(parts, dim=1)
-    alpha = _alpha(g_a, weights)
+    alpha = alpha_of(g_a, weights)
     if alpha is not None:
         y = y * alpha
     return y if weights.bias is None else y + weights.bias.to(torch.float64)
-
-
-def linear_magnitude(
-    x: torch.Tensor | QuantizedTensor, weights: LinearWeights, config: LinearConfig
-) -> torch.Tensor:
-    """Give ``Σ|a||b|`` of dequantized operands in fp64 [M, N]: what rounding errors scale with.
-
-    The bias is not part of it: adding it rounds to fp32 at worst, which `compare` allows for.
-    """
-    check_weights(weights, config)
-    a, g_a = _activation(x, weights, config)
-    parts = [a.abs() @ part.abs().T for part in _weight_parts(weights, config)]
-    y = torch.cat(parts, dim=1)
-    alpha = _alpha(g_a, weights)
-    return y if alpha is None else y * alpha.abs()
 
 
 def quantize_input(
@@ -113,7 +98,10 @@ def quantize_input(
     activation = config.scheme.activation
     if activation is None:
         raise InputError(f"scheme {config.scheme.name} does not quantize its input")
-    producer = QuantizeConfig(operand=activation, n=config.k, in_dtype=config.in_dtype)
+    layout = default_layout(activation, config.k)
+    producer = QuantizeConfig(
+        operand=activation, n=config.k, layout=layout, in_dtype=config.in_dtype
+    )
     return quantize(
         x,
         producer,
@@ -122,10 +110,10 @@ def quantize_input(
     )
 
 
-def _activation(
+def activation_values(
     x: torch.Tensor | QuantizedTensor, weights: LinearWeights, config: LinearConfig
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Give code · s_a in fp64 [M, K] (exact) and the global multiplier g_a."""
+    """Give ``code · s_a`` in fp64 [M, K], which is exact, and the global multiplier g_a or None."""
     activation = config.scheme.activation
     if not isinstance(x, QuantizedTensor):
         check_matrix(x, config.k, config.in_dtype)
@@ -150,8 +138,8 @@ def _activation(
     return decoded(x).to(torch.float64) * scales, x.global_scale
 
 
-def _weight_parts(weights: LinearWeights, config: LinearConfig) -> Iterator[torch.Tensor]:
-    """Give code · s_w in fp64 (exact), some whole row blocks [n', K] at a time."""
+def weight_parts(weights: LinearWeights, config: LinearConfig) -> Iterator[torch.Tensor]:
+    """Give ``code · s_w`` in fp64, which is exact, some whole row blocks [n', K] at a time."""
     operand, n, k = config.scheme.weight, config.n, config.k
     block_rows = max(operand.block.rows, 1)
     step = max(_CHUNK_ELEMENTS // k // block_rows, 1) * block_rows
@@ -166,7 +154,7 @@ def _weight_parts(weights: LinearWeights, config: LinearConfig) -> Iterator[torc
         yield codes.to(torch.float64) * scales.to(torch.float64)
 
 
-def _alpha(g_a: torch.Tensor | None, weights: LinearWeights) -> torch.Tensor | None:
+def alpha_of(g_a: torch.Tensor | None, weights: LinearWeights) -> torch.Tensor | None:
     """Give ``RN(g_a · g_w)`` as fp64, or the one that exists, or None."""
     g_w = weights.global_scale
     if g_a is None or g_w is None:

@@ -61,9 +61,7 @@ def make_inputs(case: Case, device: torch.device | str, seed: int) -> Call:
 
     config: LinearConfig = case.config
     kind = "normal" if case.kind == "large_bias" else case.kind
-    x = make_matrix(
-        kind, case.m, config.k, config.in_dtype, magnitude=case.magnitude, seed=seed
-    )
+    x = make_matrix(kind, case.m, config.k, config.in_dtype, magnitude=case.magnitude, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     weight = torch.randn(config.n, config.k, generator=generator) * config.k**-0.5
     weight *= torch.exp2(torch.arange(config.n) % 3).unsqueeze(1)

@@ -65,9 +65,7 @@ def quantize_weight(
     )
 
 
-def check_weights(
-    weights: LinearWeights, config: LinearConfig, *, name: str | None = None
-) -> None:
+def check_weights(weights: LinearWeights, config: LinearConfig, *, name: str | None = None) -> None:
     """Check canonical weights against a config; reads the scales, hence synchronises.
 
     Every scale must be finite and positive. One exception: a block scale of NVFP4 may be 0,
@@ -90,9 +88,7 @@ def check_weights(
     scale_dtype = torch.float8_e4m3fn if operand.is_nvfp4 else torch.float32
     _check_tensor(f"{where}weight scales", weights.scales, grid_shape(operand, n, k), scale_dtype)
     _check_values(f"{where}weight scales", weights.scales, zero_allowed=operand.is_nvfp4)
-    _check_multiplier(
-        f"{where}weight global scale", weights.global_scale, operand.is_nvfp4, config
-    )
+    _check_multiplier(f"{where}weight global scale", weights.global_scale, operand.is_nvfp4, config)
     _check_bias(where, weights.bias, config)
     activation = config.scheme.activation
     if activation is not None and not activation.dynamic:

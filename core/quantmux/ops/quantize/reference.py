@@ -111,9 +111,10 @@ def quantize_blocks(
     """
     m, n = values.shape
     if operand.is_nvfp4:
-        given = global_scale is not None
-        g = check_scalar(global_scale, "global_scale", values.device) if given else None
-        g = nvfp4_global_scale(values) if g is None else g
+        if global_scale is None:
+            g = nvfp4_global_scale(values)
+        else:
+            g = check_scalar(global_scale, "global_scale", values.device)
         scales = nvfp4_block_scales(block_amax(values, operand.block), g)
         return encode_nvfp4(values, scales, g), scales, g
     if operand.dynamic or scale is None:
@@ -128,9 +129,7 @@ def quantize_blocks(
     return encode(values, expand_blocks(scales, operand.block, m, n), operand), scales, None
 
 
-def write_data(
-    data: torch.Tensor, codes: torch.Tensor, operand: Operand, layout: Layout
-) -> None:
+def write_data(data: torch.Tensor, codes: torch.Tensor, operand: Operand, layout: Layout) -> None:
     """Write codes [M, n] into data [padded_m, padded_n] in its storage form, the rest zero."""
     m, n = codes.shape
     target, source = as_bits(data), as_bits(codes)

@@ -28,7 +28,8 @@ def make_inputs(case: Case, device: torch.device | str, seed: int) -> Call:
     producer = QuantizeConfig(operand=config.operand, n=config.n, layout=config.source)
     made = Case(producer, case.m, case.kind, case.magnitude)
     call = quantize_inputs(made, device, seed)
-    return Call((quantize(*call.args, producer, **call.kwargs),))
+    (x,) = call.args
+    return Call((quantize(x, producer, **call.kwargs),))
 
 
 def build_spec() -> OpSpec:

@@ -28,7 +28,7 @@ def _gates() -> Iterator[Case]:
     The second is where implementations that floor the *scale* differ from those that floor amax.
     """
     for name in ("fp8_group128", "fp8_group64", "fp8_group128_pow2", "fp8_token", "nvfp4"):
-        made = SiluMulQuantizeConfig(operand=name, n=width_of(operand(name)))
+        made = SiluMulQuantizeConfig.model_validate({"operand": name, "n": width_of(operand(name))})
         for magnitude in (30.0, 300.0):
             yield Case(made, 9, magnitude=magnitude, source="exp overflows for negative gates")
         yield Case(made, 9, magnitude=1e-3, source="products far below 1/512")
