@@ -222,7 +222,7 @@ class Policy(_Choices):
         for name in self.plugins:
             if not _BACKEND.match(name):
                 raise ConfigError(
-                    f"[plugins.{name}] cannot be a plugin: names match [a-z][a-z0-9_]*",
+                    f'"{name}" cannot be a plugin: names match [a-z][a-z0-9_]*',
                 )
         return self
 

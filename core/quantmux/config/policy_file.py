@@ -260,10 +260,7 @@ class _Reader:
             given["plugins"] = {name: self._plugin(name, table) for name, table in plugins.items()}
         if "rule" in data:
             given["rules"] = self._rules(data["rule"])
-        try:
-            return Policy(**given), self._lines
-        except ConfigError as error:
-            raise self._at(error, ("plugins",), "[plugins]") from None
+        return Policy(**given), self._lines
 
     def _check_schema(self, data: dict[str, Any]) -> None:
         schema = data.get("schema")
@@ -325,9 +322,13 @@ class _Reader:
                 hint=f"write {title} on a line of its own",
             )
         self._note(path)
-        return PluginSettings(
-            **self._choices(table, tuple(PluginSettings.model_fields), PluginSettings, path, title)
-        )
+        known = tuple(PluginSettings.model_fields)
+        settings = PluginSettings(**self._choices(table, known, PluginSettings, path, title))
+        try:
+            Policy(plugins={name: settings})
+        except ConfigError as error:
+            raise self._at(error, path, title) from None
+        return settings
 
     def _rules(self, rules: Any) -> tuple[Rule, ...]:
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
