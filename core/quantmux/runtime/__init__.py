@@ -1,0 +1,1 @@
+"""Doing it: prepare, bind, warm up, fall back; events, quarantine, cached selections."""

@@ -1,0 +1,396 @@
+"""bind: a selection and weights become a callable that calls its kernels and nothing else."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from quantmux.errors import BuildError, ShapeError
+from quantmux.ops.linear.weights import check_weights
+from quantmux.ops.quantized import DTYPES, QuantizedTensor
+from quantmux.runtime.context import default_context
+from quantmux.runtime.events import FallbackEvent
+from quantmux.runtime.inputs import elsewhere
+from quantmux.runtime.prepare import WeightStore
+from quantmux.runtime.route import Place, Route, rows
+from quantmux.runtime.steps import Built, Call, KernelFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import QuantizeConfig
+    from quantmux.dispatch.pipeline import Pipeline
+    from quantmux.dispatch.selection import Selection
+    from quantmux.ops.quantized import LinearWeights
+    from quantmux.runtime.context import Context
+
+_UNBOUNDED = 1 << 62
+
+
+class Bound:
+    """A bound op.
+
+    Attributes:
+        call: The function to call; `__call__` adds one Python call to it.
+        routes: One per M range.
+    """
+
+    def __init__(self, place: Place, routes: tuple[Route, ...], call: Call) -> None:
+        self._place = place
+        self.routes = routes
+        self.call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return self.call(*args, **kwargs)
+
+    @property
+    def selection(self) -> Selection:
+        """What was bound. After a failed build it is another one than was given."""
+        return self._place.selection
+
+    @property
+    def device(self) -> DeviceProfile:
+        """Where it runs."""
+        return self._place.selection.device
+
+    @property
+    def events(self) -> tuple[FallbackEvent, ...]:
+        """Every fallback of this op since it was bound, the bind itself included."""
+        return tuple(self._place.events)
+
+    def pipeline_for(self, m: int) -> Pipeline:
+        """Give the pipeline in use for M rows, fallbacks included.
+
+        Raises:
+            ShapeError: No kernel serves this M.
+        """
+        return self._built(m).pipeline
+
+    def warmup(self, ms: Sequence[int]) -> None:
+        """Have the kernels compile all that calls with these M need.
+
+        A kernel whose warmup raises is replaced as one that does not build.
+
+        Raises:
+            ShapeError: No kernel serves one of them.
+        """
+        for route in self.routes:
+            mine = [m for m in ms if route_of(self.routes, m) is route]
+            if mine:
+                _warm(route, mine)
+        for m in ms:
+            self._dry_run(m)
+
+    def _dry_run(self, m: int) -> None:
+        """Call once with M rows, where inputs can be made up."""
+
+    def _built(self, m: int) -> Built:
+        return route_of(self.routes, m).current(m)
+
+
+class BoundLinear(Bound):
+    """A linear with its weights prepared: ``bound(x, out=None) -> y``; x [M, K] or quantized."""
+
+    @property
+    def store(self) -> WeightStore:
+        """The weights."""
+        store = self._place.store
+        if store is None:
+            raise BuildError("a linear was bound without weights")
+        return store
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of prepared and canonical weights, each storage counted once."""
+        return self.store.bytes_held
+
+    def weights(self) -> LinearWeights:
+        """Give the canonical weights, restored if they were freed."""
+        return self.store.canonical()
+
+    def input_layout(self, m: int) -> QuantizeConfig | None:
+        """Give what the consumer for M rows reads; None when it takes a plain tensor."""
+        return self._built(m).reads
+
+    def _dry_run(self, m: int) -> None:
+        config = self.selection.config
+        if config.op == "linear":
+            dtype = DTYPES[config.in_dtype]
+            x = torch.zeros((m, config.k), dtype=dtype, device=self.device.torch_name)
+            self.call(x)
+
+
+class BoundProducer(Bound):
+    """A producer or a relayout: called as its op is, gives a QuantizedTensor."""
+
+
+def bind(
+    selection: Selection,
+    weights: LinearWeights,
+    *,
+    context: Context | None = None,
+    layer: str | None = None,
+) -> BoundLinear:
+    """Prepare weights and bind the pipelines of every M range.
+
+    A kernel that fails to load, to prepare or to bind is quarantined on the device and the
+    selection is made again without it: the answer is the best of what builds, on one weight form.
+
+    Args:
+        selection: Of a linear; must be served.
+        weights: Canonical weights on the device. They are not changed.
+        context: Registry and quarantine; None takes the process's.
+        layer: Name of the layer, for events.
+
+    Raises:
+        BuildError: Nothing that builds can serve, or the policy says ``fallback.build = "error"``.
+        InputError: The weights are not those of the config.
+        LaunchError: The CUDA context is lost.
+        NoKernelError: The selection serves nothing.
+    """
+    config = selection.config
+    if config.op != "linear":
+        raise BuildError(f"bind takes a linear, found {config.op}", hint="use bind_producer")
+    store = WeightStore(weights, config, selection.device, selection.settings.keep_canonical)
+
+    def check() -> None:
+        check_weights(store.canonical(), config, name=layer)
+
+    place = _place(selection, context, store, layer, check)
+    builts = _build_all(place)
+    store.settle({b.pipeline.weight_layout for b in builts})
+    _warn_lossy(place)
+    routes = _routes(place, builts)
+    call = _guarded(_linear_call(routes), place.selection.device)
+    return BoundLinear(place, routes, call)
+
+
+def bind_producer(
+    selection: Selection, *, context: Context | None = None, layer: str | None = None
+) -> BoundProducer:
+    """Bind a producer or a relayout; see `bind`.
+
+    Raises:
+        BuildError: Nothing that builds can serve.
+        NoKernelError: The selection serves nothing.
+    """
+    place = _place(selection, context, None, layer, lambda: None)
+    builts = _build_all(place)
+    routes = _routes(place, builts)
+    call = _guarded(_producer_call(routes), place.selection.device)
+    return BoundProducer(place, routes, call)
+
+
+def route_of(routes: tuple[Route, ...], m: int) -> Route:
+    """Give the route for M rows; M = 0 launches nothing and takes the first.
+
+    Raises:
+        ShapeError: No kernel serves this M.
+    """
+    for route in routes:
+        if route.m_min <= max(m, 1) and (route.m_max is None or m <= route.m_max):
+            return route
+    if m == 0:
+        return routes[0]
+    spans = [f"M {r.m_min} … {'any' if r.m_max is None else r.m_max}" for r in routes]
+    raise ShapeError(
+        f"M = {m} is outside what was selected",
+        facts=spans,
+        hint="select without m=, or print selection.explain() for what limits M",
+    )
+
+
+def _place(
+    selection: Selection,
+    context: Context | None,
+    store: WeightStore | None,
+    layer: str | None,
+    check: Callable[[], None],
+) -> Place:
+    context = default_context() if context is None else context
+    if not selection.is_served:
+        raise BuildError(
+            f"nothing can serve {selection.config} on {selection.device}",
+            hint="print selection.explain()",
+        )
+    return Place(selection, context, store, layer, check, [], RLock())
+
+
+def _build_all(place: Place) -> list[Built]:
+    """Build every range; after a failure, of the selection without the kernel that failed."""
+    while True:
+        selection = place.selection
+        done: list[Built] = []
+        try:
+            done.extend(place.build(choice.pipeline) for choice in selection.ranges)
+        except KernelFailed as failed:
+            wanted = selection.ranges[len(done)]
+            _reselect(place, wanted.pipeline, wanted.m_min, failed)
+        else:
+            return done
+
+
+def _reselect(place: Place, wanted: Pipeline, m: int, failed: KernelFailed) -> None:
+    reason = place.put_away(failed)
+    if place.mode("build") == "error":
+        place.report("build", str(wanted), None, reason, failed.error)
+    before = place.selection
+    again = place.context.reselect(before, _only_m(before))
+    choice = again.range_for(m)
+    if choice is None or failed.kernel.id in again.kernels:
+        place.events.append(_lost(place, str(wanted), reason))
+        place.context.report(place.events[-1], "silent")
+        raise BuildError(
+            f"{wanted} cannot be built for {before.config} on {before.device}, and nothing else "
+            "can serve",
+            facts=[reason, *_why(again)],
+            hint="run: quantmux doctor",
+        ) from failed.error
+    place.report("build", str(wanted), str(choice.pipeline), reason, failed.error)
+    place.selection = again
+
+
+def _lost(place: Place, wanted: str, reason: str) -> FallbackEvent:
+    config, device = place.selection.config, place.selection.device
+    return FallbackEvent(wanted, None, "build", reason, device.name, config.digest(), place.layer)
+
+
+def _why(selection: Selection) -> list[str]:
+    return [f"{name}: {r}" for name, reasons in selection.rejected.items() for r in reasons[:1]]
+
+
+def _only_m(selection: Selection) -> int | None:
+    """Give the M that the selection was made for, None if for all."""
+    first = selection.ranges[0]
+    is_one = len(selection.ranges) == 1 and first.m_min == first.m_max
+    return first.m_min if is_one else None
+
+
+def _routes(place: Place, builts: list[Built]) -> tuple[Route, ...]:
+    pairs = zip(place.selection.ranges, builts, strict=True)
+    return tuple(Route(place, choice, built) for choice, built in pairs)
+
+
+def _linear_call(routes: tuple[Route, ...]) -> Call:
+    if len(routes) == 1 and routes[0].m_min <= 1 and routes[0].m_max is None:
+        only = routes[0]
+
+        def direct(x: Any, out: Any = None) -> Any:
+            run = only.run
+            try:
+                return run(x, out)
+            except Exception as error:  # noqa: BLE001 - sorted by what it means
+                return only.recover(run, error, (x, out), {})
+
+        return direct
+    find = _finder(routes)
+
+    def by_m(x: Any, out: Any = None) -> Any:
+        route = find(x)
+        run = route.run
+        try:
+            return run(x, out)
+        except Exception as error:  # noqa: BLE001 - sorted by what it means
+            return route.recover(run, error, (x, out), {})
+
+    return by_m
+
+
+def _producer_call(routes: tuple[Route, ...]) -> Call:
+    find = _finder(routes)
+    only = routes[0] if len(routes) == 1 and routes[0].m_max is None else None
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        route = only or find(args[0])
+        run = route.run
+        try:
+            return run(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - sorted by what it means
+            return route.recover(run, error, args, kwargs)
+
+    return call
+
+
+def _finder(routes: tuple[Route, ...]) -> Callable[[Any], Route]:
+    uppers = [_UNBOUNDED if r.m_max is None else r.m_max for r in routes]
+    lowers = [r.m_min for r in routes]
+    count = len(routes)
+    quantized = QuantizedTensor
+
+    def find(x: Any) -> Route:
+        m = x.m if type(x) is quantized else x.shape[0]
+        place = bisect_left(uppers, m)
+        if place < count and m >= lowers[place]:
+            return routes[place]
+        return route_of(routes, m)  # M = 0, or an error
+
+    return find
+
+
+def _guarded(call: Call, device: DeviceProfile) -> Call:
+    """Run a call under the device of its weights, where there is more than one GPU.
+
+    Kernels launch on the current device, which is the caller's own business on one GPU only.
+    """
+    if not device.is_cuda or torch.cuda.device_count() < 2:
+        return call
+    index = device.index or 0
+    home = torch.device("cuda", index)
+    current = torch.cuda.current_device
+
+    def guarded_call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if x.device != home:
+            raise elsewhere(x.device, home)
+        if current() == index:
+            return call(x, *args, **kwargs)
+        with torch.cuda.device(index):
+            return call(x, *args, **kwargs)
+
+    return guarded_call
+
+
+def _warm(route: Route, ms: list[int]) -> None:
+    """Warm the kernels in use up; one that raises is replaced until all survive."""
+    while True:
+        built = route.current(ms[0])
+        try:
+            for step, kernel in zip(built.pipeline.steps, built.kernels, strict=True):
+                try:
+                    kernel.warmup(step.config, ms)  # type: ignore[arg-type]
+                except Exception as error:
+                    raise KernelFailed(step.kernel, "warmup", error) from error
+        except KernelFailed as failed:
+            route.fail(built, failed)
+        else:
+            return
+
+
+def _warn_lossy(place: Place) -> None:
+    """Say once that a kernel ignores the activation operand, if the policy asks for it."""
+    selection = place.selection
+    config = selection.config
+    if config.op != "linear" or selection.settings.allow_lossy != "warn":
+        return
+    for choice in selection.ranges:
+        if choice.tier == "weight_only":
+            event = FallbackEvent(
+                wanted=f"scheme {config.scheme.name}",
+                taken=str(choice.pipeline),
+                stage="select",
+                reason=f"no kernel computes with {config.scheme.activation}: activations stay in "
+                f"{config.in_dtype}, which changes the numbers",
+                device=selection.device.name,
+                config=config.digest(),
+                layer=place.layer,
+            )
+            place.events.append(event)
+            place.context.report(event, "warn")
+            return
+
+
+__all__ = ["Bound", "BoundLinear", "BoundProducer", "bind", "bind_producer", "route_of", "rows"]

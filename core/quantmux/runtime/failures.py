@@ -1,0 +1,58 @@
+"""What an exception means: whose fault it is, and whether another kernel may be tried."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+from typing import Final
+
+import torch
+
+from quantmux.errors import InputError, LaunchError
+
+_CUDA: Final = re.compile(r"CUDA error|CUDA driver error|Triton Error \[CUDA\]|CUDA_ERROR_")
+_OUT_OF_MEMORY: Final = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
+# Refused before anything ran: the context is as good as before.
+_REFUSED: Final = re.compile(
+    r"no kernel image|invalid configuration argument|invalid argument|invalid device function"
+    r"|kernel image is invalid|named symbol not found|too many resources|not supported"
+    r"|invalid value|PTX",
+    re.IGNORECASE,
+)
+
+
+class Failure(Enum):
+    """What an exception out of a kernel means."""
+
+    CALLER = auto()
+    """The caller's tensors are wrong: no kernel is to blame."""
+    OUT_OF_MEMORY = auto()
+    """Another kernel would not find more memory; the caller may free some and try again."""
+    POISONED = auto()
+    """The CUDA context is lost: every later call of this process fails too."""
+    KERNEL = auto()
+    """The kernel's own failure: another one may serve."""
+
+
+def classify(error: BaseException) -> Failure:
+    """Give what an exception means. CUDA errors of unknown kind count as sticky."""
+    if isinstance(error, InputError):
+        return Failure.CALLER
+    if isinstance(error, LaunchError):
+        return Failure.POISONED if error.context_poisoned else Failure.KERNEL
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Failure.OUT_OF_MEMORY
+    if not isinstance(error, RuntimeError):
+        return Failure.KERNEL
+    is_cuda = isinstance(error, torch.AcceleratorError) or _CUDA.search(text) is not None
+    if _OUT_OF_MEMORY.search(text) and (is_cuda or "llocator" in text):
+        return Failure.OUT_OF_MEMORY
+    if is_cuda and _REFUSED.search(text) is None:
+        return Failure.POISONED
+    return Failure.KERNEL
+
+
+def is_capturing() -> bool:
+    """Tell whether the current CUDA stream is being captured into a graph."""
+    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,159 @@
+"""Checks of what callers pass to bound callables. Slow: run after a failure, or once per layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from quantmux.config.layouts import Layout
+from quantmux.dispatch.join import satisfies, satisfies_layout
+from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
+from quantmux.ops.checks import check_dtype, check_matrix, check_scales_given
+from quantmux.ops.quantized import QuantizedTensor
+
+if TYPE_CHECKING:
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LayerConfig, LinearConfig, QuantizeConfig
+
+
+def check_quantized(
+    q: QuantizedTensor, config: LinearConfig, reads: QuantizeConfig | None, where: str
+) -> None:
+    """Check that a quantized x is what the consumer in use reads.
+
+    Args:
+        q: Quantized matrix [M, K].
+        config: The linear.
+        reads: What the consumer reads; None when it takes a plain tensor.
+        where: The pipeline and its M, for the message.
+
+    Raises:
+        LayoutError: Another operand or layout, or broken strides.
+        ShapeError: Another width, or tensors of another shape than the layout gives.
+        DtypeError: Tensors of another dtype.
+    """
+    if reads is None:
+        raise LayoutError(
+            f"{where} reads a plain x, found a quantized one",
+            facts={"need": f"{config.in_dtype} [M, {config.k}]", "found": _describe(q)},
+            hint="pass the plain tensor; Linear.input_layout(m) says what is read",
+        )
+    if len(q.logical_shape) != 2 or q.n != config.k:
+        raise ShapeError(
+            "a quantized x has the wrong logical shape",
+            facts={"need": f"[M, {config.k}]", "found": list(q.logical_shape)},
+        )
+    reasons = (*satisfies(q.operand, reads.operand), *satisfies_layout(q.layout, reads.layout))
+    if reasons:
+        raise LayoutError(
+            f"a quantized x is not what {where} reads",
+            facts={
+                "need": f"{reads.operand.name} {reads.layout}",
+                "found": _describe(q),
+                **{f"{r.field}": f"needs {r.required}, found {r.actual}" for r in reasons},
+            },
+            hint="quantize with the config of Linear.input_layout(m), or relayout it",
+        )
+    q.check()
+
+
+def check_call(
+    config: LayerConfig, device: DeviceProfile, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Check the arguments of a call that failed, before its kernel is blamed.
+
+    Raises:
+        InputError: They, and not the kernel, are wrong.
+    """
+    if not args:
+        raise InputError(f"{config.op} needs its input")
+    x = args[0]
+    check_device(x, device)
+    match config.op:
+        case "linear":
+            if not isinstance(x, QuantizedTensor):
+                check_matrix(x, config.k, config.in_dtype)
+            _check_out(args[1] if len(args) > 1 else kwargs.get("out"), x, config)
+        case "quantize" | "silu_mul_quantize":
+            width = config.n if config.op == "quantize" else 2 * config.n
+            check_matrix(x, width, config.in_dtype)
+            check_scales_given(config.operand, kwargs.get("scale"), kwargs.get("global_scale"))
+        case "inverse_rope_quantize":
+            if x.ndim != 3 or tuple(x.shape[1:]) != (config.heads, config.head_dim):
+                need = f"[T, {config.heads}, {config.head_dim}]"
+                raise ShapeError(
+                    "o has the wrong shape", facts={"need": need, "found": list(x.shape)}
+                )
+            check_dtype(x, config.in_dtype, "o")
+        case "relayout":
+            if not isinstance(x, QuantizedTensor):
+                raise InputError(f"relayout needs a QuantizedTensor, found {type(x).__name__}")
+            x.check()
+
+
+def check_layer_input(x: Any, k: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise what is wrong with a plain input of a layer, if anything is.
+
+    Raises:
+        InputError: Not a tensor, or on another device than the weights.
+        DtypeError: Another dtype.
+        ShapeError: No dimension, or another width.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise InputError(f"x needs to be a tensor or a QuantizedTensor, found {type(x).__name__}")
+    if x.dtype is not dtype:
+        raise DtypeError(
+            f"x needs {dtype}, found {x.dtype}",
+            hint=f"cast it, or make the layer with in_dtype for {x.dtype}",
+        )
+    if x.ndim == 0 or x.shape[-1] != k:
+        raise ShapeError(
+            "x has the wrong width", facts={"need": f"[..., {k}]", "found": list(x.shape)}
+        )
+    if x.device != device:
+        raise elsewhere(x.device, device)
+
+
+def elsewhere(found: torch.device, need: torch.device | str) -> InputError:
+    """Give the error for an x that is on another device than the weights."""
+    return InputError(
+        f"x is on {found}, the weights are on {need}",
+        hint=f'move one of them: x.to("{need}"), or layer.to("{found}")',
+        code="device",
+    )
+
+
+def check_device(x: Any, device: DeviceProfile) -> None:
+    """Check that a tensor, plain or quantized, is on a device.
+
+    Raises:
+        InputError: It is elsewhere, or no tensor.
+    """
+    found = getattr(x, "device", None)
+    if not isinstance(found, torch.device):
+        raise InputError(f"a tensor is needed, found {type(x).__name__}")
+    is_here = found.type == ("cuda" if device.is_cuda else "cpu")
+    if is_here and device.index is not None and found.index is not None:
+        is_here = found.index == device.index
+    if not is_here:
+        raise elsewhere(found, device.torch_name)
+
+
+def _check_out(out: Any, x: Any, config: LinearConfig) -> None:
+    if out is None:
+        return
+    need = (x.m if isinstance(x, QuantizedTensor) else x.shape[0], config.n)
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != need:
+        found = list(getattr(out, "shape", ())) or type(out).__name__
+        raise ShapeError("out has the wrong shape", facts={"need": list(need), "found": found})
+    check_dtype(out, config.out_dtype, "out")
+
+
+def _describe(q: QuantizedTensor) -> str:
+    return f"{q.operand.name} {q.layout} {list(q.logical_shape)}"
+
+
+def as_layout(value: str | Layout, like: Layout) -> Layout:
+    """Give a layout: a name keeps the padding of ``like``."""
+    return value if isinstance(value, Layout) else like.replace(scales=value)

@@ -1,0 +1,194 @@
+"""The producer ops as functions: select (cached), bind (cached), call."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from quantmux.capability.detect import resolve_device
+from quantmux.config.layers import RelayoutConfig
+from quantmux.config.policy import Policy
+from quantmux.config.policy_context import current_context
+from quantmux.errors import InputError
+from quantmux.runtime.binding import BoundProducer, bind_producer
+from quantmux.runtime.context import default_context
+from quantmux.runtime.inputs import as_layout
+
+if TYPE_CHECKING:
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import (
+        InverseRopeQuantizeConfig,
+        LayerConfig,
+        Layout,
+        QuantizeConfig,
+        SiluMulQuantizeConfig,
+    )
+    from quantmux.ops.quantized import QuantizedTensor
+    from quantmux.runtime.context import Context
+
+
+def quantize(
+    x: torch.Tensor,
+    config: QuantizeConfig,
+    *,
+    scale: torch.Tensor | None = None,
+    global_scale: torch.Tensor | None = None,
+    backend: str | None = None,
+    out: QuantizedTensor | None = None,
+    context: Context | None = None,
+) -> QuantizedTensor:
+    """Quantize x [M, n] by the best kernel on its device.
+
+    Args:
+        x: [M, n] in ``config.in_dtype``.
+        config: Operand, layout, input format.
+        scale: fp32 [1] dequant multiplier of static operands, else None.
+        global_scale: fp32 [1] dequant multiplier g of NVFP4; None computes it from x.
+        backend: A backend or a kernel id that must serve.
+        out: Written into, padding included, and returned; allocated when None.
+        context: Registry and quarantine; None takes the process's.
+
+    Raises:
+        ForcedKernelError: ``backend`` cannot serve; names its rejections.
+        InputError: x, a scale or ``out`` does not fit the config.
+        NoKernelError: Nothing can serve.
+    """
+    call = _bound(config, x, backend, context).call
+    given = _scales(scale, global_scale)
+    result: QuantizedTensor = call(x, out=out, **given)
+    return result
+
+
+def silu_mul_quantize(
+    x: torch.Tensor,
+    config: SiluMulQuantizeConfig,
+    *,
+    scale: torch.Tensor | None = None,
+    global_scale: torch.Tensor | None = None,
+    backend: str | None = None,
+    out: QuantizedTensor | None = None,
+    context: Context | None = None,
+) -> QuantizedTensor:
+    """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; arguments as `quantize`."""
+    call = _bound(config, x, backend, context).call
+    given = _scales(scale, global_scale)
+    result: QuantizedTensor = call(x, out=out, **given)
+    return result
+
+
+def inverse_rope_quantize(
+    o: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    config: InverseRopeQuantizeConfig,
+    *,
+    backend: str | None = None,
+    out: QuantizedTensor | None = None,
+    context: Context | None = None,
+) -> QuantizedTensor:
+    """Undo RoPE on o [T, heads, head_dim] and quantize per head group.
+
+    Args:
+        o: [T, heads, head_dim] in ``config.in_dtype``.
+        positions: int64 [T].
+        cos_sin_cache: fp32 [P, rope_dim] = cos | sin.
+        config: Heads, dimensions, operand and layout.
+        backend: A backend or a kernel id that must serve.
+        out: Written into and returned; allocated when None.
+        context: Registry and quarantine; None takes the process's.
+
+    Returns:
+        Logically [T, groups, n] on memory [groups, T, n].
+
+    Raises:
+        ForcedKernelError: ``backend`` cannot serve; names its rejections.
+        InputError: A tensor does not fit the config.
+        NoKernelError: Nothing can serve.
+    """
+    call = _bound(config, o, backend, context).call
+    result: QuantizedTensor = call(o, positions, cos_sin_cache, out=out)
+    return result
+
+
+def relayout(
+    q: QuantizedTensor,
+    layout: str | Layout,
+    *,
+    backend: str | None = None,
+    out: QuantizedTensor | None = None,
+    context: Context | None = None,
+) -> QuantizedTensor:
+    """Move a quantized matrix into another layout; no number changes.
+
+    Args:
+        q: Quantized matrix [M, n].
+        layout: A scale layout's name (the padding stays), or a `Layout`.
+        backend: A backend or a kernel id that must serve.
+        out: Written into and returned; allocated when None.
+        context: Registry and quarantine; None takes the process's.
+
+    Returns:
+        The matrix in the layout; ``q`` itself when it lies so already and ``out`` is None.
+
+    Raises:
+        ConfigError: The operand has no such layout.
+        ForcedKernelError: ``backend`` cannot serve; names its rejections.
+        NoKernelError: Nothing can serve.
+    """
+    target = as_layout(layout, q.layout)
+    if target == q.layout and out is None:
+        return q
+    config = RelayoutConfig(operand=q.operand, n=q.n, source=q.layout, target=target)
+    call = _bound(config, q, backend, context).call
+    result: QuantizedTensor = call(q, out=out)
+    return result
+
+
+def profile_of(device: torch.device) -> DeviceProfile:
+    """Give the profile of the device a tensor lies on; cached.
+
+    Raises:
+        ConfigError: It is no device that kernels are chosen for.
+    """
+    return _profile(device.type, device.index)
+
+
+@lru_cache(maxsize=64)
+def _profile(kind: str, index: int | None) -> DeviceProfile:
+    return resolve_device(torch.device(kind) if index is None else torch.device(kind, index))
+
+
+@lru_cache(maxsize=256)
+def _forced(backend: str) -> Policy:
+    return Policy(force=backend)
+
+
+def _scales(
+    scale: torch.Tensor | None, global_scale: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    given: dict[str, torch.Tensor] = {}
+    if scale is not None:
+        given["scale"] = scale
+    if global_scale is not None:
+        given["global_scale"] = global_scale
+    return given
+
+
+def _bound(
+    config: LayerConfig, x: Any, backend: str | None, context: Context | None
+) -> BoundProducer:
+    """Give the bound producer of a config where x lies; bound once per policy."""
+    device = getattr(x, "device", None)
+    if not isinstance(device, torch.device):
+        raise InputError(f"{config.op} needs a tensor, found {type(x).__name__}")
+    here = default_context() if context is None else context
+    profile = profile_of(device)
+    call = None if backend is None else _forced(backend)
+
+    def make() -> BoundProducer:
+        return bind_producer(here.select(config, profile, call_overrides=call), context=here)
+
+    found: BoundProducer = here.remember((config, profile, call, current_context()), make)
+    return found

@@ -1,0 +1,264 @@
+"""Route: one M range at run time. Calls its pipeline, and takes another when that one fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from quantmux.errors import BuildError, LaunchError, QuantmuxError
+from quantmux.ops.quantized import QuantizedTensor
+from quantmux.runtime.events import FallbackEvent, Stage, one_line
+from quantmux.runtime.failures import Failure, classify, is_capturing
+from quantmux.runtime.inputs import check_call
+from quantmux.runtime.steps import Built, Call, KernelFailed, build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import RLock
+
+    from quantmux.config.policy import OnFallback
+    from quantmux.dispatch.pipeline import Pipeline
+    from quantmux.dispatch.ranges import RangeChoice
+    from quantmux.dispatch.selection import Selection
+    from quantmux.runtime.context import Context
+    from quantmux.runtime.prepare import WeightStore
+
+
+@dataclass(slots=True)
+class Place:
+    """What the routes of one bound op share.
+
+    Attributes:
+        selection: What they were made from.
+        context: Registry, quarantine, selections.
+        store: Weights of a linear, else None.
+        layer: Name of the layer.
+        check: Raises when the weights, and not a kernel, are wrong.
+        events: Every fallback of this op, in order.
+        lock: Held while something is replaced.
+    """
+
+    selection: Selection
+    context: Context
+    store: WeightStore | None
+    layer: str | None
+    check: Callable[[], None]
+    events: list[FallbackEvent]
+    lock: RLock
+
+    def build(self, pipeline: Pipeline) -> Built:
+        """Build a pipeline here; see `steps.build`."""
+        return build(pipeline, self.context, self.selection.device, self.store)
+
+    def mode(self, stage: Stage) -> OnFallback:
+        """Give what the policy says of a stage."""
+        return self.selection.settings.on_fallback(stage)
+
+    def report(
+        self, stage: Stage, wanted: str, taken: str | None, reason: str, cause: BaseException | None
+    ) -> None:
+        """Report a fallback of this op; raises where the policy says ``error``."""
+        config, device = self.selection.config, self.selection.device
+        event = FallbackEvent(
+            wanted, taken, stage, reason, device.name, config.digest(), self.layer
+        )
+        self.events.append(event)
+        self.context.report(event, self.mode(stage), cause)
+
+    def put_away(self, failed: KernelFailed) -> str:
+        """Quarantine a kernel that did not build; gives the reason, one line.
+
+        Raises:
+            BuildError: The policy says ``error``.
+            InputError: The weights are wrong, not the kernel.
+            LaunchError: The CUDA context is lost.
+        """
+        reason = f"{failed.kernel.id} raised in {failed.doing}: {one_line(failed.error)}"
+        refuse(failed.error, self.check, reason)
+        self.context.put_away(failed.kernel.id, self.selection.device, reason)
+        return reason
+
+
+def refuse(error: BaseException, check: Callable[[], None], reason: str) -> None:
+    """Raise where an exception is no reason to try another kernel; return where it is.
+
+    Out of memory is raised as it is, the caller's own mistake too.
+    """
+    kind = classify(error)
+    if kind in (Failure.CALLER, Failure.OUT_OF_MEMORY):
+        raise error
+    if kind is Failure.POISONED:
+        raise LaunchError(
+            "a kernel failed and the CUDA context is lost",
+            context_poisoned=True,
+            facts=[reason],
+            hint="start the process anew; CUDA_LAUNCH_BLOCKING=1 shows which call it was",
+        ) from error
+    check()
+
+
+class Route:
+    """Serves one M range.
+
+    ``run`` is what callers call: the pipeline itself as long as it never failed; afterwards a
+    look-up by M among what is left, so that what failed once is not tried again.
+    """
+
+    __slots__ = ("_choice", "_excluded", "_memo", "_place", "first", "run")
+
+    def __init__(self, place: Place, choice: RangeChoice, first: Built) -> None:
+        """Begin with the pipeline that was built."""
+        self._place = place
+        self._choice = choice
+        self._excluded: dict[str, str] = {}
+        self._memo: dict[int, Built] = {}
+        self.first = first
+        self.run: Call = first.run
+
+    @property
+    def m_min(self) -> int:
+        """First M."""
+        return self._choice.m_min
+
+    @property
+    def m_max(self) -> int | None:
+        """Last M, None is unbounded."""
+        return self._choice.m_max
+
+    def current(self, m: int) -> Built:
+        """Give the pipeline in use for M rows."""
+        return self._find(m) if self._excluded else self.first
+
+    def recover(
+        self, run: Call, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Serve a call that raised by the next candidate, or raise what the caller must see."""
+        if run is not self.first.run:
+            raise error  # the look-up by M has done all that can be done
+        return self._retry(self.first, error, args, kwargs)
+
+    def fail(self, built: Built, failed: KernelFailed) -> None:
+        """Take back a pipeline whose kernel did not survive its warmup."""
+        place = self._place
+        reason = place.put_away(failed)
+        self._exclude(failed, reason)
+        m = self.m_min
+        taken = self._find(m)
+        place.report("build", str(built.pipeline), str(taken.pipeline), reason, failed.error)
+
+    def _degraded(self, *args: Any, **kwargs: Any) -> Any:
+        """Serve a call after something failed: by M."""
+        m = rows(args[0])
+        built = self._memo.get(m)
+        if built is None:
+            built = self._find(m)
+        try:
+            return built.run(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - sorted by what it means
+            return self._retry(built, error, args, kwargs)
+
+    def _retry(
+        self, built: Built, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        place = self._place
+        while True:
+            failed = (
+                error if isinstance(error, KernelFailed) else KernelFailed(built.last, "run", error)
+            )
+            stage, reason = self._judge(failed, args, kwargs)
+            wanted = str(built.pipeline)
+            if place.mode(stage) == "error":
+                place.report(stage, wanted, None, reason, failed.error)
+            is_new = self._exclude(failed, reason)
+            built = self._find(rows(args[0]), failed.error)
+            if is_new:
+                place.report(stage, wanted, str(built.pipeline), reason, failed.error)
+            try:
+                return built.run(*args, **kwargs)
+            except Exception as again:  # noqa: BLE001 - judged in the next round
+                error = again
+
+    def _judge(
+        self, failed: KernelFailed, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Stage, str]:
+        """Give the stage and the reason of a failure; raise where no fallback is allowed."""
+        place, cause = self._place, failed.error
+        selection = place.selection
+        reason = f"{failed.kernel.id} raised: {one_line(cause)}"
+        refuse(cause, lambda: None, reason)
+        if is_capturing():
+            raise LaunchError(
+                f"{failed.kernel.id} raised while a CUDA graph was being captured",
+                facts=[reason],
+                hint="call warmup() with the Ms to be captured before capturing",
+            ) from cause
+        check_call(selection.config, selection.device, args, kwargs)
+        if isinstance(cause, BuildError):
+            return "build", place.put_away(failed)
+        return "run", reason
+
+    def _exclude(self, failed: KernelFailed, reason: str) -> bool:
+        """Take a kernel out of this route; tell whether it was still in."""
+        with self._place.lock:
+            is_new = failed.kernel.id not in self._excluded
+            self._excluded[failed.kernel.id] = reason
+            if is_new:
+                self._memo = {}
+                self.run = self._degraded
+            return is_new
+
+    def _find(self, m: int, cause: BaseException | None = None) -> Built:
+        """Give the best pipeline that is left for M rows, built.
+
+        Raises:
+            LaunchError: None is left.
+        """
+        place = self._place
+        with place.lock:
+            while True:
+                found = self._memo.get(m)
+                if found is not None:
+                    return found
+                pipeline = self._next(m)
+                if pipeline is None:
+                    raise self._nothing_left(m) from cause
+                try:
+                    found = place.build(pipeline)
+                except KernelFailed as failed:
+                    reason = place.put_away(failed)
+                    self._excluded[failed.kernel.id] = reason
+                    after = self._next(m)
+                    taken = str(after) if after else None
+                    place.report("build", str(pipeline), taken, reason, failed.error)
+                else:
+                    self._memo[m] = found
+                    return found
+
+    def _next(self, m: int) -> Pipeline | None:
+        """Give the next candidate: of the prepared weight form unless that costs a tier."""
+        place = self._place
+        held = place.store.layouts if place.store is not None else ()
+        near = [p for p in self._choice.candidates if p.serves(m) and self._may(p)]
+        again = place.context.reselect(place.selection, None, self._excluded)
+        choice = again.range_for(m)
+        far = [p for p in choice.candidates if p.serves(m) and self._may(p)] if choice else []
+        known = [p for p in near if place.store is None or p.weight_layout in held]
+        best = min((p.tier.rank for p in (*near, *far)), default=None)
+        return next((p for p in (*known, *far, *near) if p.tier.rank == best), None)
+
+    def _may(self, pipeline: Pipeline) -> bool:
+        return not any(kernel in self._excluded for kernel in pipeline.ids)
+
+    def _nothing_left(self, m: int) -> QuantmuxError:
+        config, device = self._place.selection.config, self._place.selection.device
+        return LaunchError(
+            f"every kernel failed for {config}, M = {m}, on {device}",
+            facts=list(self._excluded.values()),
+            hint="run: quantmux doctor",
+        )
+
+
+def rows(x: Any) -> int:
+    """Give M of a plain or a quantized matrix."""
+    count: int = x.m if isinstance(x, QuantizedTensor) else x.shape[0]
+    return count
