@@ -91,6 +91,7 @@ _SCALED_MM_TENSOR: Final = Capability(
     accumulations=_BOTH,
     output_row_multiple=16,
     weight_layout="torch:padded16_tensor",
+    # three if the bias has more bits than the output (see scaled_mm.py)
     launches=1,
     tags=_GRAPH,
 )
@@ -100,6 +101,8 @@ _SCALED_MM_ROW: Final = _SCALED_MM_TENSOR.replace(
 _SCALED_MM_ROW_CUTLASS: Final = _SCALED_MM_ROW.replace(
     arch=arch_sets("89", "100f", "120f"),
     out_dtypes=("bf16",),
+    # these kernels add a bias in bf16 only, and give no fp32 result to add another one to
+    takes_bias=False,
     # torch copies the activation scales when M is not a multiple of 256
     launches=None,
     needs=(Needs(kind="package", name="torch", version=">=2.11"),),

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import torch
-
-from quantmux.errors import BuildError
 from quantmux.ops.quantized import DTYPES
 from quantmux_torch.devices import moved
 from quantmux_torch.dry_run import dry_run
@@ -19,6 +16,8 @@ from quantmux_torch.scaled_mm import ALIGNMENT, bind_scaled_mm, epilogue_bias, p
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import torch
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LinearConfig
@@ -32,24 +31,13 @@ class LinearScaledMmRow:
     def prepare(
         self, weights: LinearWeights, config: LinearConfig, device: DeviceProfile
     ) -> PreparedWeights:
-        """Pad N and K to 16, scales and bias to R16(N); one scale of all is repeated per channel.
-
-        Raises:
-            BuildError: The bias has more bits than bf16 on an architecture where torch's kernels
-                give bf16 only.
-        """
+        """Pad N and K to 16, scales and bias to R16(N); a scale of all is repeated per channel."""
         here = moved(weights, device)
         padded_n, padded_k = padded_sizes(config)
         extra = {"scale_b": channel_scales(here.scales, config.n, padded_n)}
         if here.bias is not None:
-            bias = epilogue_bias(here.bias, DTYPES[config.out_dtype], padded_n)
-            if bias.dtype == torch.float32 and device.arch.sm != 90:
-                raise BuildError(
-                    "torch's row-wise kernels add a bf16 bias",
-                    facts={"device": device, "bias": f"{here.bias.dtype}, not exact in bf16"},
-                    hint="store the bias in bf16, or let another kernel serve",
-                )
-            extra["epilogue_bias"] = bias
+            dtype = DTYPES[config.out_dtype]
+            extra["epilogue_bias"] = epilogue_bias(here.bias, dtype, padded_n)
         return prepared_with(
             here,
             padded_matrix(here.data, padded_n, padded_k),
