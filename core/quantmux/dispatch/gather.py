@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantmux.capability.needs import needs_rejections
@@ -16,6 +15,7 @@ from quantmux.registry.digest import kernel_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.registry.manager import Registry

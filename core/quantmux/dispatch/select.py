@@ -49,7 +49,7 @@ def survey(
         layouts = choose_weight_layouts(pipelines, ranking, settings.weight_copies, probe)
         pipelines = [p for p in pipelines if p.weight_layout in layouts]
     ranges = m_ranges(pipelines, ranking, m)
-    rejected = _losers(found, ranges, layouts, m)
+    rejected = _losers(found, ranges, layouts, ranking, m)
     kernels = inventory.of_op(config.op)
     winner = ranges[0].pipeline if ranges else None
     used = frozenset(i for choice in ranges for p in choice.candidates for i in p.ids)
@@ -117,24 +117,25 @@ def no_kernel(
 
 
 def _losers(
-    found: Survey, ranges: tuple[RangeChoice, ...], layouts: frozenset[str], m: int | None
+    found: Survey,
+    ranges: tuple[RangeChoice, ...],
+    layouts: frozenset[str],
+    ranking: Ranking,
+    m: int | None,
 ) -> dict[str, tuple[Rejection, ...]]:
     """Give every kernel its reasons: those found before, and why the eligible ones lost."""
     rejected = dict(found.rejected)
-    taken: dict[str, list[RangeChoice]] = {}
-    for choice in ranges:
-        taken.setdefault(choice.pipeline.main.id, []).append(choice)
-    seen: dict[str, Pipeline] = {}
+    taken = {choice.pipeline.main.id for choice in ranges}
+    best: dict[str, Pipeline] = {}
     for pipeline in found.pipelines:
-        seen.setdefault(pipeline.main.id, pipeline)
-    for kernel_id, pipeline in seen.items():
+        best.setdefault(pipeline.main.id, pipeline)
+    for kernel_id, pipeline in best.items():
         reasons = list(found.limits.get(kernel_id, ()))
-        if layouts and pipeline.weight_layout not in layouts:
-            have, need = pipeline.weight_layout, ", ".join(sorted(layouts))
-            code = RejectionCode.WEIGHT_LAYOUT
-            hint = "weight_copies = 2 in the policy allows a second prepared copy"
-            reasons.append(reject(code, "weight_layout", need, have, hint))
-        reasons += _outranked(kernel_id, pipeline, ranges)
+        reasons += (
+            _lost(pipeline, choice, layouts, ranking)
+            for choice in ranges
+            if choice.pipeline.main.id != kernel_id and _overlaps(choice, pipeline)
+        )
         if reasons:
             rejected[kernel_id] = tuple(reasons)
         elif kernel_id not in taken:
@@ -144,31 +145,37 @@ def _losers(
     return rejected
 
 
-def _outranked(
-    kernel_id: str, pipeline: Pipeline, ranges: tuple[RangeChoice, ...]
-) -> list[Rejection]:
-    reasons: list[Rejection] = []
-    for choice in ranges:
-        if choice.pipeline.main.id == kernel_id:
-            continue
-        last = choice.m_max
-        outside = (last is not None and last < pipeline.m_min) or (
-            pipeline.m_max is not None and choice.m_min > pipeline.m_max
-        )
-        if outside:
-            continue
-        winner = choice.pipeline
-        reasons.append(
-            Rejection(
-                code=RejectionCode.OUTRANKED,
-                field="rank",
-                required=f"{winner.main.id} ({winner.tier})",
-                actual=f"{kernel_id} ({pipeline.tier})",
+def _overlaps(choice: RangeChoice, pipeline: Pipeline) -> bool:
+    below = choice.m_max is not None and choice.m_max < pipeline.m_min
+    above = pipeline.m_max is not None and choice.m_min > pipeline.m_max
+    return not (below or above)
+
+
+def _lost(
+    pipeline: Pipeline, choice: RangeChoice, layouts: frozenset[str], ranking: Ranking
+) -> Rejection:
+    """Say why an eligible kernel is not taken in a range: outranked, or on other weights."""
+    winner = choice.pipeline
+    if layouts and pipeline.weight_layout not in layouts:
+        first = ranking.order([winner, pipeline], max(choice.m_min, pipeline.m_min))[0]
+        if first is pipeline:
+            return Rejection(
+                code=RejectionCode.WEIGHT_LAYOUT,
+                field="weight_layout",
+                required=", ".join(sorted(layouts)),
+                actual=pipeline.weight_layout,
+                hint="weight_copies = 2 in the policy allows a second prepared copy",
                 m_min=choice.m_min,
-                m_max=last,
+                m_max=choice.m_max,
             )
-        )
-    return reasons
+    return Rejection(
+        code=RejectionCode.OUTRANKED,
+        field="rank",
+        required=f"{winner.main.id} ({winner.tier})",
+        actual=f"{pipeline.main.id} ({pipeline.tier})",
+        m_min=choice.m_min,
+        m_max=choice.m_max,
+    )
 
 
 def _assumptions(inventory: Inventory, used: frozenset[str]) -> tuple[str, ...]:
