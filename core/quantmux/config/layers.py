@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -70,6 +70,8 @@ class _ProducerConfig(_LayerBase):
     layout: Layout
     in_dtype: Dtype = "bf16"
 
+    _default_scales: ClassVar[str | None] = None  # None: the plainest of the operand
+
     @model_validator(mode="before")
     @classmethod
     def _fold_layout(cls, value: Any) -> Any:
@@ -77,7 +79,7 @@ class _ProducerConfig(_LayerBase):
         if not isinstance(value, dict):
             return value
         data = dict(value)
-        name, padded_n = data.pop("layout", None), data.pop("padded_n", None)
+        name, padded_n = data.pop("layout", cls._default_scales), data.pop("padded_n", None)
         multiple = data.pop("padded_m_multiple", None)
         if isinstance(name, dict):
             name = Layout(**name)
@@ -160,6 +162,8 @@ class InverseRopeQuantizeConfig(_ProducerConfig):
     rope_dim: int = Field(gt=0)
     groups: int = Field(gt=0)
     n: int = 0
+
+    _default_scales: ClassVar[str | None] = "col_major_aligned4"
 
     @classmethod
     def _row_width(cls, data: dict[str, Any]) -> int | None:
