@@ -155,7 +155,7 @@ def encode(values: torch.Tensor, scale: torch.Tensor, operand: Operand) -> torch
 def saturating_cast(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Give the values in an fp8 dtype: nearest even, beyond the range saturated, NaN kept.
 
-    torch's own cast turns what lies beyond the range into NaN, so it is clamped before.
+    Some releases of torch turn what lies beyond the range into NaN, so it is clamped before.
     """
     limit = torch.finfo(dtype).max
     return values.clamp(-limit, limit).to(dtype)

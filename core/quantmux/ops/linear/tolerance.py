@@ -38,7 +38,7 @@ _SHORT: Final = 2.0**-13
 _PROMOTION: Final = 128
 """Products that exact accumulation may add up in the short accumulator before it promotes."""
 
-_ELEMENT, _WHOLE = 4.0, 0.25
+_ELEMENT, _WHOLE = 2.0, 0.25
 """Factors of the short accumulator's expected error: of one element, and root mean square."""
 
 
@@ -170,14 +170,16 @@ def compare(
     half_ulps = 0.5 if reference.dtype == torch.float64 else 1.0
     got, want = y.to(torch.float64), reference.to(torch.float64)
     full, short = _full_slack(want, magnitude, config), _short_slack(want, magnitude, config)
-    slack = full + _ELEMENT * short
+    total = magnitude.total
+    slack = full + torch.minimum(_ELEMENT * short, total)
     step = ulp(want.abs() + slack, out_dtype)
     allowed = half_ulps * step + slack
     distance = (got - want).abs()
     bad = ~((distance <= allowed) | _same_class(got, want, allowed, out_dtype))
     finite = torch.isfinite(got) & torch.isfinite(want)
     rel_error = _relative(got - want, want, finite)
-    tolerance = _relative(half_ulps * step + full + _WHOLE * short, want, finite)
+    spared = full + torch.minimum(_WHOLE * short, total)
+    tolerance = _relative(half_ulps * step + spared, want, finite)
     first = None
     if bool(bad.any()):
         row, column = (int(i) for i in bad.nonzero()[0])
@@ -227,8 +229,7 @@ def _short_slack(want: torch.Tensor, magnitude: Magnitude, config: LinearConfig)
     sum_ = want if magnitude.bias is None else want - magnitude.bias
     sum_ = torch.minimum(sum_.abs(), total)
     coherent = torch.where(total > 0, sum_ / total, 0.0)
-    lost = _SHORT * (steps * coherent + steps**0.5) * (sum_ + magnitude.spread)
-    return torch.minimum(lost, total)
+    return _SHORT * (steps * coherent + steps**0.5) * (sum_ + magnitude.spread)
 
 
 def _same_class(
