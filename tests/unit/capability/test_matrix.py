@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from quantmux.capability.evidence import Evidence, EvidenceLevel
+from quantmux.capability.matrix import MatrixRow, matrix_dict, matrix_markdown, matrix_text
+from quantmux.capability.profiles import PROFILES
+from quantmux.capability.rejection import Rejection
+
+NO = Rejection(code="arch", field="arch", required="90a | 100f", actual="sm89")
+ROWS = [
+    MatrixRow("torch/reference", "linear", "torch", "nvfp4", "reference", eligible=True),
+    MatrixRow("acme/gemm", "linear", "acme", "nvfp4", None, eligible=False, rejections=(NO, NO)),
+    MatrixRow(
+        "torch/quantize",
+        "quantize",
+        "torch",
+        "nvfp4",
+        "native",
+        eligible=True,
+        evidence=Evidence(EvidenceLevel.VERIFIED, stale=True, cases=12, worst_error=0.0),
+    ),
+    MatrixRow("zeta/odd", "linear", "zeta", "nvfp4", None, eligible=False),
+]
+
+
+def test_json_has_the_promised_keys_and_one_order():
+    shown = matrix_dict(PROFILES["l40s"], ROWS)
+    assert shown == matrix_dict(PROFILES["l40s"], reversed(ROWS))
+    assert json.loads(json.dumps(shown)) == shown
+    assert shown["device"] == "l40s"
+    for row in shown["kernels"]:
+        assert set(row) >= {"id", "op", "backend", "scheme", "tier", "eligible", "evidence"}
+        assert set(row["evidence"]) >= {"level", "stale", "cases", "worst_error", "date"}
+    assert [row["id"] for row in shown["kernels"]] == [
+        "torch/reference",
+        "acme/gemm",
+        "zeta/odd",
+        "torch/quantize",
+    ]
+
+
+def test_text_has_aligned_columns_reasons_and_a_summary():
+    lines = matrix_text(PROFILES["l40s"], ROWS).splitlines()
+    assert lines[0] == "l40s (sm89): 2 of 4 kernels serve (1 native, 1 reference)"
+    columns = [lines[2].index(word) for word in ("op", "scheme", "tier", "serves", "evidence")]
+    for line in lines[3:]:
+        for column in columns[:-1]:
+            assert line[column - 1] == " "
+            assert line[column] != " "
+    assert "no: arch (needs 90a | 100f, found sm89) +1" in lines[4]
+    assert "verified, 12 cases, stale" in lines[6]
+
+
+def test_markdown_cells_cannot_break_the_table():
+    text = matrix_markdown(PROFILES["l40s"], ROWS)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(ROWS)
+    assert {line.replace("\\|", "").count("|") for line in table} == {7}
+
+
+@pytest.mark.parametrize("render", [matrix_text, matrix_markdown])
+def test_an_empty_matrix_is_rendered(render):
+    assert "l40s" in render(PROFILES["l40s"], [])
+    assert matrix_dict(PROFILES["l40s"], []) == {"device": "l40s", "kernels": []}
