@@ -55,4 +55,5 @@ def classify(error: BaseException) -> Failure:
 
 def is_capturing() -> bool:
     """Tell whether the current CUDA stream is being captured into a graph."""
-    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()
+    # a process that never used CUDA must not be made to start it by the question
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]

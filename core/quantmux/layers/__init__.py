@@ -1,0 +1,1 @@
+"""nn.Module faces: Linear, quantize_, calibrate, shared_input."""

@@ -1,0 +1,173 @@
+"""shared_input: several linears that read one x, quantized once where their inputs agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from quantmux.capability.rejection import Rejection, RejectionCode
+from quantmux.dispatch.join import satisfies, satisfies_layout
+from quantmux.errors import ConfigError, InputError
+from quantmux.ops.quantized import QuantizedTensor
+from quantmux.runtime.producers import quantize
+from quantmux.runtime.steps import static_scales
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quantmux.config import QuantizeConfig
+    from quantmux.layers.linear import Linear
+
+
+class SharedInput:
+    """Linears that read the same x; ``shared(x)`` gives all their outputs.
+
+    Args:
+        layers: At least one; same K, input format and device.
+    """
+
+    def __init__(self, layers: Sequence[Linear]) -> None:
+        self.layers = tuple(layers)
+        if not self.layers:
+            raise ConfigError("shared_input needs at least one linear")
+        first = self.layers[0]
+        for other in self.layers[1:]:
+            _require_alike(first, other)
+        self._scale_reasons: tuple[Rejection, ...] | None = None
+
+    def __call__(self, x: torch.Tensor | QuantizedTensor) -> tuple[torch.Tensor, ...]:
+        """Give the outputs of all linears, each [..., N]; x is quantized once if they agree.
+
+        Raises:
+            InputError: x does not fit, see `Linear`.
+        """
+        if isinstance(x, QuantizedTensor):
+            return tuple(layer(x) for layer in self.layers)
+        config = self.layers[0].config
+        flat = x.reshape(-1, config.k) if x.ndim != 2 and x.shape[-1:] == (config.k,) else x
+        q = self.quantize(flat) if flat.ndim == 2 else None
+        if q is None:
+            return tuple(layer(x) for layer in self.layers)
+        lead = x.shape[:-1]
+        return tuple(layer(q).view(*lead, layer.out_features) for layer in self.layers)
+
+    def quantize(self, x: torch.Tensor) -> QuantizedTensor | None:
+        """Quantize x [M, K] for all of them; None where `reasons` says why not.
+
+        Raises:
+            InputError: x has another shape, dtype or device, or needs a gradient.
+        """
+        m = x.shape[0]
+        reads = self.layers[0].input_layout(m)
+        if reads is None or self.reasons(m):
+            return None
+        if x.requires_grad and torch.is_grad_enabled():
+            raise InputError(
+                "x needs a gradient, and a quantized linear has none",
+                hint="call it under torch.no_grad() or torch.inference_mode(), or x.detach()",
+                code="autograd",
+            )
+        first = self.layers[0]
+        given = static_scales(reads.operand, first.input_scale, first.input_global_scale)
+        config = reads if reads.in_dtype == first.config.in_dtype else reads.replace(
+            in_dtype=first.config.in_dtype
+        )  # fmt: skip
+        return quantize(
+            x,
+            config,
+            scale=given.get("scale"),
+            global_scale=given.get("global_scale"),
+            context=first.context,
+        )
+
+    def reasons(self, m: int) -> tuple[Rejection, ...]:
+        """Give the reasons why one quantized x cannot serve all for M rows; empty if it can."""
+        layouts = [layer.input_layout(m) for layer in self.layers]
+        first = layouts[0]
+        found: list[Rejection] = []
+        for place, other in enumerate(layouts[1:], 1):
+            found += _disagreement(first, other, self._name(place))
+        if first is None and not found:
+            found.append(_reject("input_layout", "a quantized x", "all read a plain x"))
+        if not found and self._scale_reasons is None:
+            self._scale_reasons = self._compare_scales()
+        return (*found, *(self._scale_reasons or ()))
+
+    def _compare_scales(self) -> tuple[Rejection, ...]:
+        """Compare static scales, once: it reads them, hence synchronises."""
+        found: list[Rejection] = []
+        for name in ("input_scale", "input_global_scale"):
+            mine = getattr(self.layers[0], name)
+            for place, layer in enumerate(self.layers[1:], 1):
+                other = getattr(layer, name)
+                same = (mine is None) == (other is None) and (
+                    mine is None or bool(torch.equal(mine, other))
+                )
+                if not same:
+                    found.append(
+                        _reject(f"{name} of {self._name(place)}", _number(mine), _number(other))
+                    )
+        return tuple(found)
+
+    def _name(self, place: int) -> str:
+        return self.layers[place].layer or f"linear {place}"
+
+
+def shared_input(layers: Sequence[Linear]) -> SharedInput:
+    """Give a callable that quantizes x once for several linears, such as q, k and v.
+
+    Where their inputs do not agree, each gets the plain x and ``reasons(m)`` says why.
+
+    Raises:
+        ConfigError: No linear, or they differ in K, input format or device.
+    """
+    return SharedInput(layers)
+
+
+def _require_alike(first: Linear, other: Linear) -> None:
+    for name in ("in_features", "in_dtype"):
+        need, found = getattr(first.config, name), getattr(other.config, name)
+        if need != found:
+            raise ConfigError(
+                f"linears that share an input differ in {name}",
+                facts={"first": need, "other": found},
+            )
+    if first.device != other.device:
+        raise ConfigError(
+            "linears that share an input lie on different devices",
+            facts={"first": first.device, "other": other.device},
+        )
+
+
+def _disagreement(
+    first: QuantizeConfig | None, other: QuantizeConfig | None, name: str
+) -> list[Rejection]:
+    if first is None or other is None:
+        if first is other:
+            return []
+        return [_reject(f"input of {name}", _text(first), _text(other))]
+    reasons = (
+        *satisfies(first.operand, other.operand),
+        *satisfies_layout(first.layout, other.layout),
+    )
+    found = [r.replace(field=f"{r.field} of {name}") for r in reasons]
+    if not found and first.operand.global_scale != other.operand.global_scale:
+        need, have = first.operand.global_scale, other.operand.global_scale
+        found.append(_reject(f"global_scale of {name}", need, have))
+    return found
+
+
+def _text(config: QuantizeConfig | None) -> str:
+    return "a plain x" if config is None else f"{config.operand.name} {config.layout}"
+
+
+def _number(scale: torch.Tensor | None) -> str:
+    return "none" if scale is None else f"{float(scale):.9g}"
+
+
+def _reject(field: str, need: object, have: object) -> Rejection:
+    return Rejection(code=RejectionCode.OPERAND, field=field, required=str(need), actual=str(have))
+
+
+__all__ = ["SharedInput", "shared_input"]
