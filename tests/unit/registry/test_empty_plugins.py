@@ -1,0 +1,85 @@
+"""The backends without kernels: they load, advertise nothing, and say so."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from quantmux._version import __version__
+from quantmux.capability import needs
+from quantmux.capability.profiles import PROFILES
+from quantmux.registry import Registry
+from quantmux_cutlass.headers import find_headers, headers_version
+
+NAMES = ("triton", "cutlass", "flashinfer")
+
+
+def load(name):
+    return Registry.of({name: importlib.import_module(f"quantmux_{name}.plugin")})
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(monkeypatch):
+    """No package but those a test names, no tool."""
+    for variable in ("CUDA_HOME", "CUDA_PATH", "CUTLASS_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    needs.forget()
+    yield
+    needs.forget()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_and_advertises_nothing(name):
+    (record,) = load(name).plugins
+    assert (record.state, record.version, record.kernels) == ("ok", __version__, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("device", ["cpu", "h200"])
+def test_says_that_there_is_no_kernel_yet_and_why_it_cannot_work(name, device):
+    status = load(name).probe(PROFILES[device])[name]
+    assert status.details["kernels"] == "no kernel yet"
+    assert (status.state == "unavailable") is bool(status.reasons)
+    assert any("cpu" in reason for reason in status.reasons) is (device == "cpu")
+
+
+def test_flashinfer_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashinfer", None)
+    needs.forget()
+    status = load("flashinfer").probe(PROFILES["h200"])["flashinfer"]
+    assert status.state == "unavailable"
+    assert status.hint == "pip install 'quantmux[flashinfer]'"
+
+
+def test_cutlass_says_which_of_compiler_and_headers_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("quantmux_cutlass.headers._PACKAGES", ())
+    monkeypatch.setattr(needs, "_wheel_roots", tuple)
+    needs.forget()
+    status = load("cutlass").probe(PROFILES["h200"])["cutlass"]
+    assert [reason.partition(":")[0] for reason in status.reasons] == ["nvcc", "CUTLASS headers"]
+    assert "CUDA_HOME" in status.hint
+    assert "quantmux[cutlass]" in status.hint
+
+
+def test_cutlass_finds_headers_and_their_version(tmp_path, monkeypatch):
+    file = tmp_path / "include" / "cutlass" / "version.h"
+    file.parent.mkdir(parents=True)
+    file.write_text("#define CUTLASS_MAJOR 4\n#define CUTLASS_MINOR 5\n#define CUTLASS_PATCH 1\n")
+    monkeypatch.setenv("CUTLASS_PATH", str(tmp_path))
+    assert find_headers() == tmp_path / "include"
+    assert headers_version(tmp_path / "include") == "4.5.1"
+    assert headers_version(tmp_path) is None
+
+
+def test_plugins_import_neither_torch_nor_their_library():
+    code = (
+        "import sys, importlib\n"
+        "for n in ('torch', 'triton', 'cutlass', 'flashinfer'):\n"
+        "    importlib.import_module(f'quantmux_{n}.plugin')\n"
+        "found = {'torch', 'triton', 'cutlass', 'flashinfer'} & set(sys.modules)\n"
+        "sys.exit(' '.join(found) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
