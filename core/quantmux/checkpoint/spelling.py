@@ -79,17 +79,9 @@ def require_storable(scheme: Scheme, fmt: Format) -> None:
         ConfigError: It cannot; code ``not_storable``.
     """
     plain = scheme.replace(accumulation="fast")
-    if fmt == "modelopt":
-        good = plain in _MODELOPT_ALGOS
-    elif fmt == "autofp8":
-        good = plain in (SCHEMES["fp8_tensor"], SCHEMES["fp8_tensor_static"])
-    elif fmt == "deepseek_fp8":
-        good = _is_block_fp8(plain)
-    else:
-        good = _ct_reads_back(plain)
-    if not good:
+    if not _can_store(plain, fmt):
         dynamic = plain.activation is not None and plain.activation.global_scale == "dynamic"
-        able = [f for f in FORMATS if f != fmt and _storable(plain, f)]
+        able = [f for f in FORMATS if _can_store(plain, f)]
         raise ConfigError(
             f"scheme {scheme.name} cannot be stored as {fmt}",
             facts={"formats that can": " ".join(able) or "none"},
@@ -268,12 +260,12 @@ def _keep_spelling(roles: _Roles, weights: LinearWeights, stored: StoredScales) 
             roles[role] = (kept.leaf, kept.tensor)
 
 
-def _storable(scheme: Scheme, fmt: str) -> bool:
-    try:
-        require_storable(scheme, check_format(fmt))
-    except ConfigError:
-        return False
-    return True
+def _can_store(scheme: Scheme, fmt: str) -> bool:
+    if fmt == "modelopt":
+        return scheme in _MODELOPT_ALGOS
+    if fmt == "autofp8":
+        return scheme in (SCHEMES["fp8_tensor"], SCHEMES["fp8_tensor_static"])
+    return _is_block_fp8(scheme) if fmt == "deepseek_fp8" else _ct_reads_back(scheme)
 
 
 def _is_block_fp8(scheme: Scheme) -> bool:
