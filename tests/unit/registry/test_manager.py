@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def test_an_unknown_kernel_suggests_the_nearest(plugin):
         Registry.of({}).get("acme/one")
 
 
-def test_plugin_objects_may_be_given_more_than_once_under_different_names_only(plugin):
+def test_two_plugin_objects_cannot_share_a_name(plugin):
     registry = Registry.of(
         [("acme", plugin()), ("acme", plugin())], Policy(fallback={"load": "silent"})
     )
@@ -57,7 +58,7 @@ def test_plugin_objects_may_be_given_more_than_once_under_different_names_only(p
 def test_probes_are_asked_once_per_device(plugin):
     asked = []
 
-    def quantmux_probe(self, device):
+    def quantmux_probe(self, device):  # noqa: ARG001 - the signature of a method
         asked.append(device.name)
         return BackendStatus("unavailable", ("no toolkit",), "install it", {"found": "nothing"})
 
@@ -100,7 +101,7 @@ def test_a_probe_that_breaks_is_failed_and_hurts_no_other(plugin, probe, words):
 def test_events_reach_every_plugin_and_one_that_raises_is_logged_once(plugin, caplog):
     heard = []
 
-    def deaf(self, event):
+    def deaf(self, event):  # noqa: ARG001
         raise SystemExit(1)
 
     registry = Registry.of(
@@ -194,8 +195,6 @@ def test_the_fingerprint_is_the_same_in_every_process():
         "plugins = {n: importlib.import_module(f'quantmux_{n}.plugin') for n in names};"
         "print(Registry.of(plugins).fingerprint)"
     )
-    import os
-
     found = {
         subprocess.run(
             [sys.executable, "-c", code],
