@@ -1,0 +1,5 @@
+"""convert."""
+
+
+def convert() -> None:
+    """TODO."""
