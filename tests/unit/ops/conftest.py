@@ -1,4 +1,4 @@
-"""An independent oracle: exact fractions, loops and bit patterns, sharing no code with the library."""
+"""An independent oracle: exact fractions and bit patterns, sharing no code with the library."""
 
 import math
 from fractions import Fraction

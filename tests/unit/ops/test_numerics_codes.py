@@ -1,5 +1,6 @@
 """Codes: fp8, int8, E2M1, NVFP4 scales, and the one rounding of fp64, against exact fractions."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -47,7 +48,7 @@ def test_every_finite_fp8_value_encodes_to_its_own_code(name, oracle):
 def test_every_fp8_tie_goes_to_the_even_code_and_its_neighbours_do_not(name, oracle):
     dtype = FP8[name][0]
     values = finite_values(oracle, name)
-    ties = torch.tensor([float((a + b) / 2) for a, b in zip(values, values[1:], strict=False)])
+    ties = torch.tensor([float((a + b) / 2) for a, b in itertools.pairwise(values)])
     codes = saturating_cast(ties, dtype).view(torch.uint8)
     below = saturating_cast(torch.nextafter(ties, torch.zeros(())), dtype).view(torch.uint8)
     above = saturating_cast(torch.nextafter(ties, torch.tensor(1e9)), dtype).view(torch.uint8)
