@@ -150,6 +150,12 @@ def _choose(
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
 ) -> tuple[dict[str, TensorInfo], list[tuple[str, str]]]:
+    for argument, value in (("include", include), ("exclude", exclude)):
+        if isinstance(value, str):
+            raise ConfigError(
+                f"{argument} is a list of wildcards, found one string",
+                hint=f'write {argument}=["{value}"]',
+            )
     wanted = None if include is None else Matcher("modelopt", include)
     left = Matcher("modelopt", DEFAULT_EXCLUDE if exclude is None else exclude)
     transposed = source.config.get("model_type") in _CONV1D_MODELS

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from quantmux.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 Dialect = Literal["ct", "modelopt", "hf", "exact"]
 
@@ -48,21 +48,22 @@ class Matcher:
         substring: ``modelopt`` only: fall back to substrings, as old exports need.
 
     Raises:
-        CheckpointError: A pattern is no string or no regular expression; code ``bad_pattern``.
+        CheckpointError: ``patterns`` is no list of strings, or one is no regular expression; code ``bad_pattern``.
     """
 
     def __init__(
-        self, dialect: Dialect, patterns: Iterable[str], *, substring: bool = False
+        self, dialect: Dialect, patterns: Sequence[str], *, substring: bool = False
     ) -> None:
         self.dialect: Final = dialect
+        # lists come from foreign JSON: one bare string would be taken for its letters
+        if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
+            raise CheckpointError(
+                "a list of module names is no list of strings",
+                facts={"found": repr(patterns)[:200]},
+                hint="correct it in the quantization config",
+                code="bad_pattern",
+            )
         self.patterns: Final = tuple(patterns)
-        for pattern in self.patterns:
-            if not isinstance(pattern, str):
-                raise CheckpointError(
-                    "a module pattern is no string",
-                    facts=[f"found {pattern!r} in {list(self.patterns)[:4]}"],
-                    code="bad_pattern",
-                )
         self._literal = {p: None for p in self.patterns if not p.startswith("re:")}
         self._regex: list[tuple[str, re.Pattern[str]]] = []
         self._substring = self.patterns if substring and dialect == "modelopt" else ()

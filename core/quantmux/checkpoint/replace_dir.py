@@ -79,7 +79,10 @@ def new_directory(out: Path, *, force: bool = False) -> Iterator[Path]:
         raise _unwritable(out, error) from error
     try:
         yield partial
-        _sync(partial)
+        for folder, _, files in os.walk(partial):
+            for name in files:
+                _sync(os.path.join(folder, name))  # noqa: PTH118 - os.walk gives strings
+            _sync(folder)
         _swap(partial, out, out.parent / f".{out.name}.{tag}.old", force=force)
         _sync(out.parent)
     except OSError as error:
@@ -104,8 +107,8 @@ def _swap(partial: Path, out: Path, old: Path, *, force: bool) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+def _sync(path: Path | str) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -85,12 +84,10 @@ class ShardWriter:
 
 
 def write_json(path: Path, data: object) -> None:
-    """Write JSON and make sure that it is on the disk."""
+    """Write JSON as people read it."""
     with path.open("w", encoding="utf-8") as file:
         json.dump(data, file, indent=2, ensure_ascii=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _write_shard(path: Path, tensors: dict[str, torch.Tensor | TensorInfo]) -> None:
@@ -111,8 +108,6 @@ def _write_shard(path: Path, tensors: dict[str, torch.Tensor | TensorInfo]) -> N
         file.write(text)
         for name in order:
             _write_data(file, tensors[name])
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _describe(tensor: torch.Tensor | TensorInfo) -> tuple[str, tuple[int, ...]]:

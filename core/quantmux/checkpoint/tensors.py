@@ -6,6 +6,8 @@ and are checked: a scale that is NaN, infinite or not positive means a damaged o
 
 from __future__ import annotations
 
+import mmap
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -46,6 +48,10 @@ TORCH_DTYPES: Final[dict[str, torch.dtype]] = {
 """torch dtypes of safetensors dtypes."""
 
 DTYPE_NAMES: Final = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+
+_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
+# Python names the flag from 3.12 on; where it is unknown, the mapping is reserved
+_NO_RESERVE: Final[int] = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 _SCALE_ROLES: Final[tuple[Role, ...]] = (
     "scales",
@@ -193,23 +199,25 @@ def _map(checkpoint: Checkpoint, file: str, end: int) -> torch.Tensor:
     maps: dict[str, torch.Tensor] = checkpoint._memo.setdefault("maps", {})  # noqa: SLF001 - one room
     found = maps.get(file)
     if found is None:
-        from pathlib import Path
-
         try:
-            size = Path(file).stat().st_size
-            if size < end:
-                raise CheckpointError(
-                    f"{file} changed while it was open",
-                    facts={"needs": f"{end:,} bytes", "found": f"{size:,} bytes"},
-                    code="truncated",
+            with open(file, "rb") as opened:  # noqa: PTH123 - a path string of a header
+                # Private pages: a caller who writes into a tensor does not write into the file.
+                # Without a reservation, or a file larger than the memory could not be mapped.
+                pages = mmap.mmap(
+                    opened.fileno(), 0, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=_READ_WRITE
                 )
-            # private pages: a caller who writes into a tensor does not write into the file
-            found = torch.from_file(file, shared=False, size=size, dtype=torch.uint8)
-        except (OSError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"cannot map {file}", facts=[str(error)], code="unreadable"
             ) from error
-        maps[file] = found
+        found = maps[file] = torch.frombuffer(pages, dtype=torch.uint8)
+    if found.numel() < end:
+        raise CheckpointError(
+            f"{file} changed while it was open",
+            facts={"needs": f"{end:,} bytes", "found": f"{found.numel():,} bytes"},
+            hint="open the checkpoint again",
+            code="truncated",
+        )
     return found
 
 

@@ -22,6 +22,7 @@ from quantmux.checkpoint.spelling import (
 )
 from quantmux.checkpoint.tensors import DTYPE_NAMES, LoadedLinear, StoredScales
 from quantmux.errors import CheckpointError, ConfigError
+from quantmux.ops.linear.weights import check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,7 +118,10 @@ def write_checkpoint(
     Raises:
         ConfigError: The target exists, the format is unknown or cannot hold a scheme, or a layer
             of the source that is quantized is not among ``layers``.
-        CheckpointError: A layer cannot be stored, or the file system refused. Nothing is left.
+        CheckpointError: A layer cannot be stored, or the file system refused.
+        InputError: Weights do not fit their config, or a scale is NaN or not positive.
+
+    Whatever is raised, nothing half-written is left.
     """
     out = Path(out).expanduser()
     if source is not None and not isinstance(source, Checkpoint):
@@ -159,6 +163,7 @@ class _Job:
             if scheme.accumulation == "exact":
                 self.notes.append("files do not say exact accumulation; ask for it when reading")
         spelled = spell(layer.name, layer.config, layer.weights, self.fmt, layer.stored)
+        check_weights(layer.weights, layer.config, name=layer.name)
         for leaf, tensor in spelled.tensors.items():
             self.writer.add(f"{layer.name}.{leaf}", tensor)
         self.notes.extend(spelled.notes)

@@ -5,8 +5,18 @@ import math
 
 import pytest
 
-BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U8": 1, "I8": 1, "BF16": 2, "F16": 2, "F32": 4,
-         "I32": 4, "I64": 8}
+BYTES = {
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "U8": 1,
+    "I8": 1,
+    "BF16": 2,
+    "F16": 2,
+    "F32": 4,
+    "I32": 4,
+    "I64": 8,
+}
 
 
 def write_safetensors(path, tensors, *, holes=0, pad=0):

@@ -22,8 +22,12 @@ def shard(preset, n=128, k=64, *, gain=1.0, bias=False, static=None, seed=0):
     weight = torch.randn(n, k) * gain
     config = LinearConfig(in_features=k, out_features=n, scheme=wanted, bias=bias)
     weights = quantize_weight(
-        weight, wanted, bias=torch.randn(n) if bias else None,
-        input_scale=None if fp4 else scale, input_global_scale=scale if fp4 else None)
+        weight,
+        wanted,
+        bias=torch.randn(n) if bias else None,
+        input_scale=None if fp4 else scale,
+        input_global_scale=scale if fp4 else None,
+    )
     return weight, (config, weights)
 
 
@@ -41,8 +45,17 @@ def stacked(pairs):
     return torch.cat([values(*pair) for pair in pairs])
 
 
-ALL = ["fp8_tensor", "fp8_tensor_static", "fp8_channel_token", "fp8_block128", "fp8_w8a16",
-       "fp8_block128_pow2", "int8_channel_token", "nvfp4", "nvfp4_w4a16"]
+ALL = [
+    "fp8_tensor",
+    "fp8_tensor_static",
+    "fp8_channel_token",
+    "fp8_block128",
+    "fp8_w8a16",
+    "fp8_block128_pow2",
+    "int8_channel_token",
+    "nvfp4",
+    "nvfp4_w4a16",
+]
 
 
 @pytest.mark.parametrize("preset", ALL)
@@ -56,8 +69,10 @@ def test_equal_scales_fuse_without_loss(preset):
     assert torch.equal(fused.weights.bias, torch.cat([w.bias for _, w in pairs]))
 
 
-@pytest.mark.parametrize("preset", ["fp8_tensor", "fp8_tensor_static", "fp8_channel_token",
-                                    "fp8_block128", "int8_channel_token"])
+@pytest.mark.parametrize(
+    "preset",
+    ["fp8_tensor", "fp8_tensor_static", "fp8_channel_token", "fp8_block128", "int8_channel_token"],
+)
 def test_differing_weight_scales_of_fp8_and_int8_lose_nothing(preset):
     pairs = [shard(preset, gain=g, seed=i)[1] for i, g in enumerate((1.0, 4.0, 1e-3))]
     fused = fuse(pairs)
@@ -76,18 +91,21 @@ def test_differing_tensor_scales_become_channel_scales():
 
 
 def test_globals_powers_of_two_apart_lose_nothing():
-    weight, (config, small) = shard("nvfp4_w4a16")
+    _, (config, small) = shard("nvfp4_w4a16")
     _, (_, large) = shard("nvfp4_w4a16", gain=4.0)
     assert float(large.global_scale / small.global_scale) == 4
     fused = fuse([(config, small), (config, large)])
     assert not fused.lossy
     assert "nothing lost" in fused.notes[0]
-    assert torch.equal(values(fused.config, fused.weights),
-                       torch.cat([values(config, small), values(config, large)]))
+    assert torch.equal(
+        values(fused.config, fused.weights),
+        torch.cat([values(config, small), values(config, large)]),
+    )
 
 
-@pytest.mark.parametrize(("ratio", "ideal", "ours"), [
-    (1.25, 0.096, 0.0975), (2.0, 0.096, 0.0970), (4.0, 0.095, 0.0956)])
+@pytest.mark.parametrize(
+    ("ratio", "ideal", "ours"), [(1.25, 0.096, 0.0975), (2.0, 0.096, 0.0970), (4.0, 0.095, 0.0956)]
+)
 def test_nvfp4_globals_apart_cost_almost_nothing(ratio, ideal, ours):
     # three shards as they come, and an outlier in one: globals that are no power of two apart
     originals, pairs = [], []
@@ -111,9 +129,12 @@ def test_nvfp4_globals_apart_cost_almost_nothing(ratio, ideal, ours):
     assert before == pytest.approx(ideal, abs=0.0015)
     assert after == pytest.approx(ours, abs=0.0015)
     # the shortcut that keeps the block scales under the largest global is wrong by the ratio
-    shortcut = torch.cat([
-        values(config, w.__class__(w.data, w.scales, fused.weights.global_scale))
-        for _, w in pairs])
+    shortcut = torch.cat(
+        [
+            values(config, w.__class__(w.data, w.scales, fused.weights.global_scale))
+            for _, w in pairs
+        ]
+    )
     assert error(shortcut) > 1.5 * after
 
 
@@ -125,8 +146,9 @@ def test_a_rounded_rescale_is_said_to_be_lossy():
     assert torch.equal(fused.weights.global_scale, pairs[1][1].global_scale)
 
 
-@pytest.mark.parametrize(("preset", "role"), [("fp8_tensor_static", "input_scale"),
-                                              ("nvfp4", "input_global_scale")])
+@pytest.mark.parametrize(
+    ("preset", "role"), [("fp8_tensor_static", "input_scale"), ("nvfp4", "input_global_scale")]
+)
 def test_the_largest_activation_multiplier_serves_all(preset, role):
     pairs = [shard(preset, static=s)[1] for s in (0.25, 0.75, 0.5)]
     fused = fuse(pairs)
@@ -146,11 +168,14 @@ def test_refuses_blocks_that_would_shift_and_takes_the_other_order():
     assert "put it last: shard 1, shard 0" in caught.value.hint
 
 
-@pytest.mark.parametrize(("other", "what"), [
-    (shard("fp8_tensor", k=32)[1], "K"),
-    (shard("fp8_channel_token")[1], "scheme"),
-    (shard("fp8_tensor", bias=True)[1], "bias"),
-])
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (shard("fp8_tensor", k=32)[1], "K"),
+        (shard("fp8_channel_token")[1], "scheme"),
+        (shard("fp8_tensor", bias=True)[1], "bias"),
+    ],
+)
 def test_refuses_shards_that_do_not_go_together(other, what):
     with pytest.raises(ConfigError, match=f"differ in {what}") as caught:
         fuse([shard("fp8_tensor")[1], other])

@@ -72,8 +72,7 @@ def test_refuses_a_file_that_is_something_else(make):
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": null}}',
         b'{"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}',
-        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},'
-        b' "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "a": 1}',
         b'{"__metadata__": 4, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "shape": ' + b"[" * 9000 + b"1" + b"]" * 9000 + b"}}",
     ],
@@ -140,8 +139,10 @@ def test_refuses_a_tensor_in_another_shard_than_the_index_says(make):
 
 def test_refuses_a_tensor_in_two_shards(make, safetensors_file):
     root = make(TENSORS, shards=2)
-    safetensors_file(root / "model-00002-of-00002.safetensors",
-                     {"a.weight": TENSORS["a.weight"], "a.bias": TENSORS["a.bias"]})
+    safetensors_file(
+        root / "model-00002-of-00002.safetensors",
+        {"a.weight": TENSORS["a.weight"], "a.bias": TENSORS["a.bias"]},
+    )
     refuses(root, "duplicate_tensor")
 
 
@@ -181,12 +182,14 @@ def test_refuses_a_broken_config(make, text):
 
 
 def test_takes_the_dtype_from_the_config(make):
-    for i, (config, want) in enumerate([
-        ({"torch_dtype": "float16"}, "fp16"),
-        ({"torch_dtype": None, "dtype": "float32"}, "fp32"),
-        ({"torch_dtype": None, "text_config": {"dtype": "float16"}}, "fp16"),
-        ({"torch_dtype": "auto"}, "bf16"),
-    ]):
+    for i, (config, want) in enumerate(
+        [
+            ({"torch_dtype": "float16"}, "fp16"),
+            ({"torch_dtype": None, "dtype": "float32"}, "fp32"),
+            ({"torch_dtype": None, "text_config": {"dtype": "float16"}}, "fp16"),
+            ({"torch_dtype": "auto"}, "bf16"),
+        ]
+    ):
         assert open_checkpoint(make(TENSORS, config=config, name=f"m{i}")).dtype == want
 
 

@@ -6,31 +6,34 @@ from quantmux.errors import CheckpointError
 HF_GPT_OSS = ["model.layers.*.self_attn", "model.embed_tokens", "lm_head"]
 
 
-@pytest.mark.parametrize(("dialect", "patterns", "name", "want"), [
-    ("exact", ["a.b"], "a.b", "a.b"),
-    ("exact", ["a.b"], "a.b.c", None),
-    ("exact", ["a*"], "a.b", None),
-    ("ct", ["lm_head"], "lm_head", "lm_head"),
-    ("ct", ["lm_head"], "model.lm_head", None),
-    ("ct", [r"re:.*mlp\.gate$"], "model.layers.0.mlp.gate", r"re:.*mlp\.gate$"),
-    ("ct", [r"re:.*mlp\.gate$"], "model.layers.0.mlp.gate_proj", None),
-    ("ct", ["re:mlp"], "model.mlp", None),  # re.match is anchored at the start
-    ("ct", ["re:model"], "model.mlp.up", "re:model"),  # ... and not at the end
-    ("ct", ["model.*"], "model.mlp", None),  # without re: it is a name
-    ("modelopt", ["model.layers.0*"], "model.layers.0.mlp.up", "model.layers.0*"),
-    ("modelopt", ["*mlp.gate"], "model.layers.3.mlp.gate", "*mlp.gate"),
-    ("modelopt", ["*mlp.gate"], "model.layers.3.mlp.gate_proj", None),
-    ("modelopt", ["lm_head"], "model.lm_head", None),
-    ("modelopt", ["layer[01].up"], "layer1.up", "layer[01].up"),
-    ("hf", HF_GPT_OSS, "model.layers.11.self_attn.q_proj", "model.layers.*.self_attn"),
-    ("hf", HF_GPT_OSS, "model.layers.11.self_attn_x.q_proj", None),
-    ("hf", ["model.vision_tower"], "model.vision_tower.l.0.fc1", "model.vision_tower"),
-    ("hf", ["model.vision_tower"], "model.vision_tower2.l.0.fc1", None),
-    ("hf", ["lm_head"], "model.lm_head", "lm_head"),
-    ("hf", ["mlp.gate"], "model.layers.0.mlp.gate", "mlp.gate"),
-    ("hf", ["mlp.gate"], "model.layers.0.mlp.gate_proj", None),
-    ("hf", ["gate"], "model.xgate", None),
-])
+@pytest.mark.parametrize(
+    ("dialect", "patterns", "name", "want"),
+    [
+        ("exact", ["a.b"], "a.b", "a.b"),
+        ("exact", ["a.b"], "a.b.c", None),
+        ("exact", ["a*"], "a.b", None),
+        ("ct", ["lm_head"], "lm_head", "lm_head"),
+        ("ct", ["lm_head"], "model.lm_head", None),
+        ("ct", [r"re:.*mlp\.gate$"], "model.layers.0.mlp.gate", r"re:.*mlp\.gate$"),
+        ("ct", [r"re:.*mlp\.gate$"], "model.layers.0.mlp.gate_proj", None),
+        ("ct", ["re:mlp"], "model.mlp", None),  # re.match is anchored at the start
+        ("ct", ["re:model"], "model.mlp.up", "re:model"),  # ... and not at the end
+        ("ct", ["model.*"], "model.mlp", None),  # without re: it is a name
+        ("modelopt", ["model.layers.0*"], "model.layers.0.mlp.up", "model.layers.0*"),
+        ("modelopt", ["*mlp.gate"], "model.layers.3.mlp.gate", "*mlp.gate"),
+        ("modelopt", ["*mlp.gate"], "model.layers.3.mlp.gate_proj", None),
+        ("modelopt", ["lm_head"], "model.lm_head", None),
+        ("modelopt", ["layer[01].up"], "layer1.up", "layer[01].up"),
+        ("hf", HF_GPT_OSS, "model.layers.11.self_attn.q_proj", "model.layers.*.self_attn"),
+        ("hf", HF_GPT_OSS, "model.layers.11.self_attn_x.q_proj", None),
+        ("hf", ["model.vision_tower"], "model.vision_tower.l.0.fc1", "model.vision_tower"),
+        ("hf", ["model.vision_tower"], "model.vision_tower2.l.0.fc1", None),
+        ("hf", ["lm_head"], "model.lm_head", "lm_head"),
+        ("hf", ["mlp.gate"], "model.layers.0.mlp.gate", "mlp.gate"),
+        ("hf", ["mlp.gate"], "model.layers.0.mlp.gate_proj", None),
+        ("hf", ["gate"], "model.xgate", None),
+    ],
+)
 def test_each_dialect_reads_a_list_in_its_own_way(dialect, patterns, name, want):
     assert Matcher(dialect, patterns).match(name) == want
 
@@ -66,12 +69,15 @@ def test_refuses_a_pattern_that_is_no_string():
         Matcher("exact", [3])
 
 
-@pytest.mark.parametrize(("listed", "want"), [
-    (["l.q_proj", "l.k_proj", "l.v_proj"], True),
-    (["l.qkv_proj"], True),
-    ([], False),
-    (["l.o_proj"], False),
-])
+@pytest.mark.parametrize(
+    ("listed", "want"),
+    [
+        (["l.q_proj", "l.k_proj", "l.v_proj"], True),
+        (["l.qkv_proj"], True),
+        ([], False),
+        (["l.o_proj"], False),
+    ],
+)
 def test_a_fused_module_is_ignored_by_its_name_or_by_all_of_its_shards(listed, want):
     assert ignores_fused("l.qkv_proj", Matcher("exact", listed)) is want
 

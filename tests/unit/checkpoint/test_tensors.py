@@ -11,9 +11,13 @@ from quantmux.ops.linear.weights import check_weights
 DSV3 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 AUTO = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 F4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
-CT_NVFP4 = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized",
-            "config_groups": {"g": {"targets": ["Linear"], "weights": F4,
-                                    "input_activations": {**F4, "dynamic": "local"}}}}
+CT_NVFP4 = {
+    "quant_method": "compressed-tensors",
+    "format": "nvfp4-pack-quantized",
+    "config_groups": {
+        "g": {"targets": ["Linear"], "weights": F4, "input_activations": {**F4, "dynamic": "local"}}
+    },
+}
 MOPT_NVFP4 = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
 
 
@@ -67,8 +71,9 @@ def test_block_scales_are_the_stored_multipliers(saved, shape):
 def test_bf16_and_fp16_scales_are_widened_exactly(saved):
     for dtype in (torch.bfloat16, torch.float16):
         scales = (torch.rand(5, 2) + 0.01).to(dtype)
-        checkpoint = saved({"l.weight": codes(576, 144), "l.weight_scale_inv": scales}, DSV3,
-                           name=str(dtype))
+        checkpoint = saved(
+            {"l.weight": codes(576, 144), "l.weight_scale_inv": scales}, DSV3, name=str(dtype)
+        )
         assert torch.equal(load_one(checkpoint).scales, scales.float())
 
 
@@ -76,8 +81,9 @@ def test_bf16_and_fp16_scales_are_widened_exactly(saved):
 def test_exponent_scales_become_powers_of_two(saved, as_bytes):
     exponents = torch.tensor([[0, 1, 127], [128, 126, 254]], dtype=torch.uint8)
     stored = exponents if as_bytes else exponents.view(torch.float8_e8m0fnu)
-    checkpoint = saved({"l.weight": codes(130, 300), "l.weight_scale_inv": stored},
-                       {**DSV3, "scale_fmt": "ue8m0"})
+    checkpoint = saved(
+        {"l.weight": codes(130, 300), "l.weight_scale_inv": stored}, {**DSV3, "scale_fmt": "ue8m0"}
+    )
     want = [[2.0**-127, 2.0**-126, 1.0], [2.0, 0.5, 2.0**127]]
     assert load_one(checkpoint).scales.tolist() == want
 
@@ -90,8 +96,9 @@ def test_refuses_the_nan_exponent(saved):
 
 def test_refuses_fp32_scales_that_are_no_powers_of_two_under_ue8m0(saved):
     scales = torch.tensor([[0.25, 0.3]])
-    checkpoint = saved({"l.weight": codes(8, 130), "l.weight_scale_inv": scales},
-                       {**DSV3, "scale_fmt": "ue8m0"})
+    checkpoint = saved(
+        {"l.weight": codes(8, 130), "l.weight_scale_inv": scales}, {**DSV3, "scale_fmt": "ue8m0"}
+    )
     refuses(checkpoint, "scale_not_pow2", "0.3 at [0, 1]")
 
 
@@ -106,9 +113,12 @@ def test_refuses_a_block_scale_that_is_no_scale(saved, bad):
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("leaf", ["weight_global_scale", "input_global_scale"])
 def test_refuses_a_divisor_that_is_no_scale(saved, bad, leaf):
-    tensors = {"l.weight_packed": packed(4, 32),
-               "l.weight_scale": torch.ones(4, 2).to(torch.float8_e4m3fn),
-               "l.weight_global_scale": torch.ones(1), "l.input_global_scale": torch.ones(1)}
+    tensors = {
+        "l.weight_packed": packed(4, 32),
+        "l.weight_scale": torch.ones(4, 2).to(torch.float8_e4m3fn),
+        "l.weight_global_scale": torch.ones(1),
+        "l.input_global_scale": torch.ones(1),
+    }
     tensors[f"l.{leaf}"] = torch.tensor([bad])
     refuses(saved(tensors, CT_NVFP4), "scale_value", f"l.{leaf}")
 
@@ -117,8 +127,12 @@ def test_nvfp4_block_scales_may_be_zero_but_not_nan_or_negative(saved):
     def tensors(value):
         scales = torch.ones(4, 2)
         scales[2, 0] = value
-        return {"l.weight": packed(4, 32), "l.weight_scale": scales.to(torch.float8_e4m3fn),
-                "l.weight_scale_2": torch.tensor(0.5), "l.input_scale": torch.tensor(2.0)}
+        return {
+            "l.weight": packed(4, 32),
+            "l.weight_scale": scales.to(torch.float8_e4m3fn),
+            "l.weight_scale_2": torch.tensor(0.5),
+            "l.input_scale": torch.tensor(2.0),
+        }
 
     assert float(load_one(saved(tensors(0.0), MOPT_NVFP4)).scales[2, 0]) == 0
     for i, bad in enumerate((float("nan"), -1.0)):
@@ -127,13 +141,29 @@ def test_nvfp4_block_scales_may_be_zero_but_not_nan_or_negative(saved):
 
 def test_both_spellings_of_nvfp4_give_the_same_multipliers(saved):
     weight, scales = packed(48, 144), torch.rand(48, 9).to(torch.float8_e4m3fn)
-    ct = load_one(saved(
-        {"l.weight_packed": weight, "l.weight_scale": scales,
-         "l.weight_global_scale": torch.tensor([4096.0]), "l.input_global_scale":
-         torch.tensor([8.0])}, CT_NVFP4))
-    modelopt = load_one(saved(
-        {"l.weight": weight, "l.weight_scale": scales, "l.weight_scale_2": torch.tensor(1 / 4096),
-         "l.input_scale": torch.tensor(0.125)}, MOPT_NVFP4, name="m"))
+    ct = load_one(
+        saved(
+            {
+                "l.weight_packed": weight,
+                "l.weight_scale": scales,
+                "l.weight_global_scale": torch.tensor([4096.0]),
+                "l.input_global_scale": torch.tensor([8.0]),
+            },
+            CT_NVFP4,
+        )
+    )
+    modelopt = load_one(
+        saved(
+            {
+                "l.weight": weight,
+                "l.weight_scale": scales,
+                "l.weight_scale_2": torch.tensor(1 / 4096),
+                "l.input_scale": torch.tensor(0.125),
+            },
+            MOPT_NVFP4,
+            name="m",
+        )
+    )
     for name, tensor in ct.named().items():
         other = modelopt.named()[name]
         assert tensor.dtype == other.dtype
@@ -143,8 +173,11 @@ def test_both_spellings_of_nvfp4_give_the_same_multipliers(saved):
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
 def test_one_number_is_one_number_in_every_shape(saved, shape):
-    tensors = {"l.weight": codes(8, 24), "l.weight_scale": torch.full(shape, 0.5),
-               "l.input_scale": torch.full(shape, 2.0)}
+    tensors = {
+        "l.weight": codes(8, 24),
+        "l.weight_scale": torch.full(shape, 0.5),
+        "l.input_scale": torch.full(shape, 2.0),
+    }
     got = load_one(saved(tensors, {**AUTO, "activation_scheme": "static"}))
     assert got.scales.tolist() == [0.5]
     assert got.input_scale.tolist() == [2.0]
@@ -152,8 +185,10 @@ def test_one_number_is_one_number_in_every_shape(saved, shape):
 
 def test_four_dimensional_modelopt_scales_become_the_grid(saved):
     scales = torch.rand(5, 1, 2, 1) + 0.1
-    checkpoint = saved({"l.weight": codes(576, 144), "l.weight_scale": scales},
-                       {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"})
+    checkpoint = saved(
+        {"l.weight": codes(576, 144), "l.weight_scale": scales},
+        {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"},
+    )
     assert torch.equal(load_one(checkpoint).scales, scales[:, 0, :, 0])
 
 
@@ -166,9 +201,14 @@ def test_the_bias_keeps_its_dtype(saved):
 def test_stored_scales_keep_the_bits_of_the_file(saved):
     divisor = torch.tensor([1234.567])
     checkpoint = saved(
-        {"l.weight_packed": packed(4, 32),
-         "l.weight_scale": torch.ones(4, 2).to(torch.float8_e4m3fn),
-         "l.weight_global_scale": divisor, "l.input_global_scale": divisor / 3}, CT_NVFP4)
+        {
+            "l.weight_packed": packed(4, 32),
+            "l.weight_scale": torch.ones(4, 2).to(torch.float8_e4m3fn),
+            "l.weight_global_scale": divisor,
+            "l.input_global_scale": divisor / 3,
+        },
+        CT_NVFP4,
+    )
     (entry,) = checkpoint.layers()
     loaded = load_layer(checkpoint, entry)
     kept = loaded.stored.tensors["global_scale"]
@@ -190,15 +230,24 @@ def test_codes_are_pages_of_the_file_and_writing_into_them_leaves_it_alone(saved
 def test_a_misaligned_tensor_is_read_too(make, safetensors_file):
     root = make({}, AUTO)
     scale = torch.tensor([0.375])
-    safetensors_file(root / "model.safetensors", {
-        "l.weight": ("F8_E4M3", (3, 1), b"\x38\x39\x3a"),
-        "l.weight_scale": ("F32", (), bytes(scale.view(torch.uint8).tolist()))})
+    safetensors_file(
+        root / "model.safetensors",
+        {
+            "l.weight": ("F8_E4M3", (3, 1), b"\x38\x39\x3a"),
+            "l.weight_scale": ("F32", (), bytes(scale.view(torch.uint8).tolist())),
+        },
+    )
     assert load_one(open_checkpoint(root)).scales.tolist() == [0.375]
 
 
 def test_reads_tensors_of_other_dtypes_as_stored(saved):
-    tensors = {"ids": torch.arange(5), "half": torch.randn(3).half(), "flag": torch.ones(2).bool(),
-               "empty": torch.empty(0, 3), "scalar": torch.tensor(1.5, dtype=torch.float64)}
+    tensors = {
+        "ids": torch.arange(5),
+        "half": torch.randn(3).half(),
+        "flag": torch.ones(2).bool(),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(1.5, dtype=torch.float64),
+    }
     checkpoint = saved(tensors, None)
     for name, want in tensors.items():
         got = load_tensor(checkpoint, name)

@@ -37,8 +37,13 @@ def make_layer(name, preset, n=192, k=144, *, bias=False, seed=0):
 
 
 def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(
-        a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(
+            a.contiguous().reshape(-1).view(torch.uint8),
+            b.contiguous().reshape(-1).view(torch.uint8),
+        )
     )
 
 
@@ -109,43 +114,81 @@ def test_read_and_written_in_the_same_format_every_byte_is_the_same(tmp_path, pr
 
 
 FOREIGN = {
-    "divisors": ("compressed_tensors", {
-        "l.weight_packed": torch.randint(0, 256, (8, 16), dtype=torch.uint8),
-        "l.weight_scale": torch.rand(8, 2).to(torch.float8_e4m3fn),
-        "l.weight_global_scale": torch.tensor([1234.567]),
-        "l.input_global_scale": torch.tensor([7.7])}),
-    "bf16 channel scales": ("compressed_tensors", {
-        "l.weight": torch.randn(8, 32).to(torch.float8_e4m3fn),
-        "l.weight_scale": torch.rand(8, 1).bfloat16() + 0.1}),
-    "exponents": ("deepseek_fp8", {
-        "l.weight": torch.randn(130, 32).to(torch.float8_e4m3fn),
-        "l.scale": torch.tensor([[120], [90]], dtype=torch.uint8).view(torch.float8_e8m0fnu)}),
-    "bytes": ("deepseek_fp8", {
-        "l.weight": torch.randn(130, 32).to(torch.float8_e4m3fn),
-        "l.weight_scale_inv": torch.tensor([[120], [90]], dtype=torch.uint8)}),
-    "hf per tensor": ("autofp8", {
-        "l.weight": torch.randn(8, 32).to(torch.float8_e4m3fn),
-        "l.weight_scale_inv": torch.tensor(0.3).bfloat16(),
-        "l.activation_scale": torch.tensor([0.7])}),
-    "modelopt 2-D channel": ("modelopt", {
-        "l.weight": torch.randn(8, 32).to(torch.float8_e4m3fn),
-        "l.weight_scale": torch.rand(8, 1) + 0.1}),
+    "divisors": (
+        "compressed_tensors",
+        {
+            "l.weight_packed": torch.randint(0, 256, (8, 16), dtype=torch.uint8),
+            "l.weight_scale": torch.rand(8, 2).to(torch.float8_e4m3fn),
+            "l.weight_global_scale": torch.tensor([1234.567]),
+            "l.input_global_scale": torch.tensor([7.7]),
+        },
+    ),
+    "bf16 channel scales": (
+        "compressed_tensors",
+        {
+            "l.weight": torch.randn(8, 32).to(torch.float8_e4m3fn),
+            "l.weight_scale": torch.rand(8, 1).bfloat16() + 0.1,
+        },
+    ),
+    "exponents": (
+        "deepseek_fp8",
+        {
+            "l.weight": torch.randn(130, 32).to(torch.float8_e4m3fn),
+            "l.scale": torch.tensor([[120], [90]], dtype=torch.uint8).view(torch.float8_e8m0fnu),
+        },
+    ),
+    "bytes": (
+        "deepseek_fp8",
+        {
+            "l.weight": torch.randn(130, 32).to(torch.float8_e4m3fn),
+            "l.weight_scale_inv": torch.tensor([[120], [90]], dtype=torch.uint8),
+        },
+    ),
+    "hf per tensor": (
+        "autofp8",
+        {
+            "l.weight": torch.randn(8, 32).to(torch.float8_e4m3fn),
+            "l.weight_scale_inv": torch.tensor(0.3).bfloat16(),
+            "l.activation_scale": torch.tensor([0.7]),
+        },
+    ),
+    "modelopt 2-D channel": (
+        "modelopt",
+        {
+            "l.weight": torch.randn(8, 32).to(torch.float8_e4m3fn),
+            "l.weight_scale": torch.rand(8, 1) + 0.1,
+        },
+    ),
 }
 F8 = {"num_bits": 8, "type": "float"}
 F4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 CONFIGS = {
-    "divisors": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized",
-                 "config_groups": {"g": {"targets": ["Linear"], "weights": F4,
-                                         "input_activations": {**F4, "dynamic": "local"}}}},
+    "divisors": {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "config_groups": {
+            "g": {
+                "targets": ["Linear"],
+                "weights": F4,
+                "input_activations": {**F4, "dynamic": "local"},
+            }
+        },
+    },
     "bf16 channel scales": {
-        "quant_method": "compressed-tensors", "format": "float-quantized",
-        "config_groups": {"g": {"targets": ["Linear"], "weights": {**F8, "strategy": "channel"},
-                                "input_activations": None}}},
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {
+            "g": {
+                "targets": ["Linear"],
+                "weights": {**F8, "strategy": "channel"},
+                "input_activations": None,
+            }
+        },
+    },
     "exponents": {"quant_method": "fp8", "weight_block_size": [128, 128]},
     "bytes": {"quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"},
     "hf per tensor": {"quant_method": "fp8", "activation_scheme": "static"},
-    "modelopt 2-D channel": {"quant_method": "modelopt",
-                             "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
+    "modelopt 2-D channel": {"quant_method": "modelopt", "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
 }
 
 
@@ -186,14 +229,18 @@ def test_modelopt_to_compressed_tensors_notes_a_divisor_that_is_not_exact(tmp_pa
     exact = torch.tensor([0.25])
     g = next(v for v in torch.rand(1000, 1) if float(1 / (1 / v)) != float(v))
     weights = layer.weights.__class__(
-        layer.weights.data, layer.weights.scales, g, None, None, exact)
+        layer.weights.data, layer.weights.scales, g, None, None, exact
+    )
     report = write_checkpoint(tmp_path / "o", [QuantizedLayer("l", layer.config, weights)])
     assert [note.split(":")[0] for note in report.notes] == ["l.weight_global_scale"]
 
 
 def test_several_schemes_become_groups_of_compressed_tensors(tmp_path):
-    layers = [make_layer("m.0.up", "fp8_channel_token"), make_layer("m.0.down", "nvfp4_w4a16"),
-              make_layer("m.1.up", "fp8_channel_token")]
+    layers = [
+        make_layer("m.0.up", "fp8_channel_token"),
+        make_layer("m.0.down", "nvfp4_w4a16"),
+        make_layer("m.1.up", "fp8_channel_token"),
+    ]
     write_checkpoint(tmp_path / "o", layers, format="compressed_tensors")
     checkpoint = open_checkpoint(tmp_path / "o")
     assert checkpoint.quantization_config()["format"] == "mixed-precision"
@@ -234,7 +281,11 @@ def test_other_tensors_files_and_fields_are_kept(tmp_path):
     root, out = source_model(tmp_path), tmp_path / "out"
     write_checkpoint(out, [make_layer("m.up", "fp8_channel_token", bias=True)], source=root)
     assert {p.name for p in out.iterdir()} == {
-        "1_Pooling", "tokenizer.json", "config.json", "model.safetensors"}
+        "1_Pooling",
+        "tokenizer.json",
+        "config.json",
+        "model.safetensors",
+    }
     config = json.loads((out / "config.json").read_text())
     assert config["model_type"] == "bert"
     assert config["quantization_config"]["ignore"] == ["lm_head", "m.gate"]
@@ -325,15 +376,22 @@ def test_an_empty_directory_is_filled(tmp_path):
     assert len(open_checkpoint(tmp_path / "o").layers()) == 1
 
 
-@pytest.mark.parametrize(("preset", "fmt"), [
-    ("nvfp4_dynamic", "compressed_tensors"), ("nvfp4", "deepseek_fp8"),
-    ("fp8_channel_token", "autofp8"), ("int8_channel_token", "modelopt"),
-    ("fp8_block128_pow2", "compressed_tensors"), ("fp8_block128_pow2", "modelopt")])
+@pytest.mark.parametrize(
+    ("preset", "fmt"),
+    [
+        ("nvfp4_dynamic", "compressed_tensors"),
+        ("nvfp4", "deepseek_fp8"),
+        ("fp8_channel_token", "autofp8"),
+        ("int8_channel_token", "modelopt"),
+        ("fp8_block128_pow2", "compressed_tensors"),
+        ("fp8_block128_pow2", "modelopt"),
+    ],
+)
 def test_refuses_a_scheme_the_format_cannot_say(tmp_path, preset, fmt):
     with pytest.raises(ConfigError) as caught:
         write_checkpoint(tmp_path / "o", [make_layer("l", preset)], format=fmt)
     assert caught.value.code == "not_storable"
-    assert (("calibrate" if "dynamic" in preset else "format=") in caught.value.hint)
+    assert ("calibrate" if "dynamic" in preset else "format=") in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
 

@@ -129,8 +129,9 @@ def _label(group: Group) -> str:
 
 def _groups(quant: dict[str, Any]) -> list[Group]:
     default = quant.get("format")
+    default = None if default is None else str(default)
     if default in REFUSED_FORMATS:
-        raise _refused(str(default))
+        raise _refused(default)
     sparsity = quant.get("sparsity_config") or {}
     if isinstance(sparsity, dict) and sparsity.get("format", "dense") not in ("dense", None):
         raise _refused(f"sparsity {sparsity['format']}", "sparse weights are not read")
@@ -146,7 +147,7 @@ def _groups(quant: dict[str, Any]) -> list[Group]:
             code="bad_config",
         )
     for name, value in listed.items():
-        own = value.get("format") if isinstance(value, dict) else None
+        own = str(value.get("format")) if isinstance(value, dict) else None
         if own in REFUSED_FORMATS:
             raise _refused(f"{own} (group {name})", REFUSED_FORMATS[own])
     return [read_group(name, value, default) for name, value in listed.items()]
