@@ -55,6 +55,15 @@ class Kernel:
         )
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """These matrices are small: threads of several workers would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def specs() -> dict[str, KernelSpec]:
     return {spec.id: spec for spec in quantmux_kernels()}
