@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     )
     from quantmux.layers.calibrate import Calibration, calibrate
     from quantmux.layers.linear import Linear
-    from quantmux.layers.producers import (
+    from quantmux.runtime.producers import (
         inverse_rope_quantize,
         quantize,
         relayout,
@@ -142,7 +142,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "calibrate": ("quantmux.layers.calibrate", "calibrate"),
     "Linear": ("quantmux.layers.linear", "Linear"),
     **{
-        name: ("quantmux.layers.producers", name)
+        name: ("quantmux.runtime.producers", name)
         for name in ("inverse_rope_quantize", "quantize", "relayout", "silu_mul_quantize")
     },
     "QuantizeReport": ("quantmux.layers.quantize", "QuantizeReport"),

@@ -23,12 +23,14 @@ ROOMS = (
     "bench",
     "cli",
 )
-# The lazy face, `quantmux` itself, lies on top of what it offers and below what uses it.
+# The front door's functions (api) and the lazy face, `quantmux` itself, lie on top of what they
+# offer and below what uses them.
 FACE = "<face>"
 ORDER = (
     "errors",
     "_version",
     *ROOMS[: ROOMS.index("testing")],
+    "api",
     FACE,
     *ROOMS[ROOMS.index("testing") :],
     "__main__",
