@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from quantmux.errors import ConfigError, InputError
 from quantmux.ops.numerics import nvfp4_global_scale, scale_from_amax
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator
 
     from quantmux.config import Operand

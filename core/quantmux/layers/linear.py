@@ -53,6 +53,8 @@ class Linear(nn.Module):
     _call: Call | None
     _selection: Selection | None
     _device: torch.device
+    input_scale: torch.Tensor | None
+    input_global_scale: torch.Tensor | None
 
     def __init__(
         self,
