@@ -48,7 +48,8 @@ class Matcher:
         substring: ``modelopt`` only: fall back to substrings, as old exports need.
 
     Raises:
-        CheckpointError: ``patterns`` is no list of strings, or one is no regular expression; code ``bad_pattern``.
+        CheckpointError: ``patterns`` is no list of strings, or one of them is no regular
+            expression; code ``bad_pattern``.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Matcher:
         """
         if name in self._literal:
             return name
-        if self.dialect == "hf":
+        if self.dialect == "hf" and self._literal:
             found = self._by_parts(name)
             if found is not None:
                 return found
