@@ -41,6 +41,12 @@ class Block(Frozen):
             return "row" if self.cols == FULL else "group"
         return "block"
 
+    def __str__(self) -> str:
+        """Give ``tensor``, ``row``, ``1x128``, ``128x128``."""
+        if self.kind in ("tensor", "row"):
+            return self.kind
+        return "x".join("all" if e == FULL else str(e) for e in (self.rows, self.cols))
+
     def grid(self, rows: int, cols: int) -> tuple[int, int]:
         """Give the number of blocks along rows and columns; partial blocks count."""
         r = 1 if self.rows == FULL else -(-rows // self.rows)

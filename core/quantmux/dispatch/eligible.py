@@ -94,7 +94,7 @@ def _scheme(
     for offer in capability.schemes:
         mismatch, tier = _pair(capability, offer, config)
         if mismatch:
-            if nearest is None or len(mismatch) < len(nearest):
+            if nearest is None or _distance(mismatch) < _distance(nearest):
                 nearest = mismatch
         elif tier is not None and (best is None or tier.rank < best[0].rank):
             best = (tier, offer)
@@ -112,6 +112,11 @@ def _scheme(
         )
         return [lossy], tier, offer
     return [], tier, offer
+
+
+def _distance(mismatch: list[Rejection]) -> tuple[bool, int]:
+    """Give how far a pair is off: one of other weights is farther than any of these weights."""
+    return mismatch[0].field.startswith("scheme.weight"), len(mismatch)
 
 
 def _pair(

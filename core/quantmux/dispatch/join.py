@@ -66,8 +66,7 @@ def reads(
     if offer.element != asked.element:
         return (_reject(Code.OPERAND, of + "element", offer.element, asked.element),)
     if offer.block is not None and offer.block != asked.block:
-        need = f"{offer.block.rows}x{offer.block.cols}"
-        have = f"{asked.block.rows}x{asked.block.cols}"
+        need, have = str(offer.block), str(asked.block)
         return (_reject(Code.OPERAND, of + "block", need, have),)
     if offer.scale_type != asked.scale_type:
         return (_reject(Code.OPERAND, of + "scale_type", offer.scale_type, asked.scale_type),)
