@@ -38,17 +38,13 @@ def dry_run(
         pad_k_to: As in the kernel's capability.
         pad_m_to: As in the kernel's capability.
     """
-    activation = config.scheme.activation
-    if activation is None or not torch.cuda.is_available():
+    activation, here = config.scheme.activation, current_gpu()
+    if activation is None or here is None:
         return
     source = required_input(activation, config.k, scales, pad_k_to, pad_m_to, config.in_dtype)
     if source is None:
         return
-    device = torch.device("cuda", torch.cuda.current_device())
-    major, minor = torch.cuda.get_device_capability(device)
-    profile = DeviceProfile(
-        name="here", title="current GPU", arch=Arch.parse(f"{major}.{minor}"), index=device.index
-    )
+    device, profile = here
     prepared = kernel.prepare(_zero_weights(config, device), config, profile)
     run = kernel.bind(config, prepared, profile)
     for m in ms:
@@ -56,6 +52,16 @@ def dry_run(
         for tensor in q.tensors():
             tensor.zero_()
         run(q)
+
+
+def current_gpu() -> tuple[torch.device, DeviceProfile] | None:
+    """Give the current GPU and a profile that names its architecture, or None without one."""
+    if not torch.cuda.is_available():
+        return None
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, minor = torch.cuda.get_device_capability(device)
+    arch = Arch.parse(f"{major}.{minor}")
+    return device, DeviceProfile(name="here", title="current GPU", arch=arch, index=device.index)
 
 
 def _zero_weights(config: LinearConfig, device: torch.device) -> LinearWeights:

@@ -417,3 +417,81 @@ def test_warmup_without_a_gpu_does_nothing(kernel):
     config = config_of("fp8_channel_token")
     for name in ("linear_scaled_mm_row", "linear_emulated", "linear_reference", "quantize"):
         assert kernel(name).loaded.warmup(config, (1, 16)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "rows"),
+    [
+        ("linear_scaled_mm_tensor", "fp8_tensor_static", [1, 17]),
+        ("linear_scaled_mm_row", "fp8_channel_token", [1, 17]),
+        ("linear_int_mm", "int8_channel_token", [32, 17]),
+    ],
+)
+def test_warmup_calls_the_gemm_once_for_every_m(name, scheme, rows, kernel, monkeypatch):
+    config = config_of(scheme, n=33, k=200, bias=True)
+    seen = []
+    call = "_int_mm" if scheme.startswith("int8") else "_scaled_mm"
+    gemm = getattr(torch, call)
+
+    def spy(a, b, **rest):
+        seen.append(a.shape[0])
+        return gemm(a, b, **rest)
+
+    monkeypatch.setattr(torch, call, spy)
+    here = (torch.device("cpu"), PROFILES["h200"])
+    monkeypatch.setattr("quantmux_torch.dry_run.current_gpu", lambda: here)
+    kernel(name).loaded.warmup(config, [1, 17])
+    assert seen == rows
+
+
+def strict_block_gemm(a, b, scale_a, recipe_a, scale_b, recipe_b, bias=None, output_dtype=None):
+    """torch's demands on 1x128 by 128x128 scales on sm90, then the product in fp64."""
+    (m, k), n = a.shape, b.shape[1]
+    assert (recipe_a.name, recipe_b.name) == ("BlockWise1x128", "BlockWise128x128")
+    assert m % 4 == 0
+    assert k % 128 == 0
+    assert n % 16 == 0
+    assert a.stride() == (k, 1)
+    assert b.stride() == (1, k)
+    rows = -(-k // 128 // 4) * 4
+    assert scale_a.shape == (m, k // 128)
+    assert scale_a.stride() == (1, m)
+    assert scale_b.shape == (rows, -(-n // 128))
+    assert scale_b.stride() == (1, rows)
+    assert bias is None or (bias.dtype == output_dtype and bias.shape == (n,))
+    wide_a = a.double() * scale_a.double().repeat_interleave(128, 1)
+    scales = scale_b[: k // 128].double().repeat_interleave(128, 0).repeat_interleave(128, 1)
+    y = wide_a @ (b.double() * scales[:, :n])
+    return (y if bias is None else y + bias.double()).to(output_dtype)
+
+
+@pytest.mark.parametrize("scheme", ["fp8_block128", "fp8_block128_pow2"])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 33, 200), (5, 300, 600), (8, 256, 128), (3, 144, 896)]
+)
+@pytest.mark.parametrize("bias_dtype", [None, torch.bfloat16, torch.float32])
+def test_the_block_gemm_is_called_with_the_shapes_and_strides_that_torch_wants(
+    scheme, m, n, k, bias_dtype, kernel, monkeypatch
+):
+    monkeypatch.setattr(torch.nn.functional, "scaled_mm", strict_block_gemm)
+    config = config_of(scheme, n=n, k=k, bias=bias_dtype is not None)
+    weights = weights_of(config)
+    if bias_dtype is not None:
+        weights = replace(weights, bias=weights.bias.to(bias_dtype))
+    one = kernel("linear_scaled_mm_block")
+    x = torch.randn(m, k, generator=torch.Generator().manual_seed(9)).to(torch.bfloat16)
+    given = one.x_of(x, weights, config, PROFILES["h200"])
+    run = bound(one, config, weights, PROFILES["h200"])
+    y = run(given)
+    assert y.shape == (m, n)
+    assert m == 1 or y.stride() == (-(-n // 16) * 16, 1)
+    compare(
+        y,
+        linear_exact(given, weights, config),
+        config=config,
+        magnitude=linear_magnitude(given, weights, config),
+    ).require("block")
+    out = torch.full((m, n), torch.nan, dtype=torch.bfloat16)
+    assert run(given, out=out) is out
+    assert torch.equal(out, y)
+    assert run(quantize(x[:0], one_config(given, k))).shape == (0, n)
