@@ -15,8 +15,8 @@ from quantmux.checkpoint import load_linear
 from quantmux.config.formats import NVFP4_GLOBAL_DENOMINATOR
 from quantmux.config.layers import QuantizeConfig
 from quantmux.ops.inputs import make_matrix
-from quantmux.ops.linear.reference import linear_exact, linear_magnitude
-from quantmux.ops.linear.tolerance import compare
+from quantmux.ops.linear.reference import linear_exact
+from quantmux.ops.linear.tolerance import compare, linear_magnitude
 from quantmux.runtime.binding import BoundLinear, bind
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ class Runner:
         pipeline = bound.pipeline_for(m)
         taken = reference_config(config, pipeline)
         exact = linear_exact(x, weights, taken)
-        found = compare(
-            y, exact, config=taken, magnitude=linear_magnitude(x, weights, taken)
-        )
+        found = compare(y, exact, config=taken, magnitude=linear_magnitude(x, weights, taken))
         own = pipeline.main.capability.rel_tolerance
         tolerance = found.tolerance if own is None else max(found.tolerance, own)
         is_ok = found.ok or (own is not None and found.rel_error <= own)
@@ -238,12 +236,13 @@ def _host_us(call: Callable[[], Any]) -> float:
 
 
 def _cuda_us(call: Callable[[], Any]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event  # torch has no types for it
+    start, end = event(enable_timing=True), event(enable_timing=True)
     start.record()
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) * 1e3
+    return float(start.elapsed_time(end)) * 1e3
 
 
 def _finite(value: float) -> float | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from quantmux.cli._names import name_pattern
+from quantmux.cli._names import name_pattern, two_lines
 from quantmux.cli._render import device_line, out, table, tier_text
 
 if TYPE_CHECKING:
@@ -26,26 +26,25 @@ def show_run(
     """Print the table and one line of summary."""
     console = out()
     schemes = list(dict.fromkeys(row.scheme for row in rows))
-    console.print(Text(f"{source} on {device_line(device)}", style="bold"))
+    scheme = f", scheme {schemes[0]}" if len(schemes) == 1 else ""
+    console.print(Text(f"{source} on {device_line(device)}{scheme}", style="bold"))
     if not rows:
         return
     alone = show_all or len(rows) <= _MANY
     groups = [[row] for row in rows] if alone else _groups(rows)
     console.print()
-    columns: list[str | tuple[str, str]] = [("layer", "fold"), "N x K", ("M", "right")]
+    columns: list[str | tuple[str, str]] = [("layer", "fold"), "N×K", ("M", "right")]
     if len(schemes) > 1:
         columns.append(("scheme", "fold"))
-    columns += [
-        "kernels",
-        "tier",
-        ("error", "right"),
-        ("allowed", "right"),
-        ("µs", "right"),
-        "",
-    ]
+    columns += ["kernels", "tier", ("error", "right"), ("limit", "right"), ("µs", "right")]
+    remarks = [_remarks(group) for group in groups]
+    if any(remarks):
+        columns.append(("", "fold"))
     made = table(*columns)
-    for group in groups:
-        made.add_row(*_cells(group, with_scheme=len(schemes) > 1))
+    for group, remark in zip(groups, remarks, strict=True):
+        cells = _cells(group, with_scheme=len(schemes) > 1)
+        last = [Text(remark, style="" if group[0].ok else "bold red")] if any(remarks) else []
+        made.add_row(*cells, *last)
     console.print(made)
     console.print(_summary(rows, schemes))
 
@@ -58,29 +57,41 @@ def _groups(rows: Sequence[Measured]) -> list[list[Measured]]:
     return list(groups.values())
 
 
-def _cells(group: list[Measured], *, with_scheme: bool) -> list[str | Text]:
-    worst = max(group, key=lambda row: row.rel_error / (row.tolerance or 1.0))
-    name = worst.name
-    if len(group) > 1:
-        name = f"{name_pattern(name)} ({len(group)})"
+def _remarks(group: list[Measured]) -> str:
+    remarks = [] if group[0].ok else ["wrong"]
+    distance = max(row.scheme_distance for row in group)
+    if distance:
+        remarks.append(f"{_short(distance)} from scheme")
     fallbacks = sum(len(row.fallbacks) for row in group)
-    remarks = [] if worst.ok else ["wrong"]
-    if worst.scheme_distance:
-        remarks.append(f"{worst.scheme_distance:.1e} from scheme")
     if fallbacks:
         remarks.append(f"{fallbacks} fallback{'s' if fallbacks > 1 else ''}")
-    cells: list[str | Text] = [name, f"{worst.n} x {worst.k}", str(worst.m)]
+    return ", ".join(remarks)
+
+
+def _cells(group: list[Measured], *, with_scheme: bool) -> list[str | Text]:
+    worst = max(group, key=lambda row: row.rel_error / (row.tolerance or 1.0))
+    name = two_lines(worst.name)
+    if len(group) > 1:
+        name = f"{two_lines(name_pattern(worst.name))} ({len(group)})"
+    cells: list[str | Text] = [name, f"{worst.n}×{worst.k}", str(worst.m)]
     if with_scheme:
         cells.append(worst.scheme)
     return [
         *cells,
         "\n-> ".join(worst.pipeline),
         tier_text(worst.tier),
-        Text(f"{worst.rel_error:.1e}", style="" if worst.ok else "bold red"),
-        f"{worst.tolerance:.1e}",
+        Text(_short(worst.rel_error), style="" if worst.ok else "bold red"),
+        _short(worst.tolerance),
         _time(median(row.us for row in group)),
-        Text(", ".join(remarks), style="" if worst.ok else "bold red"),
     ]
+
+
+def _short(value: float) -> str:
+    """Give two digits, ``1.7e-3``; 0 as it is."""
+    if not value:
+        return "0"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def _time(us: float) -> str:
@@ -94,7 +105,7 @@ def _summary(rows: Sequence[Measured], schemes: list[str]) -> Text:
     parts = [
         f"\n{layers} layers of {', '.join(schemes)}, {len(rows)} runs: "
         + ("all within tolerance" if not wrong else f"{wrong} out of tolerance"),
-        f"scheme distance at most {distance:.1e}" if distance else "scheme distance 0",
+        f"scheme distance at most {_short(distance)}" if distance else "scheme distance 0",
         f"{sum(len(row.fallbacks) for row in rows)} fallbacks",
     ]
     return Text("; ".join(parts), style="bold red" if wrong else "green")

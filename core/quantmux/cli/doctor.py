@@ -91,9 +91,7 @@ def _device(device: DeviceProfile) -> dict[str, Any]:
     }
 
 
-def _show(
-    report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRecord, ...]
-) -> None:
+def _show(report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRecord, ...]) -> None:
     console = out()
     console.print(heading("environment"))
     facts = table("", ("", "fold"))

@@ -111,9 +111,7 @@ def explain(
     overrides = {name: value for name, value in choices.items() if value}
     if order is not None:
         overrides["order"] = [name.strip() for name in order.split(",") if name.strip()]
-    selection = context.survey(
-        wanted, profile, m=m, layer=layer, call_overrides=overrides or None
-    )
+    selection = context.survey(wanted, profile, m=m, layer=layer, call_overrides=overrides or None)
     _answer(selection, context, m, as_json=as_json)
 
 

@@ -73,7 +73,8 @@ def matrix(
         raise ConfigError("--json and --format md ask for different things", code="usage")
     context = open_context(plugins, installed_only=installed_only)
     asked = questions(scheme or (), op.replace("-", "_") if op else None)
-    devices = [find_device(name) for name in device or [None]]
+    names: list[str | None] = [*device] if device else [None]
+    devices = [find_device(name) for name in names]
     found = [(profile, matrix_rows(context, profile, asked)) for profile in devices]
     if as_json or format_ is Format.JSON:
         answers = [matrix_dict(profile, rows) for profile, rows in found]

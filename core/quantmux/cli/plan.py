@@ -10,7 +10,7 @@ from rich.text import Text
 
 from quantmux.api import plan as plan_checkpoint
 from quantmux.cli._checkpoints import open_quantized
-from quantmux.cli._names import name_pattern
+from quantmux.cli._names import name_pattern, two_lines
 from quantmux.cli._options import AsJson, CheckpointPath, DeviceName, InstalledOnly, PluginsFile
 from quantmux.cli._render import device_line, heading, m_text, out, table, tier_text
 from quantmux.cli._session import find_device, open_registry
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantmux.dispatch.plan import Plan, PlannedLayer
+
 
 def plan(
     checkpoint: CheckpointPath,
@@ -84,7 +85,7 @@ def _layers(made: Plan) -> Table:
         )
         groups.setdefault(key, []).append(layer)
     rows = table(
-        ("count", "right"), ("layer", "fold"), "N x K", "scheme", ("pipeline", "fold"), "tier"
+        ("count", "right"), ("layer", "fold"), "N×K", ("scheme", "fold"), "kernels", "tier"
     )
     for (pattern, shape, scheme, digest), same in groups.items():
         choices = made.selections[digest].ranges
@@ -92,11 +93,12 @@ def _layers(made: Plan) -> Table:
         pipelines = []
         for choice in choices:
             span = m_text(choice.m_min, choice.m_max)
-            pipelines.append((f"{span}: " if span else "") + str(choice.pipeline))
+            ids = "\n-> ".join(choice.pipeline.ids)
+            pipelines.append((f"{span}: " if span else "") + ids)
         tiers = list(dict.fromkeys(str(choice.tier) for choice in choices))
         rows.add_row(
             str(len(same)),
-            name,
+            two_lines(name),
             shape,
             scheme,
             "\n".join(pipelines) or Text("no kernel", style="bold red"),
@@ -107,4 +109,4 @@ def _layers(made: Plan) -> Table:
 
 def _shape(layer: PlannedLayer) -> str:
     config = layer.config
-    return f"{config.n} x {config.k}" if config.op == "linear" else "-"
+    return f"{config.n}×{config.k}" if config.op == "linear" else "-"

@@ -169,6 +169,6 @@ def _capability(c: Capability) -> list[tuple[str, str]]:
 
 def _offer(offer: OperandOffer) -> str:
     block = "any block" if offer.block is None else f"{offer.block.rows}x{offer.block.cols}"
-    extra = [m for m in offer.scale_modes if m != "dynamic"]
+    extra: list[str] = [m for m in offer.scale_modes if m != "dynamic"]
     extra += [r for r in offer.roundings if r != "none"]
     return f"{offer.element}[{block}]" + (f" ({', '.join(extra)})" if extra else "")
