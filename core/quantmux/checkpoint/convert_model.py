@@ -18,6 +18,7 @@ from quantmux.checkpoint.write import SHARD_BYTES, QuantizedLayer, write_checkpo
 from quantmux.config import LinearConfig, Scheme
 from quantmux.config import scheme as named_scheme
 from quantmux.errors import CheckpointError, ConfigError, InputError
+from quantmux.layers.calibrate import Calibration
 from quantmux.ops.linear.weights import quantize_weight
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def convert(
     *,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
-    calibration: Mapping[str, float | torch.Tensor] | None = None,
+    calibration: Calibration | Mapping[str, float | torch.Tensor] | None = None,
     format: str | None = None,  # noqa: A002 - the word of the interface
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -95,8 +96,8 @@ def convert(
         scheme: Preset name or Scheme.
         include: Wildcards (``*.mlp.*``) of module names; only these. None takes all.
         exclude: Wildcards of modules to leave alone, instead of `DEFAULT_EXCLUDE`.
-        calibration: Activation multiplier by module name: the scale of static FP8 and INT8, the
-            global scale g_a of NVFP4.
+        calibration: What `quantmux.calibrate` gave; or activation multipliers by module name:
+            the scale of static FP8 and INT8, the global scale g_a of NVFP4.
         format: As `write_checkpoint`.
         force: Replace a checkpoint that is at ``out``.
         progress: Called with (done, total, name) after every layer.
@@ -186,7 +187,9 @@ def _choose(
 
 
 def _calibrated(
-    scheme: Scheme, names: list[str], calibration: Mapping[str, float | torch.Tensor]
+    scheme: Scheme,
+    names: list[str],
+    calibration: Calibration | Mapping[str, float | torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     if not scheme.needs_static_activation_scale:
         return {}
@@ -203,8 +206,12 @@ def _calibrated(
             "these layers,\nor choose a scheme with dynamic or no activation scales",
             code="needs_calibration",
         )
-    scales = {}
+    scales: dict[str, torch.Tensor] = {}
     for name in names:
+        if isinstance(calibration, Calibration):
+            # it maps to the largest input seen, from which the scale follows
+            (scales[name],) = calibration.scales(name, scheme).values()
+            continue
         value = torch.as_tensor(calibration[name]).detach().cpu().to(torch.float32).reshape(-1)
         if value.numel() != 1 or not bool(torch.isfinite(value).all()) or float(value[0]) <= 0:
             raise ConfigError(

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from quantmux.checkpoint import convert, load_linear, open_checkpoint
 from quantmux.errors import CheckpointError, ConfigError
+from quantmux.layers.calibrate import Calibration
 from quantmux.ops.linear.weights import quantize_weight
 
 LINEARS = {
@@ -126,6 +127,29 @@ def test_static_schemes_are_refused_without_calibration(tmp_path, model, preset,
     assert caught.value.code == "needs_calibration"
     assert "calibrat" in caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "role", "divisor"),
+    [("nvfp4", "input_global_scale", 2688), ("fp8_tensor_static", "input_scale", 448)],
+)
+def test_a_calibration_gives_amaxes_and_not_multipliers(tmp_path, model, preset, role, divisor):
+    seen = Calibration(dict.fromkeys(LINEARS, 6.5), batches=1)
+    report = convert(model, tmp_path / "out", preset, calibration=seen)
+    checkpoint = open_checkpoint(report.path)
+    for entry in checkpoint.layers():
+        found = getattr(load_linear(checkpoint, entry), role)
+        assert found.item() == pytest.approx(6.5 / divisor, rel=2**-22)
+
+
+def test_refuses_a_calibration_that_saw_only_zeros(tmp_path, model):
+    with pytest.raises(ConfigError, match="only zeros"):
+        convert(
+            model,
+            tmp_path / "out",
+            "nvfp4",
+            calibration=Calibration(dict.fromkeys(LINEARS, 0.0), batches=1),
+        )
 
 
 def test_names_a_calibrated_layer_that_differs_by_its_prefix(tmp_path, model):
