@@ -14,8 +14,15 @@ from quantmux.config import LinearConfig, Scheme
 from quantmux.config.policy import Policy
 from quantmux.errors import ConfigError, InputError, QuantmuxError
 from quantmux.layers.canonical import NAMES, expected_names, from_state, scalar, to_state
+from quantmux.ops.layouts import as_bits
 from quantmux.ops.linear.weights import check_weights, quantize_weight
-from quantmux.ops.quantized import DTYPE_NAMES, DTYPES, LinearWeights, QuantizedTensor
+from quantmux.ops.quantized import (
+    DATA_DTYPES,
+    DTYPE_NAMES,
+    DTYPES,
+    LinearWeights,
+    QuantizedTensor,
+)
 from quantmux.runtime.binding import BoundLinear, bind
 from quantmux.runtime.context import Context, default_context
 from quantmux.runtime.inputs import check_layer_input
@@ -380,6 +387,13 @@ class Linear(nn.Module):
         given = {name: tensor for name, tensor in given.items() if name in expected}
         if not given:
             return
+        apart = [n for n in expected if n.startswith("weight") and n not in given]
+        if apart and any(name.startswith("weight") for name in given):
+            error_msgs.append(
+                f"{prefix}weight cannot be loaded without {', '.join(apart)}: codes and scales "
+                "belong together"
+            )
+            return
         takes_over = local_metadata.get("assign_to_params_buffers", False)
         try:
             current = to_state(self.weights) if len(given) < len(expected) else {}
@@ -397,7 +411,8 @@ class Linear(nn.Module):
         state = dict(self.__dict__)
         for name in ("_lock", "_bound", "_call", "_selection", "_context"):
             state.pop(name, None)
-        tensors = to_state(self.weights)
+        # as bytes: torch cannot pickle fp8 tensors outside torch.save
+        tensors = {name: as_bits(tensor) for name, tensor in to_state(self.weights).items()}
         state["_buffers"] = {**self._buffers, **{name: tensors.get(name) for name in NAMES}}
         return state
 
@@ -405,6 +420,13 @@ class Linear(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._context = None
         self._selection = None
+        weight, buffers = self.config.scheme.weight, self._buffers
+        for name, dtype in (
+            ("weight", DATA_DTYPES[weight.element]),
+            ("weight_scale", torch.float8_e4m3fn if weight.is_nvfp4 else torch.float32),
+        ):
+            held = buffers[name]
+            buffers[name] = None if held is None else held.view(dtype)
         self._start()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -64,7 +64,7 @@ class FakeConsumer:
     def __init__(self, layout, fault, form="lossless"):
         self.layout, self.fault, self.form = layout, fault, form
 
-    def prepare(self, weights, config, device):
+    def prepare(self, weights, config, _device):
         self.fault.meet("prepare")
         if self.form == "shared":
             tensors = weights.named()
@@ -79,7 +79,7 @@ class FakeConsumer:
         tensors = {"data": moved.data, "scales": moved.scales.clone()}
         return PreparedWeights(tensors, self.layout, config.n, config.k, restore)
 
-    def bind(self, config, prepared, device):
+    def bind(self, config, prepared, _device):
         self.fault.meet("bind")
         assert prepared.weight_layout == self.layout
         data = prepared.tensors["data"]
@@ -94,7 +94,7 @@ class FakeConsumer:
 
         return run
 
-    def warmup(self, config, ms):
+    def warmup(self, _config, ms):
         self.fault.warmup_(ms)
 
 
@@ -102,7 +102,7 @@ class FakeProducer:
     def __init__(self, function, fault):
         self.function, self.fault = function, fault
 
-    def bind(self, config, device):
+    def bind(self, config, _device):
         self.fault.meet("bind")
 
         def run(x, **kwargs):
@@ -111,7 +111,7 @@ class FakeProducer:
 
         return run
 
-    def warmup(self, config, ms):
+    def warmup(self, _config, ms):
         self.fault.warmup_(ms)
 
 

@@ -214,8 +214,8 @@ def test_wrong_weights_are_the_caller_s_mistake_not_the_kernel_s(shop):
 
 def test_a_launch_error_tells_of_every_kernel_that_failed(shop):
     shop.producer("one/quantize")
-    shop.consumer("one/a", run=lambda m: RuntimeError("first"))
-    shop.consumer("two/b", run=lambda m: RuntimeError("second"))
+    shop.consumer("one/a", run=lambda _: RuntimeError("first"))
+    shop.consumer("two/b", run=lambda _: RuntimeError("second"))
     context = shop.context(fallback={"run": "silent"})
     bound = bind(shop.select(context), shop.weights(), context=context)
     with pytest.raises(LaunchError) as caught:

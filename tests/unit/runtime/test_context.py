@@ -91,7 +91,8 @@ def test_reselect_leaves_kernels_out_and_keeps_the_settings(two):
     assert not context.reselect(first, without=("one/linear", "two/linear")).is_served
 
 
-def test_a_failed_plugin_is_counted_as_a_load_event(shop, monkeypatch):
+@pytest.mark.usefixtures("shop")
+def test_a_failed_plugin_is_counted_as_a_load_event():
     from quantmux.config.policy import Policy
     from quantmux.registry.manager import Registry
     from quantmux.runtime.context import Context

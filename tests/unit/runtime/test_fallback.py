@@ -218,7 +218,7 @@ def test_a_run_fallback_that_does_not_build_is_quarantined_too(shop):
 
 def test_a_kernel_compiled_at_its_first_call_is_quarantined_when_that_fails(shop):
     shop.producer("one/quantize")
-    shop.consumer("one/jit", run=lambda m: BuildError("ptxas failed"))
+    shop.consumer("one/jit", run=lambda _: BuildError("ptxas failed"))
     shop.consumer("two/good")
     context = shop.context(order=("one", "two"), fallback={"build": "silent"})
     bound = bound_of(shop, context)
@@ -250,7 +250,7 @@ def test_a_warmup_that_raises_is_a_build_failure(shop):
 )
 def test_out_of_memory_at_run_is_raised_as_it_is_and_nothing_is_replaced(shop, error):
     shop.producer("one/quantize")
-    bad = shop.consumer("one/hungry", run=lambda m: error)
+    bad = shop.consumer("one/hungry", run=lambda _: error)
     shop.consumer("two/good")
     context = shop.context(order=("one", "two"))
     bound = bound_of(shop, context)
@@ -272,7 +272,7 @@ def test_out_of_memory_at_run_is_raised_as_it_is_and_nothing_is_replaced(shop, e
 )
 def test_a_lost_cuda_context_is_said_so(shop, error):
     shop.producer("one/quantize")
-    shop.consumer("one/bad", run=lambda m: error)
+    shop.consumer("one/bad", run=lambda _: error)
     shop.consumer("two/good")
     context = shop.context(order=("one", "two"))
     bound = bound_of(shop, context)
@@ -287,7 +287,7 @@ def test_a_lost_cuda_context_is_said_so(shop, error):
 def test_a_launch_that_cuda_refused_loses_no_context(shop):
     shop.producer("one/quantize")
     text = "CUDA error: no kernel image is available for execution on the device"
-    shop.consumer("one/bad", run=lambda m: RuntimeError(text))
+    shop.consumer("one/bad", run=lambda _: RuntimeError(text))
     shop.consumer("two/good")
     context = shop.context(order=("one", "two"), fallback={"run": "silent"})
     assert right(shop, bound_of(shop, context), 3)
