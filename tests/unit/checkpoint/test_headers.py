@@ -197,3 +197,19 @@ def test_refuses_a_dtype_no_linear_runs_in(make):
     root = make(TENSORS, config={"torch_dtype": "float64"})
     with pytest.raises(CheckpointError, match="float64"):
         _ = open_checkpoint(root).dtype
+
+
+def test_takes_the_quantization_of_a_multimodal_model_from_its_text_config(make):
+    tensors = {"l.weight": ("F8_E4M3", (8, 8)), "l.weight_scale": ("F32", ())}
+    config = {"text_config": {"quantization_config": {"quant_method": "fp8"}}}
+    (entry,) = open_checkpoint(make(tensors, config=config)).layers()
+    assert entry.config.scheme.name == "fp8_tensor"
+
+
+def test_takes_the_usual_index_of_several_and_refuses_to_guess_among_others(make):
+    root = make(TENSORS, shards=2)
+    index = root / "model.safetensors.index.json"
+    (root / "other.safetensors.index.json").write_bytes(index.read_bytes())
+    assert len(open_checkpoint(root).tensors) == 3
+    index.rename(root / "third.safetensors.index.json")
+    refuses(root, "several_indexes")

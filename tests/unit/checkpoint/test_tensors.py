@@ -255,3 +255,10 @@ def test_reads_tensors_of_other_dtypes_as_stored(saved):
         assert torch.equal(got, want)
     with pytest.raises(CheckpointError, match="no tensor nothing"):
         load_tensor(checkpoint, "nothing")
+
+
+def test_a_file_that_shrank_after_opening_is_an_error_and_not_a_crash(saved):
+    checkpoint = saved({"l.weight": codes(8, 24), "l.weight_scale": torch.tensor(0.5)}, AUTO)
+    file = checkpoint.root / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    refuses(checkpoint, "truncated", "changed while it was open")

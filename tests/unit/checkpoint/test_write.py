@@ -15,7 +15,7 @@ from quantmux.checkpoint import (
     write_checkpoint,
 )
 from quantmux.config import LinearConfig, scheme
-from quantmux.errors import CheckpointError, ConfigError
+from quantmux.errors import CheckpointError, ConfigError, InputError
 from quantmux.ops.linear.weights import quantize_weight
 
 ONE = torch.tensor([0.0123])
@@ -434,3 +434,24 @@ def test_extra_tensors_replace_those_of_the_source(tmp_path):
     layer = make_layer("m.up", "fp8_block128")
     write_checkpoint(tmp_path / "o", [layer], source=root, extra={"ids": torch.ones(2)})
     assert load_file(tmp_path / "o/model.safetensors")["ids"].tolist() == [1.0, 1.0]
+
+
+def test_the_scheme_of_the_cache_is_kept_with_its_scales(tmp_path, make):
+    cache = {"num_bits": 8, "type": "float"}
+    root = make({}, {**CONFIGS["bf16 channel scales"], "kv_cache_scheme": cache})
+    tensors = {**FOREIGN["bf16 channel scales"][1], "l.k_scale": torch.tensor([0.5])}
+    save_file(tensors, root / "model.safetensors")
+    source = open_checkpoint(root)
+    layers = [load_layer(source, entry) for entry in source.layers()]
+    write_checkpoint(tmp_path / "out", layers, source=source)
+    out = open_checkpoint(tmp_path / "out")
+    assert out.quantization_config()["kv_cache_scheme"] == cache
+    assert "l.k_scale" in out.other
+
+
+def test_refuses_weights_that_hold_a_bad_scale(tmp_path):
+    layer = make_layer("l", "fp8_block128")
+    layer.weights.scales[0, 0] = float("nan")
+    with pytest.raises(InputError, match="l: weight scales"):
+        write_checkpoint(tmp_path / "o", [layer])
+    assert list(tmp_path.iterdir()) == []

@@ -79,14 +79,16 @@ class LayerBuilder:
         self.modules: Final = group_modules(checkpoint.tensors.values())
         self.dtype: Final = checkpoint.dtype
         self.entries: Final[list[LayerEntry]] = []
-        self._configs: dict[tuple[int, int, Scheme, bool], LinearConfig] = {}
+        # keyed by the scheme's identity, as readers make few schemes and use them for thousands of
+        # layers; it is held in the value, so that no other can take its place
+        self._configs: dict[tuple[int, int, int, bool], tuple[Scheme, LinearConfig]] = {}
 
     def config(self, n: int, k: int, scheme: Scheme, *, bias: bool) -> LinearConfig:
         """Give the one config of that shape and scheme: thousands of experts share it."""
-        key = (n, k, scheme, bias)
+        key = (n, k, id(scheme), bias)
         found = self._configs.get(key)
         if found is None:
-            found = self._configs[key] = LinearConfig(
+            config = LinearConfig(
                 in_features=k,
                 out_features=n,
                 scheme=scheme,
@@ -94,7 +96,8 @@ class LayerBuilder:
                 out_dtype=self.dtype,
                 bias=bias,
             )
-        return found
+            found = self._configs[key] = (scheme, config)
+        return found[1]
 
     def add(
         self,
@@ -219,20 +222,12 @@ def weight_scale(
         good = shape in ((rows, cols), (rows, 1, cols, 1))
         plain, needs = len(shape) == 2, f"[{rows}, {cols}]"
     if not good:
-        size = (
-            "one for the tensor"
-            if block.kind == "tensor"
-            else (
-                "one for each row"
-                if block.kind == "row"
-                else f"blocks of {block.rows}x{block.cols}"
-            )
-        )
+        named = {"tensor": "one for the tensor", "row": "one for each row"}
         raise disagreement(
             f"{module}: the scale does not fit the weight",
             {
                 "weight": list(weight.shape),
-                "config": size,
+                "config": named.get(block.kind, f"blocks of {block.rows}x{block.cols}"),
                 "needs": f"scale {needs}",
                 "found": f"{info.name} {list(shape)}",
             },
