@@ -115,28 +115,28 @@ def _sites(
             "the model is itself an nn.Linear and has no place to be swapped in",
             hint="use quantmux.Linear.from_float(model.weight, scheme, model.bias)",
         )
-    for parent_name, parent in model.named_modules():
-        for attribute, module in parent._modules.items():  # noqa: SLF001 - shared children too
-            if not isinstance(module, nn.Linear):
-                continue
-            name = f"{parent_name}.{attribute}" if parent_name else attribute
-            seen.append(name)
-            reason = _reason(name, module, parent, wanted, excluded)
-            chosen = next((s for p, s in schemes.items() if matches(p, name)), None)
-            if reason is None and chosen is None:
-                reason = "no pattern of scheme fits"
-            if reason is not None or chosen is None:
-                skipped.append(Skipped(name, reason or ""))
-                continue
-            site = sites.setdefault(id(module), _Site(module, chosen))
-            if site.scheme != chosen:
-                raise ConfigError(
-                    f"{site.names[0]} and {name} are one module, asked in two schemes",
-                    facts=[f"{site.names[0]}: {site.scheme}", f"{name}: {chosen}"],
-                    hint="give both names the same scheme",
-                )
-            site.names.append(name)
-            site.places.append((parent, attribute))
+    for name, module in model.named_modules(remove_duplicate=False):
+        if not isinstance(module, nn.Linear):
+            continue
+        path, _, attribute = name.rpartition(".")
+        parent = model.get_submodule(path)
+        seen.append(name)
+        reason = _reason(name, module, parent, wanted, excluded)
+        chosen = next((s for p, s in schemes.items() if matches(p, name)), None)
+        if reason is None and chosen is None:
+            reason = "no pattern of scheme fits"
+        if reason is not None or chosen is None:
+            skipped.append(Skipped(name, reason or ""))
+            continue
+        site = sites.setdefault(id(module), _Site(module, chosen))
+        if site.scheme != chosen:
+            raise ConfigError(
+                f"{site.names[0]} and {name} are one module, asked in two schemes",
+                facts=[f"{site.names[0]}: {site.scheme}", f"{name}: {chosen}"],
+                hint="give both names the same scheme",
+            )
+        site.names.append(name)
+        site.places.append((parent, attribute))
     return list(sites.values()), skipped, seen
 
 
