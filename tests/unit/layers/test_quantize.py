@@ -111,13 +111,13 @@ def test_what_reads_weights_itself_is_skipped_with_the_reason():
 
 def test_meta_weights_and_other_dtypes_are_skipped_with_the_reason():
     model = nn.ModuleDict({
-        "meta": nn.Linear(16, 16, device="meta"), "double": nn.Linear(16, 16).double()
+        "meta": nn.Linear(16, 16, device="meta"), "wide": nn.Linear(16, 16).double()
     })  # fmt: skip
     report = quantize_(model, "fp8_tensor")
     assert report.swapped == ()
     reasons = {s.name: s.reason for s in report.skipped}
     assert "meta" in reasons["meta"]
-    assert "float64" in reasons["double"]
+    assert "float64" in reasons["wide"]
 
 
 def test_a_bare_linear_has_no_place_to_be_swapped_in():
