@@ -44,6 +44,7 @@ REAL = ((2112, 7168), (576, 7168), (4096, 4096), (7168, 2048), (4096, 14336))
 SCHEMES = {
     "linear_scaled_mm_tensor": ("fp8_tensor", "fp8_tensor_static"),
     "linear_scaled_mm_row": ("fp8_channel_token", "fp8_tensor_token"),
+    "linear_scaled_mm_row_bias": ("fp8_channel_token", "fp8_tensor_token"),
     "linear_scaled_mm_row_cutlass": ("fp8_channel_token", "fp8_tensor_token"),
     "linear_scaled_mm_block": ("fp8_block128", "fp8_block128_pow2"),
     "linear_int_mm": ("int8_channel_token",),

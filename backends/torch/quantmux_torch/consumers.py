@@ -20,6 +20,7 @@ from quantmux_torch.offers import (
 )
 from quantmux_torch.producers import ANY_DEVICE, DTYPES
 from quantmux_torch.vetoes import (
+    cublas_12_9,
     no_fp32_bias,
     no_fp32_bias_and_cublas_12_9,
     sum_fits_int32,
@@ -96,7 +97,14 @@ _SCALED_MM_TENSOR: Final = Capability(
     tags=_GRAPH,
 )
 _SCALED_MM_ROW: Final = _SCALED_MM_TENSOR.replace(
-    arch=arch_sets("90a"), schemes=_ROW_SCHEMES, weight_layout="torch:padded16_row"
+    arch=arch_sets("90a"),
+    schemes=_ROW_SCHEMES,
+    takes_bias=False,
+    weight_layout="torch:padded16_row",
+)
+# GEMM to fp32, bias, rounding: the epilogue's own bias fails at some shapes (linear_scaled_mm_row)
+_SCALED_MM_ROW_BIAS: Final = _SCALED_MM_ROW.replace(
+    takes_bias=True, launches=None, tags=_GRAPH | _COMPOSITE
 )
 _SCALED_MM_ROW_CUTLASS: Final = _SCALED_MM_ROW.replace(
     arch=arch_sets("89", "100f", "120f"),
@@ -198,7 +206,17 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             sources=("linear_scaled_mm_row.py", *scaled),
             version=torch_version,
             summary="torch._scaled_mm, token by channel scales (cuBLASLt 12.9)",
-            veto=no_fp32_bias_and_cublas_12_9,
+            veto=cublas_12_9,
+        ),
+        KernelSpec(
+            id="torch/linear_scaled_mm_row_bias",
+            op="linear",
+            capability=_SCALED_MM_ROW_BIAS,
+            load="quantmux_torch.linear_scaled_mm_row:kernel",
+            sources=("linear_scaled_mm_row.py", *scaled),
+            version=torch_version,
+            summary="the same to fp32, then the bias and the rounding",
+            veto=cublas_12_9,
         ),
         KernelSpec(
             id="torch/linear_scaled_mm_row_cutlass",

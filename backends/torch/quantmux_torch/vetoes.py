@@ -29,8 +29,9 @@ def no_fp32_bias(config: LayerConfig, device: DeviceProfile) -> Rejection | None
     )
 
 
-def no_fp32_bias_and_cublas_12_9(config: LayerConfig, device: DeviceProfile) -> Rejection | None:
-    """Refuse as `no_fp32_bias` does, and a torch of this machine built before CUDA 12.9."""
+def cublas_12_9(config: LayerConfig, device: DeviceProfile) -> Rejection | None:
+    """Refuse a torch of this machine built before CUDA 12.9."""
+    del config
     build = installed_torch()
     if device.is_present and build is not None and build.cuda_version < (12, 9):
         return Rejection(
@@ -40,7 +41,12 @@ def no_fp32_bias_and_cublas_12_9(config: LayerConfig, device: DeviceProfile) -> 
             actual=f"CUDA {build.cuda}" if build.cuda else "no CUDA",
             hint="install a torch built for CUDA 12.9 or later",
         )
-    return no_fp32_bias(config, device)
+    return None
+
+
+def no_fp32_bias_and_cublas_12_9(config: LayerConfig, device: DeviceProfile) -> Rejection | None:
+    """Refuse as both of them do."""
+    return cublas_12_9(config, device) or no_fp32_bias(config, device)
 
 
 def sum_fits_int32(config: LayerConfig, device: DeviceProfile) -> Rejection | None:

@@ -27,6 +27,7 @@ _INFINITY: Final = 0x7F800000
 _TWO_TO_MINUS_127: Final = 0x00400000
 _MAX_EXPONENT_BYTE: Final = 254
 _NAN_BYTE: Final = 255
+_NAN_CODE: Final = 0x7F  # a NaN of fp8_e4m3 and of fp8_e5m2 alike
 
 E4M3_MAX: Final = 448.0
 E2M1_MAX: Final = 6.0
@@ -153,12 +154,15 @@ def encode(values: torch.Tensor, scale: torch.Tensor, operand: Operand) -> torch
 
 
 def saturating_cast(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Give the values in an fp8 dtype: nearest even, beyond the range saturated, NaN kept.
+    """Give the values in an fp8 dtype: nearest even, beyond the range saturated, NaN as 0x7F.
 
-    Some releases of torch turn what lies beyond the range into NaN, so it is clamped before.
+    Some releases of torch turn what lies beyond the range into NaN, so it is clamped before. The
+    sign of a NaN that comes out of arithmetic differs between processors (x86 gives -NaN, GPUs
+    +NaN, seen on an H200), so every NaN gets the one code.
     """
     limit = torch.finfo(dtype).max
-    return values.clamp(-limit, limit).to(dtype)
+    codes = values.clamp(-limit, limit).to(dtype).view(torch.uint8)
+    return torch.where(torch.isnan(values), _NAN_CODE, codes).view(dtype)
 
 
 def nvfp4_global_scale(values: torch.Tensor) -> torch.Tensor:

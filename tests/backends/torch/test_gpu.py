@@ -20,6 +20,7 @@ pytestmark = [
 NATIVE = {
     "linear_scaled_mm_tensor": "fp8_tensor",
     "linear_scaled_mm_row": "fp8_channel_token",
+    "linear_scaled_mm_row_bias": "fp8_channel_token",
     "linear_scaled_mm_row_cutlass": "fp8_channel_token",
     "linear_scaled_mm_block": "fp8_block128",
     "linear_int_mm": "int8_channel_token",

@@ -205,7 +205,7 @@ def test_padding_of_weights_scales_and_bias_is_zero(kernel):
     assert torch.equal(data[:33, :200].to(torch.float32), weights.data.to(torch.float32))
     assert scales.shape == (48, 1)
     assert scales[33:].eq(0).all()
-    assert prepared.tensors["epilogue_bias"].dtype == torch.bfloat16
+    assert prepared.tensors["epilogue_bias"].dtype == torch.float32
     assert prepared.tensors["epilogue_bias"].tolist() == [1.0] * 33 + [0.0] * 15
     assert dict(prepared.facts) == {"padded_n": 48, "padded_k": 208}
 
@@ -322,8 +322,8 @@ def test_the_gpu_form_of_int8_gives_the_same_bits_on_the_host(name, m, kernel):
     ("name", "scheme"),
     [
         ("linear_scaled_mm_tensor", "fp8_tensor"),
-        ("linear_scaled_mm_row", "fp8_channel_token"),
-        ("linear_scaled_mm_row", "fp8_tensor_token"),
+        ("linear_scaled_mm_row_bias", "fp8_channel_token"),
+        ("linear_scaled_mm_row_bias", "fp8_tensor_token"),
     ],
 )
 @pytest.mark.parametrize("bias_dtype", [None, torch.bfloat16, torch.float32])
