@@ -5,6 +5,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -101,6 +102,15 @@ def nvfp4_code(x, s, g):
     if s == 0:
         return Fraction(0)
     return e2m1(f32(Fraction(x) * f32(f32(1 / g) / s)))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread():
+    """Tensors are tiny: on a busy machine, waiting for a second thread costs ten times more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,8 +57,9 @@ def make_inputs(case: Case, device: torch.device | str, seed: int) -> Call:
     )
 
 
+@cache
 def make_cos_sin_cache(rows: int, rope_dim: int, base: float = 10000.0) -> torch.Tensor:
-    """Give a RoPE cache fp32 [rows, rope_dim] = cos | sin."""
+    """Give a RoPE cache fp32 [rows, rope_dim] = cos | sin; the same tensor each time."""
     half = torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim
     angles = torch.arange(rows, dtype=torch.float64)[:, None] * base**-half
     return torch.cat((angles.cos(), angles.sin()), dim=1).to(torch.float32)

@@ -7,6 +7,7 @@ was measured on an H200.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -229,7 +230,8 @@ def _short_slack(want: torch.Tensor, magnitude: Magnitude, config: LinearConfig)
     sum_ = want if magnitude.bias is None else want - magnitude.bias
     sum_ = torch.minimum(sum_.abs(), total)
     coherent = torch.where(total > 0, sum_ / total, 0.0)
-    return _SHORT * (steps * coherent + steps**0.5) * (sum_ + magnitude.spread)
+    losses = steps * coherent + math.sqrt(steps)
+    return _SHORT * losses * (sum_ + magnitude.spread)
 
 
 def _same_class(
