@@ -8,7 +8,7 @@ import typer
 
 from quantmux.cli._config_args import config_from_json, config_from_options, op_name
 from quantmux.cli._options import AsJson, DeviceName, InstalledOnly, PluginsFile
-from quantmux.cli._render import print_json, warn
+from quantmux.cli._render import print_error, print_json, warn
 from quantmux.cli._selection_view import show_selection
 from quantmux.cli._session import find_device, open_context
 from quantmux.dispatch.select import no_kernel
@@ -140,10 +140,11 @@ def _answer(selection: Selection, context: Context, m: int | None, *, as_json: b
         print_json(selection.to_dict())
     else:
         show_selection(selection, m)
-    if selection.is_served:
-        if any(choice.tier == "weight_only" for choice in selection.ranges):
-            warn("the activation operand is ignored (tier weight_only), which changes numerics")
-        return
-    if selection.settings.force is not None:
-        raise no_kernel(selection, context.inventory(selection.device), m)
-    raise typer.Exit(1)
+    if not selection.is_served:
+        error = no_kernel(selection, context.inventory(selection.device), m)
+        # the reasons of every kernel were printed above; here is what is left to say
+        lines = [error.headline, *(f"  {fact}" for fact in error.facts if len(error.facts) == 1)]
+        print_error("\n".join([*lines, *([f"  next: {error.hint}"] if error.hint else [])]))
+        raise typer.Exit(1)
+    if any(choice.tier == "weight_only" for choice in selection.ranges):
+        warn("the activation operand is ignored (tier weight_only), which changes the numbers")

@@ -40,8 +40,9 @@ def plan(
     """
     open_registry(plugins)
     profile = find_device(device)
-    open_quantized(checkpoint)
     made = plan_checkpoint(checkpoint, profile, installed_only=installed_only)
+    if not made.layers:
+        open_quantized(checkpoint)  # raises, and says what is there
     if out_file is not None:
         _write(out_file, made.to_json(indent=2))
     if as_json:

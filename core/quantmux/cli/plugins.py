@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from quantmux.registry.status import PluginRecord
 
 
+_ACTIONS = ("list", "show")
+
+
 def plugins(
     action: Annotated[str, typer.Argument(metavar="[list|show]")] = "list",
     name: Annotated[
@@ -32,11 +35,12 @@ def plugins(
 
     Lists failed and disabled ones too, and asks no device: `doctor` tells what works here.
     """
-    if action not in ("list", "show"):
+    if action not in _ACTIONS:
+        near = closest(action, _ACTIONS)
         raise ConfigError(
             f'plugins has no action "{action}"',
             facts=["actions: list, show NAME"],
-            hint=f"run: quantmux plugins show {action}",
+            hint=f'did you mean "{near}"?' if near else f"run: quantmux plugins show {action}",
             code="usage",
         )
     if action == "list" and name is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from quantmux.capability.detect import HERE_CPU, detect_devices
 from quantmux.cli._checkpoints import open_quantized
 from quantmux.cli._options import AsJson, CheckpointPath, DeviceName, PluginsFile
 from quantmux.cli._render import err, print_error, print_json
@@ -19,6 +20,7 @@ from quantmux.errors import ConfigError, LaunchError, QuantmuxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.checkpoint import LayerEntry
@@ -79,13 +81,7 @@ def run(
     """
     ms = _token_counts(tokens)
     context = open_context(plugins)
-    profile = find_device(device)
-    if not profile.is_present:
-        raise ConfigError(
-            f'run needs a device that is here, found "{profile.name}"',
-            hint=f"ask what it would take: quantmux plan {checkpoint} --device {profile.name}",
-            code="device",
-        )
+    profile = _here(find_device(device), checkpoint)
     opened = open_quantized(checkpoint)
     entries = _chosen(opened.layers(), layers)
     from quantmux.cli._measure import Runner  # imports torch
@@ -99,6 +95,21 @@ def run(
     _tell(outcome, len(entries))
     if not outcome.ok:
         raise typer.Exit(1)
+
+
+def _here(profile: DeviceProfile, checkpoint: Path) -> DeviceProfile:
+    """Give the device itself for a name such as ``h200`` that one here goes by."""
+    if profile.is_present:
+        return profile
+    found = next((d for d in detect_devices() if d.name == profile.name), None)
+    if found is None:
+        raise ConfigError(
+            f'run needs a device that is here, found "{profile.name}"',
+            facts=["here: " + ", ".join(str(d) for d in (*detect_devices(), HERE_CPU))],
+            hint=f"ask what it would take: quantmux plan {checkpoint} --device {profile.name}",
+            code="device",
+        )
+    return found
 
 
 def _token_counts(text: str) -> tuple[int, ...]:
