@@ -57,7 +57,7 @@ def broken_plugin(tmp_path):
     return tmp_path
 
 
-def test_shows_a_plugin_that_raises_and_goes_on(broken_plugin, monkeypatch):
+def test_shows_a_plugin_that_raises_and_goes_on(broken_plugin):
     code = (
         "import sys; sys.path.append(sys.argv[1]); from quantmux.cli import main; "
         "sys.exit(main(['doctor', '--device', 'cpu', '--json']))"

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-import quantmux_torch.plugin
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import quantmux_torch.plugin
 from quantmux.registry.default import set_default_registry
 from quantmux.registry.manager import Registry
 
