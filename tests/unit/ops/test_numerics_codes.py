@@ -63,7 +63,9 @@ def test_fp8_saturates_beyond_its_range_and_keeps_nan(name):
     beyond = torch.tensor([limit * 1.03, limit * 1.5, 1e30, torch.inf])
     assert saturating_cast(beyond, dtype).float().tolist() == [limit] * 4
     assert saturating_cast(-beyond, dtype).float().tolist() == [-limit] * 4
-    assert saturating_cast(torch.tensor([torch.nan]), dtype).float().isnan().all()
+    nan = torch.tensor([torch.nan, -torch.nan])
+    assert saturating_cast(nan, dtype).view(torch.uint8).tolist() == [0x7F, 0x7F]
+    assert saturating_cast(nan, dtype).float().isnan().all()
 
 
 @settings(max_examples=300, deadline=None)
