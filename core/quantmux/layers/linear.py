@@ -174,6 +174,12 @@ class Linear(nn.Module):
         """
         weights = tensors if isinstance(tensors, LinearWeights) else from_state(tensors)
         weights = weights.to(weights.data.device if device is None else device)
+        if weights.data.is_meta:
+            raise InputError(
+                "the tensors are on the meta device: they hold no values",
+                hint="load them first, or build Linear(config, weights) and load with assign=True",
+                code="device",
+            )
         check_weights(weights, config, name=layer)
         made = cls(config, weights, layer=layer, policy=policy, context=context)
         made._select()
@@ -212,7 +218,8 @@ class Linear(nn.Module):
         """
         if self._bound is not None:
             return self._bound.weights()
-        return LinearWeights(**{NAMES[n]: t for n, t in self._named() if t is not None})
+        held = LinearWeights(**{NAMES[n]: t for n, t in self._named() if t is not None})
+        return held.to(self._device)  # a copy of a layer with keep_canonical="cpu" is on the host
 
     @property
     def context(self) -> Context:
@@ -395,9 +402,13 @@ class Linear(nn.Module):
             )
             return
         takes_over = local_metadata.get("assign_to_params_buffers", False)
+        if self._device.type == "meta" and not takes_over:
+            error_msgs.append(f"{prefix}weight is on the meta device: load with assign=True")
+            return
         try:
             current = to_state(self.weights) if len(given) < len(expected) else {}
-            loaded = from_state({**current, **given}).to(self._device)
+            loaded = from_state({**current, **given})
+            loaded = loaded.to(loaded.data.device if takes_over else self._device)
             check_weights(loaded, self.config, name=prefix.rstrip(".") or self.layer)
         except QuantmuxError as error:
             error_msgs.append(str(error))

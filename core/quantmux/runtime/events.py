@@ -21,6 +21,8 @@ Stage = Literal["load", "select", "build", "run"]
 
 STAGES: Final[tuple[Stage, ...]] = ("load", "select", "build", "run")
 ROOT: Final = "quantmux"
+_KEPT: Final = 4096
+"""Distinct events that are kept, and warned of, in one process; all are counted."""
 
 # A library must not print by itself, nor meet Python's "no handlers" fallback.
 logging.getLogger(ROOT).addHandler(logging.NullHandler())
@@ -65,12 +67,16 @@ class _Ledger:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._counts: Counter[str] = Counter()
         self._events: Counter[FallbackEvent] = Counter()
         self._warned: set[FallbackEvent] = set()
 
     def add(self, event: FallbackEvent) -> None:
         with self._lock:
-            self._events[event] += 1
+            self._counts[event.stage] += 1
+            # reasons may hold addresses or sizes: a long process must not collect them for ever
+            if event in self._events or len(self._events) < _KEPT:
+                self._events[event] += 1
 
     def is_new(self, event: FallbackEvent) -> bool:
         """Tell, once, that an event was not warned of before; layers alike share one warning."""
@@ -78,7 +84,7 @@ class _Ledger:
             event.wanted, event.taken, event.stage, event.reason, event.device, event.config
         )
         with self._lock:
-            if key in self._warned:
+            if key in self._warned or len(self._warned) >= _KEPT:
                 return False
             self._warned.add(key)
             return True
@@ -86,13 +92,12 @@ class _Ledger:
     def stats(self) -> dict[str, Any]:
         with self._lock:
             events = list(self._events.items())
-        counts: dict[str, Any] = dict.fromkeys(STAGES, 0)
-        for event, count in events:
-            counts[event.stage] += count
+            counts: dict[str, Any] = {stage: self._counts[stage] for stage in STAGES}
         return {**counts, "events": [{**e.to_dict(), "count": n} for e, n in events]}
 
     def reset(self) -> None:
         with self._lock:
+            self._counts.clear()
             self._events.clear()
             self._warned.clear()
 

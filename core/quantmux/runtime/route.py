@@ -62,7 +62,8 @@ class Place:
         event = FallbackEvent(
             wanted, taken, stage, reason, device.name, config.digest(), self.layer
         )
-        self.events.append(event)
+        if event not in self.events:
+            self.events.append(event)
         self.context.report(event, self.mode(stage), cause)
 
     def put_away(self, failed: KernelFailed) -> str:

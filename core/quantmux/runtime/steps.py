@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from quantmux.capability.device import DeviceProfile
-    from quantmux.config import Operand
+    from quantmux.config import LayerConfig, Operand
     from quantmux.dispatch.pipeline import Pipeline, Step
     from quantmux.registry.kernel_spec import KernelSpec
     from quantmux.registry.protocol import Kernel
@@ -82,7 +82,7 @@ def build(
     produce = [
         (s, _callable(s, _guard(s, "bind", partial(k.bind, s.config, device)))) for s, k in head
     ]
-    reads = _output_of(head[-1][0]) if head else None
+    reads = _output_of(head[-1][0].config, config) if head else None
     scales: dict[str, torch.Tensor] = {}
     activation = config.scheme.activation
     if produce and activation is not None:
@@ -180,11 +180,12 @@ def _acceptor(
     return accept
 
 
-def _output_of(step: Step) -> QuantizeConfig | None:
-    config = step.config
-    if isinstance(config, RelayoutConfig):
-        return QuantizeConfig(operand=config.operand, n=config.n, layout=config.target)
-    return config if isinstance(config, QuantizeConfig) else None
+def _output_of(made: LayerConfig, config: LinearConfig) -> QuantizeConfig | None:
+    if isinstance(made, RelayoutConfig):
+        return QuantizeConfig(
+            operand=made.operand, n=made.n, layout=made.target, in_dtype=config.in_dtype
+        )
+    return made if isinstance(made, QuantizeConfig) else None
 
 
 def _guard(step: Step, doing: str, action: Callable[[], Any]) -> Any:

@@ -2,6 +2,7 @@ import copy
 import io
 import logging
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -300,6 +301,18 @@ def test_a_copy_and_a_pickle_are_whole_and_independent(name):
     assert torch.equal(layer(x), want)
 
 
+def test_a_layer_on_meta_is_loaded_by_assign():
+    x, whole = inputs(3, 64), made("nvfp4")
+    empty = Linear(whole.config, whole.weights.to("meta"))
+    assert "no kernel" in repr(empty)
+    with pytest.raises(RuntimeError, match="assign=True"):
+        empty.load_state_dict(whole.state_dict())
+    empty.load_state_dict(whole.state_dict(), assign=True)
+    assert torch.equal(empty(x), whole(x))
+    with pytest.raises(InputError, match="meta"):
+        Linear.from_tensors(whole.config, whole.weights.to("meta"))
+
+
 def test_the_repr_shows_scheme_kernels_and_tier():
     text = repr(made("int8_channel_token"))
     assert "in_features=64, out_features=48, scheme=int8_channel_token, bias=True" in text
@@ -368,6 +381,15 @@ def test_the_reference_tier_is_bit_equal_for_every_scheme():
     for name in NAMES:
         layer = made(name, policy={"force": "torch/linear_reference"})
         assert torch.equal(layer(inputs(5, 64)), linear(inputs(5, 64), layer.weights, layer.config))
+
+
+def test_many_threads_bind_once_and_agree():
+    layer, x = made("fp8_block128"), inputs(3, 64)
+    want = copy.deepcopy(layer)(x)
+    with ThreadPoolExecutor(8) as pool:
+        calls = list(pool.map(lambda _: (layer(x), layer.bind()), range(32)))
+    assert all(torch.equal(y, want) for y, _ in calls)
+    assert len({id(bound) for _, bound in calls}) == 1
 
 
 def test_warmup_binds_and_bytes_are_shown():

@@ -9,8 +9,7 @@ import torch
 
 from quantmux.capability.capability import Capability, OperandOffer, SchemeOffer
 from quantmux.capability.detect import HERE_CPU
-from quantmux.config import LinearConfig, SiluMulQuantizeConfig, operand
-from quantmux.config.layouts import layouts_for
+from quantmux.config import LinearConfig, SiluMulQuantizeConfig
 from quantmux.config.policy import Policy
 from quantmux.ops.linear.reference import linear
 from quantmux.ops.linear.weights import quantize_weight
@@ -27,7 +26,6 @@ from quantmux.runtime.events import reset_stats
 from quantmux.runtime.quarantine import Quarantine
 
 MODULE = "quantmux_kernels_of_tests"
-TOKEN = operand("fp8_token")
 
 
 @dataclass
@@ -132,6 +130,10 @@ class FakePlugin:
         self.heard.append(event)
 
 
+def _taken(fault, *names):
+    return {name: fault.pop(name) for name in names if name in fault}
+
+
 class Shop:
     """Collects kernels, then opens: ``shop.context()``."""
 
@@ -139,14 +141,14 @@ class Shop:
         self.module, self.specs, self.plugins = module, [], []
         self.config = LinearConfig(in_features=32, out_features=48, scheme="fp8_channel_token")
 
-    def consumer(self, kernel_id, layout="canonical", form="shared", load=None, **fault):
-        limits = {
-            k: fault.pop(k) for k in ("m_min", "m_max", "compute", "is_reference") if k in fault
-        }
+    def consumer(
+        self, kernel_id, layout="canonical", form="shared", load=None, reads=None, **fault
+    ):
+        limits = _taken(fault, "m_min", "m_max", "compute", "is_reference")
         scheme = self.config.scheme
         offer = SchemeOffer(
             weight=OperandOffer.of(scheme.weight, ("row_major",)),
-            activation=OperandOffer.of(TOKEN, ("row_major",)),
+            activation=OperandOffer.of(scheme.activation, reads or ("row_major",)),
         )
         capability = Capability(arch=("any",), schemes=(offer,), weight_layout=layout, **limits)
         return self._add(
@@ -155,11 +157,17 @@ class Shop:
 
     def producer(self, kernel_id, op="quantize", **fault):
         function = {"quantize": quantize, "silu_mul_quantize": silu_mul_quantize}[op]
-        limits = {k: fault.pop(k) for k in ("m_min", "m_max", "is_reference") if k in fault}
-        offer = OperandOffer.of(TOKEN, layouts_for(TOKEN))
+        limits = _taken(fault, "m_min", "m_max", "is_reference")
+        offer = OperandOffer.of(self.config.scheme.activation, ("row_major",))
         capability = Capability(arch=("any",), produces=(offer,), **limits)
         return self._add(
             kernel_id, op, capability, lambda f: FakeProducer(function, f), None, fault
+        )
+
+    def mover(self, kernel_id, source, target, **fault):
+        capability = Capability(arch=("any",), relayouts=((source, target),))
+        return self._add(
+            kernel_id, "relayout", capability, lambda f: FakeProducer(relayout, f), None, fault
         )
 
     def _add(self, kernel_id, op, capability, make, load, fault):
@@ -204,8 +212,3 @@ def shop(monkeypatch):
 @pytest.fixture
 def silu_config():
     return SiluMulQuantizeConfig(operand="fp8_token", n=32)
-
-
-@pytest.fixture
-def move():
-    return relayout

@@ -190,6 +190,40 @@ def test_a_producer_of_its_own_is_bound_and_called(shop, silu_config):
     assert stats()["events"] == []
 
 
+@pytest.fixture
+def relaid(shop):
+    """The consumer reads what no producer writes: a relayout stands between."""
+    shop.config = shop.config.replace(scheme="fp8_block128", in_dtype="fp16", out_dtype="fp16")
+    shop.producer("one/quantize")
+    shop.consumer("one/linear", reads=("col_major_aligned4",))
+    return shop
+
+
+def test_a_relayout_between_producer_and_consumer_is_called(relaid):
+    relaid.mover("one/move", "row_major", "col_major_aligned4")
+    context = relaid.context()
+    bound = bind(relaid.select(context), relaid.weights(), context=context)
+    assert bound.pipeline_for(7).ids == ("one/quantize", "one/move", "one/linear")
+    x = relaid.x(7).half()
+    assert torch.equal(bound(x), reference(relaid, x))
+    reads = bound.input_layout(7)
+    assert (reads.layout.scales, reads.in_dtype) == ("col_major_aligned4", "fp16")
+    assert torch.equal(bound(quantize(x, reads)), reference(relaid, x))
+    with pytest.raises(LayoutError, match="row_major"):
+        bound(quantize(x, reads.replace(layout="row_major")))
+
+
+def test_a_relayout_that_raises_is_replaced_alone(relaid):
+    relaid.mover("one/move", "row_major", "col_major_aligned4", run=lambda _: OSError("no"))
+    relaid.mover("two/move", "row_major", "col_major_aligned4")
+    context = relaid.context(order=("one", "two"), fallback={"run": "silent"})
+    bound = bind(relaid.select(context), relaid.weights(), context=context)
+    x = relaid.x(7).half()
+    assert torch.equal(bound(x), reference(relaid, x))
+    assert bound.pipeline_for(7).ids == ("one/quantize", "two/move", "one/linear")
+    assert "one/move raised" in bound.events[0].reason
+
+
 def test_bind_refuses_what_is_not_a_linear_or_not_served(shop, silu_config):
     shop.producer("one/silu", op="silu_mul_quantize")
     shop.consumer("one/linear")

@@ -71,6 +71,16 @@ def test_reset_forgets_counts_and_warnings(caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_long_process_keeps_no_endless_list(monkeypatch):
+    from quantmux.runtime import events
+
+    monkeypatch.setattr(events, "_KEPT", 3)
+    for i in range(10):
+        report(FallbackEvent("a/x", None, "run", f"at {i:#x}", "h200"), "warn")
+    assert stats()["run"] == 10
+    assert len(stats()["events"]) == 3
+
+
 def test_the_library_has_a_null_handler_on_its_root_logger_alone():
     handlers = logging.getLogger("quantmux").handlers
     assert any(isinstance(h, logging.NullHandler) for h in handlers)
