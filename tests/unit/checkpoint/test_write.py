@@ -455,3 +455,92 @@ def test_refuses_weights_that_hold_a_bad_scale(tmp_path):
     with pytest.raises(InputError, match="l: weight scales"):
         write_checkpoint(tmp_path / "o", [layer])
     assert list(tmp_path.iterdir()) == []
+
+
+NV = {"weight_scale": ("F8_E4M3", (192, 9))}
+ON_DISK = {
+    ("fp8_block128", "deepseek_fp8"): {
+        "weight": ("F8_E4M3", (192, 144)),
+        "weight_scale_inv": ("F32", (2, 2)),
+    },
+    ("fp8_tensor", "autofp8"): {"weight": ("F8_E4M3", (192, 144)), "weight_scale": ("F32", ())},
+    ("fp8_tensor_static", "modelopt"): {
+        "weight": ("F8_E4M3", (192, 144)),
+        "weight_scale": ("F32", ()),
+        "input_scale": ("F32", ()),
+    },
+    ("fp8_tensor_static", "compressed_tensors"): {
+        "weight": ("F8_E4M3", (192, 144)),
+        "weight_scale": ("F32", (1,)),
+        "input_scale": ("F32", (1,)),
+    },
+    ("fp8_channel_token", "compressed_tensors"): {
+        "weight": ("F8_E4M3", (192, 144)),
+        "weight_scale": ("F32", (192, 1)),
+    },
+    ("fp8_channel_token", "modelopt"): {
+        "weight": ("F8_E4M3", (192, 144)),
+        "weight_scale": ("F32", (192,)),
+    },
+    ("fp8_block128", "modelopt"): {
+        "weight": ("F8_E4M3", (192, 144)),
+        "weight_scale": ("F32", (2, 1, 2, 1)),
+    },
+    ("int8_channel_token", "compressed_tensors"): {
+        "weight": ("I8", (192, 144)),
+        "weight_scale": ("F32", (192, 1)),
+    },
+    ("nvfp4", "compressed_tensors"): {
+        "weight_packed": ("U8", (192, 72)),
+        **NV,
+        "weight_global_scale": ("F32", (1,)),
+        "input_global_scale": ("F32", (1,)),
+    },
+    ("nvfp4", "modelopt"): {
+        "weight": ("U8", (192, 72)),
+        **NV,
+        "weight_scale_2": ("F32", ()),
+        "input_scale": ("F32", ()),
+    },
+    ("nvfp4_w4a16", "modelopt"): {
+        "weight": ("U8", (192, 72)),
+        **NV,
+        "weight_scale_2": ("F32", ()),
+    },
+}
+
+
+@pytest.mark.parametrize(("preset", "fmt"), ON_DISK)
+def test_names_dtypes_and_shapes_are_those_of_the_wild(tmp_path, preset, fmt):
+    write_checkpoint(tmp_path / "o", [make_layer("l", preset)], format=fmt)
+    tensors = open_checkpoint(tmp_path / "o").tensors
+    found = {name.removeprefix("l."): (t.dtype, t.shape) for name, t in tensors.items()}
+    assert found == ON_DISK[preset, fmt]
+
+
+def test_divisors_of_compressed_tensors_are_the_inverse_of_the_multipliers(tmp_path):
+    layer = make_layer("l", "nvfp4")
+    write_checkpoint(tmp_path / "o", [layer])
+    stored = load_file(tmp_path / "o/model.safetensors")
+    assert torch.equal(stored["l.weight_global_scale"], 1 / layer.weights.global_scale)
+    assert torch.equal(stored["l.input_global_scale"], 1 / ONE)
+
+
+def test_modelopt_writes_both_carriers_and_they_agree(tmp_path):
+    write_checkpoint(tmp_path / "o", [make_layer("l", "nvfp4")], format="modelopt")
+    config = json.loads((tmp_path / "o/config.json").read_text())["quantization_config"]
+    legacy = json.loads((tmp_path / "o/hf_quant_config.json").read_text())
+    assert config["quant_algo"] == legacy["quantization"]["quant_algo"] == "NVFP4"
+    assert config["ignore"] == legacy["quantization"]["exclude_modules"] == ["lm_head"]
+    assert legacy["quantization"]["group_size"] == 16
+    (tmp_path / "o/config.json").unlink()
+    assert open_checkpoint(tmp_path / "o").layers()[0].config.scheme.name == "nvfp4"
+
+
+def test_the_config_of_block_fp8_says_block_and_exponents(tmp_path):
+    for preset, scale_fmt in (("fp8_block128", None), ("fp8_block128_pow2", "ue8m0")):
+        write_checkpoint(tmp_path / preset, [make_layer("l", preset)])
+        quant = json.loads((tmp_path / preset / "config.json").read_text())["quantization_config"]
+        assert quant["weight_block_size"] == [128, 128]
+        assert quant["activation_scheme"] == "dynamic"
+        assert quant.get("scale_fmt") == scale_fmt
