@@ -108,8 +108,7 @@ def test_nearest_miss_is_printed(cli):
             "silu_mul_quantize fp8_group128 n=2048 row_major padded_n=2048 from fp16",
         ),
         (
-            "inverse_rope_quantize --heads 16 --head-dim 256 --rope-dim 64 --groups 4 "
-            "--layout packed_pow2",
+            "inverse_rope_quantize --heads 16 --head-dim 256 --rope-dim 64 --groups 4",
             "inverse_rope_quantize fp8_group128_pow2 heads=16",
         ),
         (
