@@ -64,7 +64,8 @@ class Operand(Frozen):
         scale_rounding: ``pow2`` rounds scales up to powers of two (the UE8M0 values).
         dynamic: Scales come from the data of each call (True) or are given once (False).
         global_scale: Second-level scale of NVFP4: absent, given once, or from each call's data.
-        eps: Floor of a block's amax, in the units of the data. Ignored for static scales.
+        eps: Floor of a block's amax, in the units of the data; at least 1e-35, so that the scale
+            it gives is a normal fp32 number. Ignored for static scales.
         scale_ub: Ceiling of a block's **amax** (never of the scale), or None.
 
     A preset name is accepted wherever an operand is: ``fp8_tensor fp8_token fp8_channel
@@ -78,7 +79,7 @@ class Operand(Frozen):
     scale_rounding: Literal["none", "pow2"] = "none"
     dynamic: bool = True
     global_scale: GlobalScale = "none"
-    eps: float = Field(default=1e-10, gt=0, allow_inf_nan=False)
+    eps: float = Field(default=1e-10, ge=1e-35, allow_inf_nan=False)
     scale_ub: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
