@@ -46,6 +46,8 @@ def classify(error: BaseException) -> Failure:
     if not isinstance(error, RuntimeError):
         return Failure.KERNEL
     is_cuda = isinstance(error, torch.AcceleratorError) or _CUDA.search(text) is not None
+    if "CUBLAS_STATUS_ALLOC_FAILED" in text:
+        return Failure.OUT_OF_MEMORY
     if _OUT_OF_MEMORY.search(text) and (is_cuda or "llocator" in text):
         return Failure.OUT_OF_MEMORY
     if is_cuda and _REFUSED.search(text) is None:

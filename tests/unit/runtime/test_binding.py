@@ -190,6 +190,21 @@ def test_a_producer_of_its_own_is_bound_and_called(shop, silu_config):
     assert stats()["events"] == []
 
 
+def test_two_weight_forms_are_held_where_the_policy_allows_them(shop):
+    shop.producer("one/quantize")
+    shop.consumer("one/small", layout="one:a", form="lossless", m_max=4)
+    shop.consumer("one/any", layout="one:b", form="lossless", compute="emulated")
+    for copies, held in ((1, 1), (2, 2)):
+        context = shop.context(weight_copies=copies)
+        bound = bind(shop.select(context), shop.weights(), context=context)
+        assert len(bound.store.layouts) == held
+        assert bound.store.kept is None
+        for m in (3, 9):
+            assert torch.equal(bound(shop.x(m)), reference(shop, shop.x(m)))
+    assert bound.pipeline_for(3).main.id == "one/small"
+    assert bound.pipeline_for(9).main.id == "one/any"
+
+
 @pytest.fixture
 def relaid(shop):
     """The consumer reads what no producer writes: a relayout stands between."""
