@@ -10,7 +10,7 @@ thing measured twice) says how much of a difference is noise.
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import gc
 import json
 import platform
@@ -174,7 +174,7 @@ def versions() -> dict[str, str]:
 
 def main() -> int:
     """Measure, print a table, write the JSON."""
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(__file__).parent / "results" / f"{today}-cpu-foundation.json"
     parser.add_argument("--out", type=Path, default=default)

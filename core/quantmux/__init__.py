@@ -64,13 +64,8 @@ if TYPE_CHECKING:
     )
     from quantmux.layers.calibrate import Calibration, calibrate
     from quantmux.layers.linear import Linear
-    from quantmux.runtime.producers import (
-        inverse_rope_quantize,
-        quantize,
-        relayout,
-        silu_mul_quantize,
-    )
-    from quantmux.layers.quantize import QuantizeReport, quantize_
+    from quantmux.layers.quantize import quantize_
+    from quantmux.layers.report import QuantizeReport
     from quantmux.layers.shared import shared_input
     from quantmux.ops.quantized import LinearWeights, QuantizedTensor
     from quantmux.registry.default import register_plugin, unregister_plugin
@@ -78,6 +73,12 @@ if TYPE_CHECKING:
     from quantmux.registry.kernel_spec import BackendInfo, BackendStatus, KernelSpec
     from quantmux.registry.protocol import PreparedWeights
     from quantmux.runtime.events import FallbackEvent, reset_stats, stats
+    from quantmux.runtime.producers import (
+        inverse_rope_quantize,
+        quantize,
+        relayout,
+        silu_mul_quantize,
+    )
 
 # public name -> (module, attribute); the one list of what is public, checked by a test
 _EXPORTS: dict[str, tuple[str, str]] = {
@@ -145,7 +146,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
         name: ("quantmux.runtime.producers", name)
         for name in ("inverse_rope_quantize", "quantize", "relayout", "silu_mul_quantize")
     },
-    "QuantizeReport": ("quantmux.layers.quantize", "QuantizeReport"),
+    "QuantizeReport": ("quantmux.layers.report", "QuantizeReport"),
     "quantize_": ("quantmux.layers.quantize", "quantize_"),
     "shared_input": ("quantmux.layers.shared", "shared_input"),
     "LinearWeights": ("quantmux.ops.quantized", "LinearWeights"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from quantmux.capability.capability import Capability, OperandOffer, SchemeOffer
 from quantmux.capability.profiles import PROFILES
 from quantmux.config import LayerConfig, operand, scheme

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from quantmux.capability.capability import Capability, OperandOffer
 from quantmux.capability.evidence import EvidenceLevel
 from quantmux.capability.profiles import PROFILES

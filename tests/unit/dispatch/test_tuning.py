@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from quantmux.config import LinearConfig
 from quantmux.dispatch import Selection, TuningRow, TuningTable
 from quantmux.registry.kernel_spec import KernelSpec
