@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -81,25 +82,9 @@ def expected_names(config: LinearConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
-def scalar(value: Any, name: str, device: torch.device) -> torch.Tensor | None:
-    """Give a scale as fp32 [1] on the device; a number is accepted, None stays None.
-
-    Raises:
-        InputError: Not one finite positive number.
-    """
-    if value is None:
-        return None
-    try:
-        tensor = torch.as_tensor(value, dtype=torch.float32).detach().reshape(-1).to(device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} needs one number, found {value!r}") from error
-    if tensor.numel() != 1:
-        raise InputError(f"{name} needs one number, found {tensor.numel()}")
-    number = float(tensor)
-    if not 0 < number < float("inf"):
-        raise InputError(
-            f"{name} needs to be finite and positive, found {number}",
-            hint="find it with quantmux.calibrate",
-            code="scale_value",
-        )
-    return tensor
+def only_used(weights: LinearWeights, config: LinearConfig) -> LinearWeights:
+    """Give the weights without activation scales that the scheme computes from x anyway."""
+    names = expected_names(config)
+    if "input_scale" not in names:
+        weights = replace(weights, input_scale=None)
+    return weights if "input_global_scale" in names else replace(weights, input_global_scale=None)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-from copy import deepcopy
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
-from torch import nn
 
 from quantmux.config import LinearConfig, Scheme
 from quantmux.config.policy import Policy
-from quantmux.errors import ConfigError, InputError, QuantmuxError
-from quantmux.layers.canonical import NAMES, expected_names, from_state, scalar, to_state
-from quantmux.ops.layouts import as_bits
+from quantmux.errors import InputError, QuantmuxError
+from quantmux.layers.canonical import NAMES, from_state
+from quantmux.layers.held import HeldWeights
+from quantmux.layers.scales import needed_scale, runnable_scheme
 from quantmux.ops.linear.weights import check_weights, quantize_weight
 from quantmux.ops.quantized import (
-    DATA_DTYPES,
     DTYPE_NAMES,
     DTYPES,
     LinearWeights,
@@ -29,17 +26,16 @@ from quantmux.runtime.inputs import check_layer_input
 from quantmux.runtime.producers import profile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from quantmux.config import Dtype, QuantizeConfig
     from quantmux.dispatch.selection import Selection
     from quantmux.runtime.steps import Call
 
-_log: Final = logging.getLogger("quantmux.layers")
 _FREED: Final = ("weight", "weight_scale")
 
 
-class Linear(nn.Module):
+class Linear(HeldWeights):
     """``y = x · Wᵀ + bias`` with quantized weights; x [..., K] or a QuantizedTensor, y [..., N].
 
     Built by `from_float` or `from_tensors`. The canonical tensors are buffers named ``weight``,
@@ -59,9 +55,6 @@ class Linear(nn.Module):
     _bound: BoundLinear | None
     _call: Call | None
     _selection: Selection | None
-    _device: torch.device
-    input_scale: torch.Tensor | None
-    input_global_scale: torch.Tensor | None
 
     def __init__(
         self,
@@ -123,13 +116,13 @@ class Linear(nn.Module):
             raise InputError(f"weight needs to be a tensor, found {type(weight).__name__}")
         asked = Scheme.model_validate(scheme) if isinstance(scheme, str) else scheme
         home = weight.device if device is None else torch.device(device)
-        asked = _with_scales(asked, input_scale, input_global_scale, layer)
+        asked = runnable_scheme(asked, input_scale, input_global_scale, layer)
         weights = quantize_weight(
             weight.detach().to(home),
             asked,
             bias=None if bias is None else bias.detach().to(home),
-            input_scale=_needed(input_scale, "input_scale", asked, home),
-            input_global_scale=_needed(input_global_scale, "input_global_scale", asked, home),
+            input_scale=needed_scale(input_scale, "input_scale", asked, home),
+            input_global_scale=needed_scale(input_global_scale, "input_global_scale", asked, home),
         )
         fmt: Any = in_dtype or DTYPE_NAMES[weight.dtype]
         config = LinearConfig(
@@ -218,8 +211,7 @@ class Linear(nn.Module):
         """
         if self._bound is not None:
             return self._bound.weights()
-        held = LinearWeights(**{NAMES[n]: t for n, t in self._named() if t is not None})
-        return held.to(self._device)  # a copy of a layer with keep_canonical="cpu" is on the host
+        return super().weights
 
     @property
     def context(self) -> Context:
@@ -317,20 +309,15 @@ class Linear(nn.Module):
     def _start(self) -> None:
         """Set what is derived from the config and what is not bound yet."""
         self._lock = RLock()
-        self._bound = None
-        self._call = None
+        self._unbind()
         self._dtype = DTYPES[self.config.in_dtype]
         self._k, self._n = self.config.k, self.config.n
 
-    def _hold(self, weights: LinearWeights) -> None:
-        """Put canonical weights in the buffers; whatever was bound is void."""
+    def _unbind(self) -> None:
+        """Forget what was bound and selected: the weights are others, or elsewhere."""
         self._bound = None
         self._call = None
         self._selection = None
-        self._device = weights.data.device
-        tensors = to_state(weights)
-        for name in NAMES:
-            self.register_buffer(name, tensors.get(name))
 
     def _here(self) -> Context:
         return default_context() if self._context is None else self._context
@@ -344,156 +331,6 @@ class Linear(nn.Module):
                 call_overrides=self._policy,
             )
         return self._selection
-
-    def _named(self) -> list[tuple[str, torch.Tensor | None]]:
-        return [(name, self._buffers[name]) for name in NAMES]
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # fn moves, casts or both, and only the move may reach quantized tensors. An integer probe
-        # shows the move: every cast of nn.Module leaves integers alone.
-        del recurse
-        probe = fn(torch.empty(0, dtype=torch.uint8, device=self._device))
-        if probe.device != self._device:
-            if self._device.type == "meta":
-                weights = LinearWeights(
-                    **{
-                        NAMES[name]: torch.empty_like(tensor, device=probe.device)
-                        for name, tensor in to_state(self.weights).items()
-                    }
-                )
-            else:
-                weights = self.weights.to(probe.device)
-            self._hold(weights)
-        return self
-
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        for name, tensor in to_state(self.weights).items():
-            destination[prefix + name] = tensor if keep_vars else tensor.detach()
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        expected = expected_names(self.config)
-        given = {n: state_dict[prefix + n] for n in NAMES if prefix + n in state_dict}
-        missing_keys += [prefix + n for n in expected if n not in given] if strict else []
-        if strict:
-            unexpected_keys += [
-                key
-                for key in state_dict
-                if key.startswith(prefix) and key.removeprefix(prefix) not in expected
-            ]
-        given = {name: tensor for name, tensor in given.items() if name in expected}
-        if not given:
-            return
-        apart = [n for n in expected if n.startswith("weight") and n not in given]
-        if apart and any(name.startswith("weight") for name in given):
-            error_msgs.append(
-                f"{prefix}weight cannot be loaded without {', '.join(apart)}: codes and scales "
-                "belong together"
-            )
-            return
-        takes_over = local_metadata.get("assign_to_params_buffers", False)
-        if self._device.type == "meta" and not takes_over:
-            error_msgs.append(f"{prefix}weight is on the meta device: load with assign=True")
-            return
-        try:
-            current = to_state(self.weights) if len(given) < len(expected) else {}
-            loaded = from_state({**current, **given})
-            loaded = loaded.to(loaded.data.device if takes_over else self._device)
-            check_weights(loaded, self.config, name=prefix.rstrip(".") or self.layer)
-        except QuantmuxError as error:
-            error_msgs.append(str(error))
-            return
-        if not takes_over:
-            # what lies in the state dict stays the caller's, who may change it afterwards
-            loaded = LinearWeights(**{n: t.detach().clone() for n, t in loaded.named().items()})
-        self._hold(loaded)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        for name in ("_lock", "_bound", "_call", "_selection", "_context"):
-            state.pop(name, None)
-        # as bytes: torch cannot pickle fp8 tensors outside torch.save
-        tensors = {name: as_bits(tensor) for name, tensor in to_state(self.weights).items()}
-        state["_buffers"] = {**self._buffers, **{name: tensors.get(name) for name in NAMES}}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._context = None
-        self._selection = None
-        weight, buffers = self.config.scheme.weight, self._buffers
-        for name, dtype in (
-            ("weight", DATA_DTYPES[weight.element]),
-            ("weight_scale", torch.float8_e4m3fn if weight.is_nvfp4 else torch.float32),
-        ):
-            held = buffers[name]
-            buffers[name] = None if held is None else held.view(dtype)
-        self._start()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        copy = type(self).__new__(type(self))
-        copy.__setstate__(deepcopy(self.__getstate__(), memo))
-        copy.__dict__["_context"] = self._context  # plugins are not copied
-        memo[id(self)] = copy
-        return copy
-
-
-def _with_scales(
-    scheme: Scheme, input_scale: object, input_global_scale: object, layer: str | None
-) -> Scheme:
-    """Give the scheme that the scales at hand allow: none is ever assumed to be 1."""
-    activation = scheme.activation
-    if activation is None:
-        return scheme
-    if not activation.dynamic and input_scale is None:
-        raise ConfigError(
-            f"scheme {scheme.name} needs input_scale" + (f" for {layer}" if layer else ""),
-            facts=["its activations are quantized with a scale found beforehand"],
-            hint="find it with quantmux.calibrate(model, batches), or use a dynamic scheme "
-            'such as "fp8_tensor"',
-            code="calibration",
-        )
-    if activation.global_scale == "static" and input_global_scale is None:
-        dynamic = scheme.replace(activation=activation.replace(global_scale="dynamic"))
-        _log.info(
-            "%s: scheme %s without input_global_scale becomes %s",
-            layer or "linear",
-            scheme.name,
-            dynamic.name,
-        )
-        return dynamic
-    return scheme
-
-
-def _needed(
-    value: torch.Tensor | float | None, name: str, scheme: Scheme, device: torch.device
-) -> torch.Tensor | None:
-    """Give the scale if the scheme has a use for it.
-
-    Raises:
-        ConfigError: It has none: the caller believes in another scheme than the one that runs.
-    """
-    found = scalar(value, name, device)
-    activation = scheme.activation
-    is_used = activation is not None and (
-        not activation.dynamic if name == "input_scale" else activation.global_scale == "static"
-    )
-    if found is not None and not is_used:
-        raise ConfigError(
-            f"scheme {scheme.name} has no {name}",
-            hint="leave it out, or use a static scheme such as fp8_tensor_static or nvfp4",
-        )
-    return found
 
 
 __all__ = ["Linear"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quantmux.errors import BuildError, ShapeError
+from quantmux.errors import BuildError
 from quantmux.ops.linear.weights import check_weights
-from quantmux.ops.quantized import DTYPES, QuantizedTensor
+from quantmux.ops.quantized import DTYPES
+from quantmux.runtime.calls import guarded, linear_call, producer_call, route_of
 from quantmux.runtime.context import default_context
 from quantmux.runtime.events import FallbackEvent
-from quantmux.runtime.inputs import elsewhere
 from quantmux.runtime.prepare import WeightStore
 from quantmux.runtime.route import Place, Route, rows
 from quantmux.runtime.steps import Built, Call, KernelFailed
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from quantmux.dispatch.selection import Selection
     from quantmux.ops.quantized import LinearWeights
     from quantmux.runtime.context import Context
-
-_UNBOUNDED = 1 << 62
 
 
 class Bound:
@@ -166,7 +163,7 @@ def bind(
     store.settle({b.pipeline.weight_layout for b in builts})
     _warn_lossy(place)
     routes = _routes(place, builts)
-    call = _guarded(_linear_call(routes), place.selection.device)
+    call = guarded(linear_call(routes), place.selection.device)
     return BoundLinear(place, routes, call)
 
 
@@ -182,27 +179,8 @@ def bind_producer(
     place = _place(selection, context, None, layer, lambda: None)
     builts = _build_all(place)
     routes = _routes(place, builts)
-    call = _guarded(_producer_call(routes), place.selection.device)
+    call = guarded(producer_call(routes), place.selection.device)
     return BoundProducer(place, routes, call)
-
-
-def route_of(routes: tuple[Route, ...], m: int) -> Route:
-    """Give the route for M rows; M = 0 launches nothing and takes the first.
-
-    Raises:
-        ShapeError: No kernel serves this M.
-    """
-    for route in routes:
-        if route.m_min <= max(m, 1) and (route.m_max is None or m <= route.m_max):
-            return route
-    if m == 0:
-        return routes[0]
-    spans = [f"M {r.m_min} … {'any' if r.m_max is None else r.m_max}" for r in routes]
-    raise ShapeError(
-        f"M = {m} is outside what was selected",
-        facts=spans,
-        hint="select without m=, or print selection.explain() for what limits M",
-    )
 
 
 def _place(
@@ -274,84 +252,6 @@ def _only_m(selection: Selection) -> int | None:
 def _routes(place: Place, builts: list[Built]) -> tuple[Route, ...]:
     pairs = zip(place.selection.ranges, builts, strict=True)
     return tuple(Route(place, choice, built) for choice, built in pairs)
-
-
-def _linear_call(routes: tuple[Route, ...]) -> Call:
-    if len(routes) == 1 and routes[0].m_min <= 1 and routes[0].m_max is None:
-        only = routes[0]
-
-        def direct(x: Any, out: Any = None) -> Any:
-            run = only.run
-            try:
-                return run(x, out)
-            except Exception as error:  # noqa: BLE001 - sorted by what it means
-                return only.recover(run, error, (x, out), {})
-
-        return direct
-    find = _finder(routes)
-
-    def by_m(x: Any, out: Any = None) -> Any:
-        route = find(x)
-        run = route.run
-        try:
-            return run(x, out)
-        except Exception as error:  # noqa: BLE001 - sorted by what it means
-            return route.recover(run, error, (x, out), {})
-
-    return by_m
-
-
-def _producer_call(routes: tuple[Route, ...]) -> Call:
-    find = _finder(routes)
-    only = routes[0] if len(routes) == 1 and routes[0].m_max is None else None
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        route = only or find(args[0])
-        run = route.run
-        try:
-            return run(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - sorted by what it means
-            return route.recover(run, error, args, kwargs)
-
-    return call
-
-
-def _finder(routes: tuple[Route, ...]) -> Callable[[Any], Route]:
-    uppers = [_UNBOUNDED if r.m_max is None else r.m_max for r in routes]
-    lowers = [r.m_min for r in routes]
-    count = len(routes)
-    quantized = QuantizedTensor
-
-    def find(x: Any) -> Route:
-        m = x.m if type(x) is quantized else x.shape[0]
-        place = bisect_left(uppers, m)
-        if place < count and m >= lowers[place]:
-            return routes[place]
-        return route_of(routes, m)  # M = 0, or an error
-
-    return find
-
-
-def _guarded(call: Call, device: DeviceProfile) -> Call:
-    """Run a call under the device of its weights, where there is more than one GPU.
-
-    Kernels launch on the current device, which is the caller's own business on one GPU only.
-    """
-    if not device.is_cuda or torch.cuda.device_count() < 2:
-        return call
-    index = device.index or 0
-    home = torch.device("cuda", index)
-    current = torch.cuda.current_device
-
-    def guarded_call(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if x.device != home:
-            raise elsewhere(x.device, home)
-        if current() == index:
-            return call(x, *args, **kwargs)
-        with torch.cuda.device(index):
-            return call(x, *args, **kwargs)
-
-    return guarded_call
 
 
 def _warm(route: Route, ms: list[int]) -> None:

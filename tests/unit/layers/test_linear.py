@@ -369,6 +369,14 @@ def test_one_element_scales_of_any_shape_are_taken():
     assert close(layer, inputs(3, 64))
 
 
+def test_a_scale_of_x_that_the_scheme_computes_itself_is_not_kept():
+    config = LinearConfig(in_features=64, out_features=48, scheme="fp8_tensor")
+    tensors = quantize_weight(weight(), config.scheme, input_scale=torch.ones(1))
+    layer = Linear.from_tensors(config, tensors)
+    assert set(layer.state_dict()) == {"weight", "weight_scale"}
+    layer.load_state_dict(layer.state_dict())
+
+
 def test_a_policy_of_the_layer_forces_and_denies():
     with pytest.raises(ForcedKernelError):
         made("fp8_tensor", policy={"force": "torch/no_such_kernel"})

@@ -7,7 +7,7 @@ import torch
 
 from quantmux.capability.profiles import profile
 from quantmux.errors import InputError
-from quantmux.runtime import binding
+from quantmux.runtime import calls
 
 
 class OnDevice:
@@ -37,7 +37,7 @@ def second_gpu():
 
 
 def test_a_call_runs_under_the_device_of_its_weights(cuda):
-    call = binding._guarded(lambda _: cuda["current"], second_gpu())
+    call = calls.guarded(lambda _: cuda["current"], second_gpu())
     assert call(OnDevice("cuda:1")) == 1
     assert cuda["current"] == 0
     cuda["current"] = 1
@@ -46,7 +46,7 @@ def test_a_call_runs_under_the_device_of_its_weights(cuda):
 
 
 def test_an_x_on_another_gpu_is_refused(cuda):
-    call = binding._guarded(lambda _: None, second_gpu())
+    call = calls.guarded(lambda _: None, second_gpu())
     with pytest.raises(InputError, match="cuda:0"):
         call(OnDevice("cuda:0"))
     assert cuda["entered"] == []
@@ -56,6 +56,6 @@ def test_one_gpu_and_the_cpu_need_no_guard(cuda):
     def call(x):
         return x
 
-    assert binding._guarded(call, profile("cpu")) is call
+    assert calls.guarded(call, profile("cpu")) is call
     cuda["count"] = 1
-    assert binding._guarded(call, second_gpu()) is call
+    assert calls.guarded(call, second_gpu()) is call
