@@ -156,7 +156,8 @@ def bind(
     store = WeightStore(weights, config, selection.device, selection.settings.keep_canonical)
 
     def check() -> None:
-        check_weights(store.canonical(), config, name=layer)
+        if store.kept is not None:  # else they were good enough for a first preparation
+            check_weights(store.kept, config, name=layer)
 
     place = _place(selection, context, store, layer, check)
     builts = _build_all(place)

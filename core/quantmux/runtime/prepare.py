@@ -56,6 +56,12 @@ class WeightStore:
         return self._canonical
 
     @property
+    def can_prepare(self) -> bool:
+        """Tell whether another form can still be made: canonical weights are held or restorable."""
+        undoable = any(form.restore is not None for form in self._forms.values())
+        return self._canonical is not None or undoable
+
+    @property
     def layouts(self) -> tuple[str, ...]:
         """Names of the prepared forms that are held."""
         return tuple(self._forms)

@@ -248,7 +248,11 @@ class Route:
         return next((p for p in (*known, *far, *near) if p.tier.rank == best), None)
 
     def _may(self, pipeline: Pipeline) -> bool:
-        return not any(kernel in self._excluded for kernel in pipeline.ids)
+        """Tell whether no kernel of it failed here, and its weight form is held or can be made."""
+        if any(kernel in self._excluded for kernel in pipeline.ids):
+            return False
+        store = self._place.store
+        return store is None or store.can_prepare or pipeline.weight_layout in store.layouts
 
     def _nothing_left(self, m: int) -> QuantmuxError:
         config, device = self._place.selection.config, self._place.selection.device

@@ -191,6 +191,20 @@ def test_a_run_fallback_may_need_another_weight_form(shop):
     assert set(bound.store.layouts) == {"one:tiles", "two:tiles"}
 
 
+def test_weights_that_were_dropped_blame_no_other_kernel(shop):
+    shop.producer("one/quantize")
+    shop.consumer("one/bad", layout="one:tiles", form="lossy", run=boom)
+    shop.consumer("one/worse", layout="one:tiles", form="lossy", bind=RuntimeError("no"))
+    shop.consumer("two/other", layout="two:tiles", form="lossless")
+    context = shop.context(
+        order=("one", "two"), keep_canonical="never", fallback={"run": "silent", "build": "silent"}
+    )
+    bound = bound_of(shop, context)
+    with pytest.raises(LaunchError, match="every kernel failed"):
+        bound(shop.x(3))
+    assert [e.kernel for e in context.quarantine.entries()] == ["one/worse"]
+
+
 def test_the_prepared_form_is_preferred_unless_that_costs_a_tier(shop):
     shop.producer("one/quantize")
     shop.consumer("one/bad", layout="one:tiles", form="lossless", run=boom)
