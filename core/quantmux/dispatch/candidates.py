@@ -62,11 +62,14 @@ class Surveyor:
         for spec in self._inventory.kernels:
             if spec.op != config.op:
                 continue
+            forced = self._forced(spec)
+            if forced:  # what else it lacks nobody asked
+                survey.rejected[spec.id] = tuple(forced)
+                continue
             verdict = self._judge(spec, config)
-            reasons = [*verdict.rejections, *self._forced(spec)]
             survey.limits[spec.id] = verdict.limits
-            if reasons:
-                survey.rejected[spec.id] = tuple(reasons)
+            if verdict.rejections:
+                survey.rejected[spec.id] = verdict.rejections
             elif config.op == "linear":
                 self._consumer(spec, config, verdict)
             else:
@@ -85,8 +88,8 @@ class Surveyor:
             return []  # the force names a kernel of another op of the pipeline
         if "/" not in force and spec.op != self._config.op:
             return []  # a forced backend binds the asked op; its producers may come from anywhere
-        hint = f"forced by {self._settings.origin('force')}"
-        return [reject(RejectionCode.NOT_FORCED, "force", force, spec.id, hint)]
+        need = f"{force} (by {self._settings.origin('force')})"
+        return [reject(RejectionCode.NOT_FORCED, "force", need, spec.id)]
 
     def _consumer(self, spec: KernelSpec, config: LinearConfig, verdict: Verdict) -> None:
         offer, tier = verdict.offer, verdict.tier
@@ -125,8 +128,8 @@ class Surveyor:
         for spec in self._inventory.kernels:
             if spec.op != "quantize":
                 continue
-            verdict = self._judge(spec, config)
-            reasons = (*verdict.rejections, *self._forced(spec))
+            forced = self._forced(spec)
+            reasons = tuple(forced) if forced else self._judge(spec, config).rejections
             if reasons:
                 self._survey.producers.setdefault(spec.id, reasons)
             else:

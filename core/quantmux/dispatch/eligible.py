@@ -222,8 +222,8 @@ def _policy(spec: KernelSpec, settings: Settings, inventory: Inventory) -> list[
     if settings.deny:
         pattern = settings.denied_by(spec.id)
         if pattern is not None:
-            hint = f"denied by {settings.origin('deny')}"
-            found.append(reject(Code.DENIED, "deny", f"not {pattern}", spec.id, hint))
+            need = f"not {pattern} (by {settings.origin('deny')})"
+            found.append(reject(Code.DENIED, "deny", need, spec.id, "take it off the deny list"))
     required = settings.require_evidence
     if required != "declared":
         level = inventory.level(spec.id)

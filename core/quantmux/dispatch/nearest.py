@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _EFFORT: Final = {
     RejectionCode.DENIED: 1,
-    RejectionCode.NOT_FORCED: 1,
     RejectionCode.LOSSY: 1,
     RejectionCode.EVIDENCE: 1,
     RejectionCode.OUTPUT_STRIDE: 1,

@@ -98,7 +98,7 @@ def no_kernel(
         if force not in known:
             near = closest(force, sorted(known))
             hint = f'did you mean "{near}"?' if near else "quantmux plugins lists what is here"
-            facts = [f"no kernel or backend has the name {force!r}"]
+            facts = [f"no registered kernel has the id or the backend {force!r}"]
         return ForcedKernelError(
             f"{force} was forced and cannot serve {asked}",
             selection=selection,
