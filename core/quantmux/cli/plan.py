@@ -64,30 +64,27 @@ def _write(file: Path, text: str) -> None:
 
 def _show(made: Plan, checkpoint: Path) -> None:
     console = out()
-    console.print(Text(f"{checkpoint}: {len(made.layers)} quantized linears", style="bold"))
+    schemes = list(dict.fromkeys(_scheme(layer) for layer in made.layers))
+    only = f" of {schemes[0]}" if len(schemes) == 1 else ""
+    console.print(Text(f"{checkpoint}: {len(made.layers)} linears{only}", style="bold"))
     console.print(device_line(made.device))
     console.print(heading("layers"))
-    console.print(_layers(made))
+    console.print(_layers(made, with_scheme=len(schemes) > 1))
     if made.warnings:
         console.print(heading("warnings"))
         for line in made.warnings:
             console.print(Text(f"  {line}", style="yellow"))
 
 
-def _layers(made: Plan) -> Table:
+def _layers(made: Plan, *, with_scheme: bool) -> Table:
     groups: dict[tuple[str, str, str, str], list[PlannedLayer]] = {}
     for layer in made.layers:
-        scheme = getattr(layer.config, "scheme", None)
-        key = (
-            name_pattern(layer.name),
-            _shape(layer),
-            scheme.name if scheme is not None else str(layer.config),
-            layer.selection,
-        )
+        key = (name_pattern(layer.name), _shape(layer), _scheme(layer), layer.selection)
         groups.setdefault(key, []).append(layer)
-    rows = table(
-        ("count", "right"), ("layer", "fold"), "N×K", ("scheme", "fold"), "kernels", "tier"
-    )
+    columns: list[str | tuple[str, str]] = [("count", "right"), ("layer", "fold"), "N×K"]
+    if with_scheme:
+        columns.append(("scheme", "fold"))
+    rows = table(*columns, "kernels", "tier")
     for (pattern, shape, scheme, digest), same in groups.items():
         choices = made.selections[digest].ranges
         name = same[0].name if len(same) == 1 else pattern
@@ -101,11 +98,16 @@ def _layers(made: Plan) -> Table:
             str(len(same)),
             two_lines(name),
             shape,
-            scheme,
+            *([scheme] if with_scheme else []),
             "\n".join(pipelines) or Text("no kernel", style="bold red"),
             Text("\n").join(tier_text(tier) for tier in tiers),
         )
     return rows
+
+
+def _scheme(layer: PlannedLayer) -> str:
+    scheme = getattr(layer.config, "scheme", None)
+    return scheme.name if scheme is not None else str(layer.config)
 
 
 def _shape(layer: PlannedLayer) -> str:

@@ -21,7 +21,7 @@ def test_is_byte_identical_and_written_to_a_file(cli, quantized, tmp_path):
 
 def test_table_groups_layers_that_are_alike(cli, quantized):
     text = cli("plan", quantized("fp8_block128"), "-d", "h200").out
-    assert "6 quantized linears" in text
+    assert "6 linears of fp8_block128" in text
     assert "    2  model.layers.*" in text
     assert "128×192" in text
     assert max(len(line) for line in text.splitlines()) <= 100
