@@ -1,0 +1,1 @@
+"""An example backend of quantmux. Importing it imports nothing else."""
