@@ -13,8 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from quantmux.capability.device import DeviceProfile
     from quantmux.capability.rejection import Rejection
 
@@ -71,7 +69,7 @@ class _Trimmed:
 
 def print_json(data: Any) -> None:
     """Print data as JSON, keys in the order given."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(data, indent=2, allow_nan=False))
 
 
 def print_error(text: str) -> None:
@@ -100,7 +98,7 @@ def table(*columns: str | tuple[str, str]) -> Table:
         if how == "right":
             made.add_column(title, justify="right", no_wrap=True)
         elif how == "fold":
-            made.add_column(title, overflow="fold", ratio=None)
+            made.add_column(title, overflow="fold")
         else:
             made.add_column(title, no_wrap=True)
     return made
@@ -139,12 +137,6 @@ def reason_text(rejection: Rejection) -> str:
     span = m_text(rejection.m_min, rejection.m_max)
     text = f"{rejection.field} needs {rejection.required}, found {rejection.actual}"
     return f"{span}: {text}" if span else text
-
-
-def grouped(names: Sequence[str]) -> str:
-    """Name the first of several, and how many more there are."""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}"
 
 
 def value_text(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from quantmux.cli.app import app
 
     args = list(sys.argv[1:] if argv is None else argv)
+    _write_what_the_terminal_can()
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     with shown_logs(), own_plugins():
@@ -48,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             _report_unforeseen(error, as_json="--json" in args, debug=debug)
             return FAILED
     return OK
+
+
+def _write_what_the_terminal_can() -> None:
+    """Have a stream that knows no ``×`` print ``?`` there; JSON is plain ASCII anyway."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _exit_code(code: object) -> int:
