@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -231,3 +232,56 @@ def _cpu():
     from quantmux.capability.detect import HERE_CPU
 
     return HERE_CPU
+
+
+def test_rules_of_the_policy_file_hold_for_layers(cli, quantized, policy):
+    file = policy('[[rule]]\nlayer = "*.down_proj"\nforce = "torch/linear_reference"')
+    args = ("--tokens", "2", "--device", "cpu", "--plugins", file, "--json")
+    for row in cli("run", quantized("nvfp4"), *args).json["layers"]:
+        forced = row["name"].endswith("down_proj")
+        assert (row["pipeline"][-1] == "torch/linear_reference") == forced
+
+
+def test_a_device_here_is_found_by_its_model_name(cli, quantized, monkeypatch):
+    from quantmux.capability.profiles import PROFILES
+
+    here = PROFILES["h200"].replace(is_present=True, index=0)
+    seen = []
+
+    class Seen:
+        def __init__(self, *args, **_):
+            seen.append(args[2])
+
+        def run(self, _):
+            return []
+
+    module = sys.modules["quantmux.cli.run"]
+    monkeypatch.setattr(module, "detect_devices", lambda: (here,))
+    monkeypatch.setattr("quantmux.cli._measure.Runner", Seen)
+    assert cli("run", quantized("nvfp4"), "--device", "h200", "--json").code == 0
+    assert seen == [here]
+
+
+def test_the_reference_is_that_of_what_the_producer_makes():
+    from quantmux.capability.capability import Capability, OperandOffer, SchemeOffer
+    from quantmux.cli._measure import reference_config
+    from quantmux.config import LinearConfig, QuantizeConfig, operand
+    from quantmux.dispatch import Pipeline, Step, Tier
+    from quantmux.registry.kernel_spec import KernelSpec
+
+    config = LinearConfig(in_features=256, out_features=8, scheme="fp8_block128")
+    weight = OperandOffer.of(config.scheme.weight, ("row_major",))
+    capability = Capability(arch="any", schemes=(SchemeOffer(weight=weight),))
+    gemm = Step(KernelSpec("acme/gemm", "linear", capability, "acme:kernel"), config)
+
+    def pipeline(made, tier=Tier.NATIVE):
+        producer = QuantizeConfig(operand=made, n=256)
+        spec = KernelSpec("acme/quantize", "quantize", capability, "acme:kernel")
+        return Pipeline((Step(spec, producer), gemm), tier)
+
+    assert reference_config(config, pipeline("fp8_group128")) is config
+    stricter = reference_config(config, pipeline("fp8_group128_pow2"))
+    assert stricter.scheme.activation == operand("fp8_group128_pow2")
+    assert stricter.scheme.weight == config.scheme.weight
+    plain = reference_config(config, Pipeline((gemm,), Tier.WEIGHT_ONLY))
+    assert plain.scheme.activation is None
