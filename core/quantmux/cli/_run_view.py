@@ -62,9 +62,9 @@ def _remarks(group: list[Measured]) -> str:
     distance = max(row.scheme_distance for row in group)
     if distance:
         remarks.append(f"{_short(distance)} from scheme")
-    fallbacks = sum(len(row.fallbacks) for row in group)
+    fallbacks = _fallbacks(group)
     if fallbacks:
-        remarks.append(f"{fallbacks} fallback{'s' if fallbacks > 1 else ''}")
+        remarks.append(_count(fallbacks))
     return ", ".join(remarks)
 
 
@@ -84,6 +84,15 @@ def _cells(group: list[Measured], *, with_scheme: bool) -> list[str | Text]:
         _short(worst.tolerance),
         _time(median(row.us for row in group)),
     ]
+
+
+def _fallbacks(rows: Sequence[Measured]) -> int:
+    """Count events once per layer: a kernel that did not build was missed at every M."""
+    return len({(row.name, *sorted(e.items(), key=str)) for row in rows for e in row.fallbacks})
+
+
+def _count(fallbacks: int) -> str:
+    return f"{fallbacks} fallback" + ("" if fallbacks == 1 else "s")
 
 
 def _short(value: float) -> str:
@@ -106,6 +115,6 @@ def _summary(rows: Sequence[Measured], schemes: list[str]) -> Text:
         f"\n{layers} layers of {', '.join(schemes)}, {len(rows)} runs: "
         + ("all within tolerance" if not wrong else f"{wrong} out of tolerance"),
         f"scheme distance at most {_short(distance)}" if distance else "scheme distance 0",
-        f"{sum(len(row.fallbacks) for row in rows)} fallbacks",
+        _count(_fallbacks(rows)),
     ]
     return Text("; ".join(parts), style="bold red" if wrong else "green")

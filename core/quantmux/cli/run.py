@@ -180,5 +180,5 @@ def _tell(outcome: Outcome, layers: int) -> None:
             f"{len({r.name for r in wrong})} of {layers} layers are out of tolerance\n"
             f"  {row.name} at M = {row.m}: relative error {row.rel_error:.3g}, at most "
             f"{row.tolerance:.3g}; one element {row.worst:.3g} times what is allowed\n"
-            f"  next: quantmux run … --layers '{row.name}' --force-kernel torch/linear_reference"
+            f'  next: keep it away with deny = ["{row.pipeline[-1]}"] in a policy file (--plugins)'
         )
