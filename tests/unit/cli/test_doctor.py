@@ -19,7 +19,7 @@ def test_names_environment_plugins_and_policy(cli):
     }
     assert set(data["environment"]) >= {"python", "platform", "torch", "pydantic", "cuda_driver"}
     plugins = {p["name"]: p for p in data["plugins"]}
-    assert set(plugins) == {"cutlass", "flashinfer", "torch", "triton"}
+    assert set(plugins) >= {"cutlass", "flashinfer", "torch", "triton"}
     assert plugins["torch"]["status"] == "ok"
     assert plugins["cutlass"]["status"] == "unavailable"
     assert plugins["cutlass"]["reasons"]
