@@ -8,6 +8,7 @@ Prints one line per check, a summary last, and writes ``$OUT/foundation_check.js
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ import torch
 import quantmux as qm
 from quantmux.ops.linear.reference import linear_exact
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
+from quantmux.ops.quantize.compare import compare_quantized
 from quantmux.ops.spec import op_spec
 
 SHAPES = ((2112, 7168), (576, 7168), (4096, 4096), (1000, 1368))
@@ -96,17 +98,50 @@ def linear(scheme: str, n: int, k: int) -> dict[str, Any]:
 
 
 def producers(op: str) -> dict[str, Any]:
-    """Check the small cases of a producer on the GPU against the same on the CPU, bit for bit."""
+    """Check a producer's small cases on the GPU against the CPU: to the bit, or by its freedom.
+
+    silu_mul_quantize goes through exp, whose last bit differs between processors: its cases are
+    judged by the op's own comparison, and the number that are not bit-equal is reported.
+    """
     spec = op_spec(op)
-    count, bad = 0, []
+    count, bad, freely = 0, [], 0
     for case in spec.cases():
         if not case.is_small:
             continue
-        on_cpu, on_gpu = (reference_on(spec, case, device).tensors() for device in ("cpu", "cuda"))
+        call = spec.inputs(case, "cpu", 3)
+        on_cpu = reference_on(spec, case, "cpu")
+        on_gpu = on_the_cpu(reference_on(spec, case, "cuda"))
         count += 1
-        if not all(same_bits(a.cpu(), b) for a, b in zip(on_gpu, on_cpu, strict=True)):
+        pairs = zip(on_gpu.tensors(), on_cpu.tensors(), strict=True)
+        if all(same_bits(a, b) for a, b in pairs):
+            continue
+        freely += 1
+        if op != "silu_mul_quantize" or spec.values is None:
             bad.append(str(case)[:200])
-    return {"ok": not bad and count > 0, "cases": count, "differ": bad[:5], "differing": len(bad)}
+            continue
+        found = compare_quantized(on_gpu, on_cpu, values=spec.values(*call.args, case.config))
+        if not found.ok:
+            bad.append(f"{case}: {found}"[:300])
+    return {
+        "ok": not bad and count > 0,
+        "cases": count,
+        "not_bit_equal": freely,
+        "differ": bad[:5],
+        "differing": len(bad),
+    }
+
+
+def on_the_cpu(q: qm.QuantizedTensor) -> qm.QuantizedTensor:
+    """Bring a quantized tensor to the CPU with its strides."""
+    scales = torch.empty_strided(q.scales.shape, q.scales.stride(), dtype=q.scales.dtype)
+    if q.scales.numel():
+        storage = q.scales.untyped_storage().cpu()
+        scales = torch.tensor([], dtype=q.scales.dtype).set_(
+            storage, q.scales.storage_offset(), q.scales.shape, q.scales.stride()
+        )
+    g = None if q.global_scale is None else q.global_scale.cpu()
+    data = q.data.cpu() if q.data.is_contiguous() else q.data.transpose(0, 1).cpu().transpose(0, 1)
+    return dataclasses.replace(q, data=data, scales=scales, global_scale=g)
 
 
 def reference_on(spec: Any, case: Any, device: str) -> qm.QuantizedTensor:
@@ -180,7 +215,7 @@ def main() -> int:
                 continue
             check(f"linear {scheme} {n}x{k}", lambda s=scheme, n=n, k=k: linear(s, n, k))
     for op in ("quantize", "silu_mul_quantize", "inverse_rope_quantize"):
-        check(f"producer {op}, GPU bits == CPU bits", lambda op=op: producers(op))
+        check(f"producer {op}, GPU against CPU", lambda op=op: producers(op))
     check("cuda graph", capture)
     check("move to the CPU and back", moving)
     failed = [r for r in results if not r["ok"]]

@@ -64,7 +64,9 @@ def test_every_case_it_serves_is_within_the_tolerance_of_the_op(name, kernel, gp
     if not any(gpu.arch in arch for arch in one.spec.capability.arch):
         pytest.skip(f"{one.spec.id} does not run on {gpu.arch}")
     served, wrong = 0, []
-    for seed, case in enumerate(spec.cases()):
+    # real layers' shapes run in benchmarks/device/torch_backend_check.py: making their inputs on
+    # the host, the same for every device, takes minutes
+    for seed, case in enumerate(c for c in spec.cases() if c.is_small):
         config = case.config
         if not one.verdict(config, gpu).is_eligible:
             continue
