@@ -105,6 +105,27 @@ def test_toml_of_a_page_is_a_valid_policy(page):
         parse_policy(text, f"{name(page)} block at line {line}")
 
 
+def quotes():
+    pattern = re.compile(r"<!-- file: (\S+) -->\n```py\n(.*?)```", re.DOTALL)
+    return [
+        pytest.param(*match.groups(), id=f"{name(page)}-{number}")
+        for page in PAGES
+        for number, match in enumerate(pattern.finditer(page.read_text(encoding="utf-8")), 1)
+    ]
+
+
+@pytest.mark.parametrize(("file", "text"), quotes())
+def test_quoted_code_stands_in_its_file(file, text):
+    assert text in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_every_python_block_is_run_or_quoted():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        loose = re.findall(r"(?<! -->)\n```py\n", text)
+        assert not loose, f"{name(page)}: a block that nobody checks"
+
+
 def table(title):
     """Give the rows of the table under a heading of the reference: key → default."""
     section = REFERENCE.read_text(encoding="utf-8").partition(f"\n## {title}\n")[2]
