@@ -69,8 +69,14 @@ class Rejection:
     m_min: int = 1
     m_max: int | None = None
 
+    @property
+    def text(self) -> str:
+        """Say need against value; the field is named where the code does not name it already."""
+        field = "" if self.field == self.code else f"{self.field} "
+        return f"{field}needs {self.required}, found {self.actual}"
+
     def __str__(self) -> str:
-        text = f"{self.code}: {self.field} needs {self.required}, found {self.actual}"
+        text = f"{self.code}: {self.text}"
         return text + (f" ({self.hint})" if self.hint else "")
 
     def to_dict(self) -> dict[str, Any]:

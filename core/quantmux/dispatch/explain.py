@@ -56,7 +56,7 @@ def _rejections(rejected: Mapping[str, tuple[Rejection, ...]]) -> list[str]:
             if r.code == "outranked":
                 text = f"outranked by {r.required}"
             else:
-                text = f"{r.code}: {r.field} needs {r.required}, found {r.actual}"
+                text = f"{r.code}: {r.text}"
             hint = f" ({r.hint})" if r.hint else ""
             lines.append(f"  {label:<{width}}  {text}{span}{hint}")
             label = ""

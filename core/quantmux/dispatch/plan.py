@@ -94,19 +94,19 @@ def plan(
 
 
 def _warnings(layers: list[PlannedLayer], selections: Mapping[str, Selection]) -> list[str]:
-    counts: dict[tuple[str, str], list[str]] = {}
+    counts: dict[str, list[str]] = {}
     for layer in layers:
         selection = selections[layer.selection]
         scheme = getattr(layer.config, "scheme", None)
         label = scheme.name if scheme is not None else str(layer.config)
         if not selection.is_served:
-            counts.setdefault(("no kernel serves", label), []).append(layer.name)
+            counts.setdefault(f"no kernel serves {label}", []).append(layer.name)
             continue
         for tier in {choice.tier for choice in selection.ranges}:
             if tier in ("reference", "weight_only"):
-                counts.setdefault((f"runs at tier {tier}", label), []).append(layer.name)
+                counts.setdefault(f"{label} runs at tier {tier}", []).append(layer.name)
     lines: list[str] = []
-    for (what, label), names in sorted(counts.items()):
+    for what, names in sorted(counts.items()):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(f"{label} {what}: {names[0]}{more}")
+        lines.append(f"{what}: {names[0]}{more}")
     return lines

@@ -91,8 +91,13 @@ def no_kernel(
     """Build the error for a selection that serves nothing."""
     config, device, force = selection.config, selection.device, selection.settings.force
     asked = f"{config}" + (f", M={m}" if m is not None else "") + f", on {device}"
-    facts = _table(selection.rejected)
     if force is not None:
+        forced = {
+            name: reasons
+            for name, reasons in selection.rejected.items()
+            if any(r.code != RejectionCode.NOT_FORCED for r in reasons)
+        }
+        facts = _table(forced)
         known = {k.id for k in inventory.kernels} | {k.backend for k in inventory.kernels}
         hint = f"drop force={force!r}, or change what its rejections name"
         if force not in known:
@@ -106,6 +111,7 @@ def no_kernel(
             facts=facts,
             hint=hint,
         )
+    facts = _table(selection.rejected)
     miss = selection.nearest_miss
     return NoKernelError(
         f"no kernel for {asked}",
@@ -186,7 +192,7 @@ def _assumptions(inventory: Inventory, used: frozenset[str]) -> tuple[str, ...]:
 def _table(rejected: Mapping[str, tuple[Rejection, ...]]) -> list[str]:
     """Give one aligned line per rejection: kernel, code, field, need against value."""
     rows = [
-        (name, str(r.code), f"{r.field} needs {r.required}, found {r.actual}")
+        (name, str(r.code), r.text)
         for name, reasons in sorted(rejected.items())
         for r in reasons
     ]

@@ -512,5 +512,5 @@ def test_explain_names_every_kernel_and_the_origin_of_settings(
     )
     text = ask(linear(), *kernels, origins={"order": "plugins.toml line 4"}).explain()
     assert "triton/q -> torch/b" in text
-    assert "arch: arch needs 100f, found sm90" in text
+    assert "arch: needs 100f, found sm90" in text
     assert "from plugins.toml line 4" in text
