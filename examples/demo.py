@@ -78,13 +78,20 @@ def main(argv: list[str] | None = None) -> int:
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     console = Console(highlight=False, width=100 if piped else None)
     try:
+        profile = qm.device(options.device)
+        if not profile.is_present:
+            raise qm.ConfigError(
+                f"the demo runs the model, and {profile.name} is not here",
+                hint="take --device cpu, or cuda on a machine with a GPU",
+            )
+        device = profile.torch_name
         if options.out is not None:
-            return demo(options.out, options.device, console)
+            return demo(options.out, device, console)
         with tempfile.TemporaryDirectory(prefix="quantmux-demo-") as folder:
-            return demo(Path(folder), options.device, console)
+            return demo(Path(folder), device, console)
     except qm.QuantmuxError as error:
         console.print(f"quantmux.{type(error).__name__}: {error}", style="red", markup=False)
-        return 1
+        return 2 if isinstance(error, qm.ConfigError) else 1
 
 
 def demo(out: Path, device: str, console: Console) -> int:

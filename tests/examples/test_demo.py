@@ -78,7 +78,14 @@ def test_demo_refuses_to_write_over_a_folder(tmp_path):
     (tmp_path / "fp8_block128").mkdir()
     (tmp_path / "fp8_block128" / "precious.txt").write_text("keep me")
     done = run(str(EXAMPLES / "demo.py"), "--out", str(tmp_path))
-    assert done.returncode == 1
-    assert "precious.txt" in done.stdout or "fp8_block128" in done.stdout
+    assert done.returncode == 2
+    assert "it exists and is not empty" in done.stdout
     assert "Traceback" not in done.stderr
     assert (tmp_path / "fp8_block128" / "precious.txt").read_text() == "keep me"
+
+
+def test_demo_refuses_a_device_that_is_not_here():
+    done = run(str(EXAMPLES / "demo.py"), "--device", "b200")
+    assert done.returncode == 2
+    assert "b200 is not here" in done.stdout
+    assert "Traceback" not in done.stderr
