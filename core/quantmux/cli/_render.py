@@ -135,7 +135,7 @@ def m_text(first: int, last: int | None) -> str:
 def reason_text(rejection: Rejection) -> str:
     """Give need against value, and the Ms for which it holds if not all."""
     span = m_text(rejection.m_min, rejection.m_max)
-    text = f"{rejection.field} needs {rejection.required}, found {rejection.actual}"
+    text = rejection.text
     return f"{span}: {text}" if span else text
 
 

@@ -298,9 +298,15 @@ def test_a_lost_cuda_context_is_said_so(shop, error):
     assert bound.pipeline_for(3).main.id == "one/bad"
 
 
-def test_a_launch_that_cuda_refused_loses_no_context(shop):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: no kernel image is available for execution on the device",
+        "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic( ltH",
+    ],
+)
+def test_a_launch_that_cuda_refused_loses_no_context(shop, text):
     shop.producer("one/quantize")
-    text = "CUDA error: no kernel image is available for execution on the device"
     shop.consumer("one/bad", run=lambda _: RuntimeError(text))
     shop.consumer("two/good")
     context = shop.context(order=("one", "two"), fallback={"run": "silent"})
