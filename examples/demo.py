@@ -90,7 +90,9 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="quantmux-demo-") as folder:
             return demo(Path(folder), device, console)
     except qm.QuantmuxError as error:
-        console.print(f"quantmux.{type(error).__name__}: {error}", style="red", markup=False)
+        console.print(
+            f"quantmux.{type(error).__name__}: {error}", style="red", markup=False, soft_wrap=True
+        )
         return 2 if isinstance(error, qm.ConfigError) else 1
 
 
