@@ -53,10 +53,7 @@ def _rejections(rejected: Mapping[str, tuple[Rejection, ...]]) -> list[str]:
         label = name
         for r in reasons:
             span = "" if (r.m_min, r.m_max) == (1, None) else f" at {m_span(r.m_min, r.m_max)}"
-            if r.code == "outranked":
-                text = f"outranked by {r.required}"
-            else:
-                text = f"{r.code}: {r.text}"
+            text = f"outranked by {r.required}" if r.code == "outranked" else f"{r.code}: {r.text}"
             hint = f" ({r.hint})" if r.hint else ""
             lines.append(f"  {label:<{width}}  {text}{span}{hint}")
             label = ""

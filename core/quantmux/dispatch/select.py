@@ -192,9 +192,7 @@ def _assumptions(inventory: Inventory, used: frozenset[str]) -> tuple[str, ...]:
 def _table(rejected: Mapping[str, tuple[Rejection, ...]]) -> list[str]:
     """Give one aligned line per rejection: kernel, code, field, need against value."""
     rows = [
-        (name, str(r.code), r.text)
-        for name, reasons in sorted(rejected.items())
-        for r in reasons
+        (name, str(r.code), r.text) for name, reasons in sorted(rejected.items()) for r in reasons
     ]
     width = max((len(name) for name, _, _ in rows), default=0)
     code_width = max((len(code) for _, code, _ in rows), default=0)
