@@ -127,6 +127,7 @@ def demo(out: Path, device: str, console: Console) -> int:
             quantized = original.with_checkpoint(path)
             found = quantized.embed(texts)
         layers = quantized.linears()
+        console.print(f"  not taken: {not_taken(layers)}", style="dim")
         results.append(
             Result(
                 scheme=name,
@@ -171,6 +172,15 @@ def meaning(name: str) -> str:
     scheme = qm.scheme(name)
     weight = scheme.weight.family.replace("token", "channel")  # one operand: decisions/0006
     return f"weights {weight}, activations {scheme.activation or 'as they are'}"
+
+
+def not_taken(layers: list[qm.Linear]) -> str:
+    """Name every other kernel with its reasons; `quantmux explain` tells them at length."""
+    reasons: dict[str, set[str]] = {}
+    for layer in layers:
+        for kernel, found in layer.selection.rejected.items():
+            reasons.setdefault(kernel, set()).update(reason.code for reason in found)
+    return ", ".join(f"{kernel} ({' '.join(sorted(why))})" for kernel, why in reasons.items())
 
 
 def stored_bytes(path: Path) -> int:

@@ -18,7 +18,13 @@ import quantmux as qm
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: it must not look further
 
-import transformers
+try:
+    import transformers
+except ImportError:
+    raise SystemExit(
+        "the demo runs its model with transformers, which is not installed\n"
+        "  next: make demo, or: pip install 'quantmux[demo]'"
+    ) from None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
