@@ -127,7 +127,8 @@ def demo(out: Path, device: str, console: Console) -> int:
             quantized = original.with_checkpoint(path)
             found = quantized.embed(texts)
         layers = quantized.linears()
-        console.print(f"  not taken: {not_taken(layers)}", style="dim")
+        console.print("  kernels not taken, and why; quantmux explain tells more", style="dim")
+        console.print(not_taken(layers), style="dim")
         results.append(
             Result(
                 scheme=name,
@@ -174,13 +175,19 @@ def meaning(name: str) -> str:
     return f"weights {weight}, activations {scheme.activation or 'as they are'}"
 
 
-def not_taken(layers: list[qm.Linear]) -> str:
-    """Name every other kernel with its reasons; `quantmux explain` tells them at length."""
+def not_taken(layers: list[qm.Linear]) -> Table:
+    """Name every other kernel of the op under its reasons, over all layers."""
     reasons: dict[str, set[str]] = {}
     for layer in layers:
         for kernel, found in layer.selection.rejected.items():
             reasons.setdefault(kernel, set()).update(reason.code for reason in found)
-    return ", ".join(f"{kernel} ({' '.join(sorted(why))})" for kernel, why in reasons.items())
+    alike: dict[str, list[str]] = {}
+    for kernel, why in reasons.items():
+        alike.setdefault(", ".join(sorted(why)), []).append(kernel)
+    table = Table.grid(padding=(0, 2))
+    for why in sorted(alike, key=len):
+        table.add_row("", why, ", ".join(alike[why]))
+    return table
 
 
 def stored_bytes(path: Path) -> int:
