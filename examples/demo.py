@@ -185,8 +185,8 @@ def not_taken(layers: list[qm.Linear]) -> Table:
     for kernel, why in reasons.items():
         alike.setdefault(", ".join(sorted(why)), []).append(kernel)
     table = Table.grid(padding=(0, 2))
-    for why in sorted(alike, key=len):
-        table.add_row("", why, ", ".join(alike[why]))
+    for text in sorted(alike, key=len):
+        table.add_row("", text, ", ".join(alike[text]))
     return table
 
 

@@ -64,7 +64,7 @@ class Embedder:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        self.tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         # mean pooling does not use BERT's own pooler
         model = transformers.BertModel.from_pretrained(
             folder, dtype=torch.float32, add_pooling_layer=False
