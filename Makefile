@@ -39,7 +39,7 @@ $(DEMO_STAMP): $(STAMP)
 	@touch $@
 
 test: venv
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .
@@ -47,6 +47,7 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
@@ -164,6 +164,39 @@ class Capability(Frozen):
     is_reference: bool = False
     compute: Literal["native", "emulated"] = "native"
     rel_tolerance: float | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            arch: str | tuple[str | ArchSet, ...],
+            produces: tuple[OperandOffer, ...] = (),
+            schemes: tuple[SchemeOffer, ...] = (),
+            relayouts: tuple[tuple[str, str], ...] = (),
+            takes_padded_n: bool = False,
+            takes_padded_m: bool = False,
+            align_n: int = 1,
+            align_k: int = 1,
+            pad_n_to: int = 1,
+            pad_k_to: int = 1,
+            pad_m_to: int = 1,
+            m_min: int = 1,
+            m_max: int | None = None,
+            m_multiple: int = 1,
+            in_dtypes: tuple[Dtype, ...] = ("bf16", "fp16"),
+            out_dtypes: tuple[Dtype, ...] = ("bf16", "fp16"),
+            takes_bias: bool = False,
+            accumulations: tuple[Accumulation, ...] = ("fast",),
+            output_row_multiple: int = 8,
+            weight_layout: str = "canonical",
+            launches: int | None = None,
+            needs: tuple[Needs, ...] = (),
+            tags: frozenset[str] | set[str] = frozenset(),
+            is_reference: bool = False,
+            compute: Literal["native", "emulated"] = "native",
+            rel_tolerance: float | None = None,
+        ) -> None: ...
 
     @field_validator("arch", mode="before")
     @classmethod

@@ -126,7 +126,7 @@ def _all(op: str | None) -> Iterator[Question]:
 
 def _linears() -> Iterator[Question]:
     for name in SCHEMES:
-        config = LinearConfig(in_features=SIZE, out_features=SIZE, scheme=name)  # type: ignore[arg-type]
+        config = LinearConfig(in_features=SIZE, out_features=SIZE, scheme=name)
         yield Question(name, name, config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -43,6 +43,21 @@ class LinearConfig(_LayerBase):
     out_dtype: Dtype = "bf16"
     bias: bool = False
     contiguous_output: bool = False
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            in_features: int,
+            out_features: int,
+            scheme: Scheme | str,
+            in_dtype: Dtype = "bf16",
+            out_dtype: Dtype = "bf16",
+            bias: bool = False,
+            contiguous_output: bool = False,
+            op: Literal["linear"] = "linear",
+        ) -> None: ...
 
     @property
     def n(self) -> int:
@@ -134,6 +149,20 @@ class QuantizeConfig(_ProducerConfig):
 
     op: Literal["quantize"] = "quantize"
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            operand: Operand | str,
+            n: int,
+            layout: Layout | str | None = None,
+            padded_n: int | None = None,
+            padded_m_multiple: int | None = None,
+            in_dtype: Dtype = "bf16",
+            op: Literal["quantize"] = "quantize",
+        ) -> None: ...
+
     def __str__(self) -> str:
         return f"quantize {self.operand.name} n={self.n} {self.layout} from {self.in_dtype}"
 
@@ -142,6 +171,20 @@ class SiluMulQuantizeConfig(_ProducerConfig):
     """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; the result is [M, n]."""
 
     op: Literal["silu_mul_quantize"] = "silu_mul_quantize"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            operand: Operand | str,
+            n: int,
+            layout: Layout | str | None = None,
+            padded_n: int | None = None,
+            padded_m_multiple: int | None = None,
+            in_dtype: Dtype = "bf16",
+            op: Literal["silu_mul_quantize"] = "silu_mul_quantize",
+        ) -> None: ...
 
     def __str__(self) -> str:
         return (
@@ -164,6 +207,22 @@ class InverseRopeQuantizeConfig(_ProducerConfig):
     n: int = 0
 
     _default_scales: ClassVar[str | None] = "col_major_aligned4"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            heads: int,
+            head_dim: int,
+            rope_dim: int,
+            groups: int,
+            operand: Operand | str = "fp8_group128_pow2",
+            layout: Layout | str | None = None,
+            in_dtype: Dtype = "bf16",
+            n: int = 0,
+            op: Literal["inverse_rope_quantize"] = "inverse_rope_quantize",
+        ) -> None: ...
 
     @classmethod
     def _row_width(cls, data: dict[str, Any]) -> int | None:
@@ -228,6 +287,18 @@ class RelayoutConfig(_LayerBase):
     n: int = Field(gt=0)
     source: Layout
     target: Layout
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            operand: Operand | str,
+            n: int,
+            source: Layout,
+            target: Layout,
+            op: Literal["relayout"] = "relayout",
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _layouts_fit(self) -> RelayoutConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -81,6 +81,21 @@ class Operand(Frozen):
     global_scale: GlobalScale = "none"
     eps: float = Field(default=1e-10, ge=1e-35, allow_inf_nan=False)
     scale_ub: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            element: ElementFormat | str,
+            block: Block,
+            scale_type: Literal["fp32", "e4m3"] = "fp32",
+            scale_rounding: Literal["none", "pow2"] = "none",
+            dynamic: bool = True,
+            global_scale: GlobalScale = "none",
+            eps: float = 1e-10,
+            scale_ub: float | None = None,
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod

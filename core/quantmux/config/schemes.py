@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import model_validator
 
@@ -24,6 +24,16 @@ class Scheme(Frozen):
     weight: Operand
     activation: Operand | None = None
     accumulation: Accumulation = "fast"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            weight: Operand | str,
+            activation: Operand | str | None = None,
+            accumulation: Accumulation = "fast",
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod
