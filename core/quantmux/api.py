@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantmux.capability.detect import detect_devices, resolve_device
+from quantmux.config.layers import (
+    InverseRopeQuantizeConfig,
+    LinearConfig,
+    QuantizeConfig,
+    RelayoutConfig,
+    SiluMulQuantizeConfig,
+)
 from quantmux.config.policy_context import current_context
 from quantmux.dispatch.plan import Plan
 from quantmux.dispatch.plan import plan as plan_layers
+from quantmux.errors import ConfigError
 from quantmux.registry.default import default_registry
 from quantmux.runtime.context import Context, default_context
 
@@ -21,6 +29,13 @@ if TYPE_CHECKING:
     from quantmux.dispatch.selection import Selection
     from quantmux.registry.status import PluginRecord
 
+_CONFIGS = (
+    LinearConfig,
+    QuantizeConfig,
+    SiluMulQuantizeConfig,
+    InverseRopeQuantizeConfig,
+    RelayoutConfig,
+)
 _contexts: dict[Any, Context] = {}
 _hot: dict[tuple[Any, ...], Selection] = {}
 
@@ -74,6 +89,7 @@ def select(
         ForcedKernelError: What was forced cannot serve.
         ConfigError: The device or a policy key does not exist.
     """
+    _check_question(config, m)
     context = _context(installed_only)
     if policy:
         where = _resolved(device)
@@ -103,6 +119,7 @@ def explain(
     **policy: Any,
 ) -> Selection:
     """Give the selection even where nothing can serve; ``.explain()`` tells it in plain text."""
+    _check_question(config, m)
     context = _context(installed_only)
     where = _resolved(device)
     return context.survey(config, where, m=m, layer=layer, call_overrides=policy or None)
@@ -154,6 +171,17 @@ def plan(
         return found
 
     return plan_layers(layers, where, choose, notes)
+
+
+def _check_question(config: LayerConfig, m: int | None) -> None:
+    if type(config) not in _CONFIGS:
+        raise ConfigError(
+            f"a layer config is asked for, found {type(config).__name__}",
+            facts=["configs: " + " ".join(kind.__name__ for kind in _CONFIGS)],
+            hint="quantmux.parse_layer_config builds one from a dict or JSON",
+        )
+    if m is not None and (type(m) is not int or m < 0):
+        raise ConfigError(f"m is a number of rows, at least 0, found {m!r}")
 
 
 def _names_matter(context: Context, call: dict[str, Any]) -> bool:

@@ -61,6 +61,10 @@ _SCALE_ROLES: Final[tuple[Role, ...]] = (
 )
 
 
+_LAST_FINITE: Final = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}
+"""The greatest magnitude code that is a finite number."""
+
+
 class StoredTensor(NamedTuple):
     """A scale as the file spells it: the last part of its name, its bits, how it is read."""
 
@@ -151,6 +155,7 @@ def load_layer(
             scales[role] = _checked(entry, role, stored[role])
     operand = entry.config.scheme.weight
     n, k = entry.config.n, entry.config.k
+    _check_codes(entry, raw["weight"])
     weights = LinearWeights(
         data=raw["weight"].reshape(data_shape(operand, n, k)),
         scales=scales["scales"].reshape(grid_shape(operand, n, k)),
@@ -161,6 +166,26 @@ def load_layer(
         input_global_scale=_one(scales.get("input_global_scale")),
     )
     return LoadedLinear(entry, weights.to(device), StoredScales(entry.source, stored))
+
+
+def _check_codes(entry: LayerEntry, codes: torch.Tensor) -> None:
+    """Refuse fp8 weights that hold NaN or Inf: no quantizer writes them, a torn file does."""
+    last = _LAST_FINITE.get(codes.dtype)
+    if last is None:
+        return
+    bits = codes.view(torch.uint8)
+    bad = (bits & 0x7F) > last
+    if bool(bad.any()):
+        where = bad.nonzero()
+        raise CheckpointError(
+            f"{entry.tensors['weight'].name} holds values that are no numbers",
+            facts=[
+                f"first at {[int(i) for i in where[0]]}, {len(where)} in all",
+                f"code 0x{int(bits[tuple(where[0])]):02X} is NaN or Inf",
+            ],
+            hint="download or export the file again",
+            code="weight_value",
+        )
 
 
 def load_tensor(checkpoint: Checkpoint, tensor: str | TensorInfo) -> torch.Tensor:

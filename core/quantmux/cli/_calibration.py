@@ -113,8 +113,17 @@ def _load(model: Path) -> tuple[Any, Any]:
 def _batches(samples: Iterable[str], tokenizer: Any) -> Iterator[dict[str, Any]]:
     limit = min(getattr(tokenizer, "model_max_length", None) or _MAX_TOKENS, _MAX_TOKENS)
     for sample in samples:
-        encoded = tokenizer(sample, truncation=True, max_length=limit, return_tensors="pt")
-        yield dict(encoded)
+        encoded = dict(tokenizer(sample, truncation=True, max_length=limit, return_tensors="pt"))
+        tokens = encoded.get("input_ids")
+        if tokens is not None and not tokens.numel():  # transformers makes an empty tokenizer of no files
+            raise CheckpointError(
+                "the model's folder has no usable tokenizer",
+                facts=[f"a line of {len(sample)} characters gives no token"],
+                hint="put tokenizer.json (or vocab.txt) beside config.json;\n"
+                "or calibrate in Python: quantmux.calibrate(model, batches)",
+                code="calibration",
+            )
+        yield encoded
 
 
 def _scales(

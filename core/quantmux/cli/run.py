@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.checkpoint import LayerEntry
     from quantmux.cli._measure import Measured, Runner
+    from quantmux.runtime.context import Context
 
 
 @dataclass(slots=True)
@@ -82,6 +83,8 @@ def run(
     ms = _token_counts(tokens)
     context = open_context(plugins)
     profile = _here(find_device(device), checkpoint)
+    if force is not None:
+        _check_force(force, context)
     opened = open_quantized(checkpoint)
     entries = _chosen(opened.layers(), layers)
     from quantmux.cli._measure import Runner  # imports torch
@@ -110,6 +113,19 @@ def _here(profile: DeviceProfile, checkpoint: Path) -> DeviceProfile:
             code="device",
         )
     return found
+
+
+def _check_force(name: str, context: Context) -> None:
+    registry = context.registry
+    known = [*(p.name for p in registry.plugins), *(k.id for k in registry.kernels)]
+    if name not in known:
+        near = closest(name, known)
+        raise ConfigError(
+            f'--force-kernel names "{name}", which is neither a kernel nor a backend',
+            facts=["backends: " + " ".join(p.name for p in registry.plugins)],
+            hint=f'did you mean "{near}"?' if near else "quantmux plugins show NAME lists kernels",
+            code="usage",
+        )
 
 
 def _token_counts(text: str) -> tuple[int, ...]:

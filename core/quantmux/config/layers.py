@@ -14,6 +14,9 @@ from quantmux.config.operands import Operand
 from quantmux.config.schemes import Scheme
 from quantmux.errors import ConfigError
 
+Extent = Annotated[int, Field(gt=0, le=2**31 - 1, strict=True)]
+"""A number of rows or columns: an int, never a float or a bool, and addressable by kernels."""
+
 
 class _LayerBase(Frozen):
     def digest(self) -> str:
@@ -36,8 +39,8 @@ class LinearConfig(_LayerBase):
     """
 
     op: Literal["linear"] = "linear"
-    in_features: int = Field(gt=0)
-    out_features: int = Field(gt=0)
+    in_features: Extent
+    out_features: Extent
     scheme: Scheme
     in_dtype: Dtype = "bf16"
     out_dtype: Dtype = "bf16"
@@ -81,7 +84,7 @@ class _ProducerConfig(_LayerBase):
     """What all producers share: operand and layout of the quantized matrix [M, n]."""
 
     operand: Operand
-    n: int = Field(gt=0)
+    n: Extent
     layout: Layout
     in_dtype: Dtype = "bf16"
 
@@ -200,10 +203,10 @@ class InverseRopeQuantizeConfig(_ProducerConfig):
     """
 
     op: Literal["inverse_rope_quantize"] = "inverse_rope_quantize"
-    heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    rope_dim: int = Field(gt=0)
-    groups: int = Field(gt=0)
+    heads: Extent
+    head_dim: Extent
+    rope_dim: Extent
+    groups: Extent
     n: int = 0
 
     _default_scales: ClassVar[str | None] = "col_major_aligned4"
@@ -284,7 +287,7 @@ class RelayoutConfig(_LayerBase):
 
     op: Literal["relayout"] = "relayout"
     operand: Operand
-    n: int = Field(gt=0)
+    n: Extent
     source: Layout
     target: Layout
 

@@ -10,10 +10,19 @@ import json
 import re
 from typing import Any, Final, Literal, Self
 
-from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from quantmux.config._base import Frozen
-from quantmux.config.patterns import check_pattern
+from quantmux.config._base import Frozen, closest
+from quantmux.config.operands import OPERAND_ALIASES, OPERANDS
+from quantmux.config.patterns import check_pattern, is_plain
+from quantmux.config.schemes import SCHEMES
 from quantmux.errors import ConfigError
 
 OnFallback = Literal["error", "warn", "silent"]
@@ -22,6 +31,7 @@ KeepCanonical = Literal["auto", "cpu", "never"]
 RequiredEvidence = Literal["declared", "compiled", "verified", "measured"]
 
 STAGES: Final = ("load", "select", "build", "run")
+_OPS: Final = ("linear", "quantize", "silu_mul_quantize", "inverse_rope_quantize", "relayout")
 DEFAULT_ORDER: Final = ("cutlass", "flashinfer", "triton", "torch")
 
 _BACKEND: Final = re.compile(r"^[a-z][a-z0-9_]*$")
@@ -189,6 +199,21 @@ class Rule(_Choices):
     @classmethod
     def _pattern(cls, value: str | None) -> str | None:
         return None if value is None else check_pattern(value)
+
+    @field_validator("scheme", "op")
+    @classmethod
+    def _known_name(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or not is_plain(value):
+            return value
+        known = _OPS if info.field_name == "op" else (*SCHEMES, *OPERANDS, *OPERAND_ALIASES)
+        if value.partition("+")[0] not in known and value.isidentifier():
+            near = closest(value, known)
+            raise ConfigError(
+                f'{info.field_name} "{value}" matches nothing: there is none of that name',
+                facts=["known: " + " ".join(known)],
+                hint=f'did you mean "{near}"?' if near else "a glob such as fp8_* matches several",
+            )
+        return value
 
 
 MATCHERS: Final = tuple(name for name in Rule.model_fields if name not in CHOICES)

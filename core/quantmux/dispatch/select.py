@@ -103,7 +103,11 @@ def no_kernel(
         if force not in known:
             near = closest(force, sorted(known))
             hint = f'did you mean "{near}"?' if near else "quantmux plugins lists what is here"
-            facts = [f"no registered kernel has the id or the backend {force!r}"]
+            here = " ".join(sorted({k.backend for k in inventory.kernels})) or "none"
+            facts = [
+                f"no registered kernel has the id or the backend {force!r}",
+                f"backends with kernels: {here}",
+            ]
         return ForcedKernelError(
             f"{force} was forced and cannot serve {asked}",
             selection=selection,

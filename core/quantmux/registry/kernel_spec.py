@@ -143,8 +143,15 @@ def _op_problem(spec: KernelSpec) -> str | None:
         what = {"linear": "schemes", "relayout": "relayouts"}.get(spec.op, "produces")
         return f"capability.{what} is empty: a {spec.op} kernel must offer something"
     own = f"{spec.backend}:"
-    for offer in capability.produces:
-        for layout in offer.layouts:
-            if ":" in layout and not layout.startswith(own):
-                return f"layout {layout!r} belongs to another plugin; own ones begin with {own!r}"
+    # what one plugin prepares or writes under a name, no other may be made to read
+    if capability.weight_layout != "canonical" and not capability.weight_layout.startswith(own):
+        return (
+            f"weight_layout {capability.weight_layout!r} is neither 'canonical' nor its own; "
+            f"own ones begin with {own!r}"
+        )
+    written = [name for offer in capability.produces for name in offer.layouts]
+    written += [target for _, target in capability.relayouts]
+    for layout in written:
+        if ":" in layout and not layout.startswith(own):
+            return f"layout {layout!r} belongs to another plugin; own ones begin with {own!r}"
     return None

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from quantmux.checkpoint import load_layer, load_linear, load_tensor, open_checkpoint
+from quantmux.checkpoint import convert, load_layer, load_linear, load_tensor, open_checkpoint
 from quantmux.errors import CheckpointError
 from quantmux.ops.linear.weights import check_weights
 
@@ -262,3 +262,21 @@ def test_a_file_that_shrank_after_opening_is_an_error_and_not_a_crash(saved):
     file = checkpoint.root / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
     refuses(checkpoint, "truncated", "changed while it was open")
+
+
+@pytest.mark.parametrize("code", [0x7F, 0xFF])
+def test_refuses_a_weight_that_is_no_number(tmp_path, code):
+
+    source, out = tmp_path / "model", tmp_path / "out"
+    source.mkdir()
+    save_file({"a.weight": torch.randn(128, 128)}, source / "model.safetensors")
+    (source / "config.json").write_text("{}")
+    convert(source, out, "fp8_block128")
+    tensors = load_file(out / "model.safetensors")
+    tensors["a.weight"].view(torch.uint8)[3, 5] = code
+    save_file(tensors, out / "model.safetensors")
+    checkpoint = open_checkpoint(out)
+    with pytest.raises(CheckpointError, match="no numbers") as caught:
+        load_linear(checkpoint, checkpoint.layers()[0])
+    assert caught.value.code == "weight_value"
+    assert "first at [3, 5], 1 in all" in str(caught.value)

@@ -113,6 +113,19 @@ def network(monkeypatch, linears):
     monkeypatch.setattr(_calibration, "_load", lambda _: (Network(linears), tokenizer))
 
 
+def test_a_tokenizer_made_of_no_files_is_refused(cli, model, linears, tmp_path, monkeypatch):
+    def empty(_sample, **_):
+        return {"input_ids": torch.zeros((1, 0), dtype=torch.int64)}
+
+    monkeypatch.setattr(_calibration, "_load", lambda _: (Network(linears), empty))
+    text, out = tmp_path / "text", tmp_path / "out"
+    text.write_text("four\n")
+    answer = cli("convert", model, out, "-s", "fp8_tensor_static", "--calibrate", text)
+    assert answer.code == 1
+    assert "no usable tokenizer" in answer.err
+    assert not out.exists()
+
+
 @pytest.mark.usefixtures("network")
 def test_calibrates_over_the_lines_of_a_text(cli, model, tmp_path):
     text, out = tmp_path / "text", tmp_path / "out"

@@ -173,3 +173,15 @@ def test_a_replaced_list_takes_its_lines_with_it(write):
 def test_loaded_policies_are_told_apart_by_identity():
     policy = Policy(deny=["x"])
     assert LoadedPolicy(policy) != LoadedPolicy(policy)
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [('scheme = "nvfp5"', "nvfp4"), ('op = "liner"', "linear")],
+)
+def test_a_rule_that_can_match_nothing_is_refused_with_its_line(tmp_path, line, near):
+    file = tmp_path / "policy.toml"
+    file.write_text(f'schema = 1\n[[rule]]\n{line}\nforce = "torch"\n')
+    with pytest.raises(ConfigError, match=f'did you mean "{near}"') as caught:
+        load_policy(file)
+    assert "policy.toml, line 3" in str(caught.value)

@@ -111,7 +111,11 @@ def test_rules_match_op_and_any_name_of_the_device(file):
 
 def test_a_scheme_rule_holds_for_exact_accumulation_too():
     config = LINEAR.replace(scheme="fp8_block128+exact")
-    for pattern, expected in [("fp8_block128", "torch"), ("*+exact", "torch"), ("fp8", None)]:
+    for pattern, expected in [
+        ("fp8_block128", "torch"),
+        ("*+exact", "torch"),
+        ("fp8_tensor", None),
+    ]:
         policy = Policy(rules=[{"scheme": pattern, "force": "torch"}])
         assert resolve(config, "cpu", file=policy).force == expected
 
