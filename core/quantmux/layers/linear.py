@@ -109,13 +109,20 @@ class Linear(HeldWeights):
 
         Raises:
             ConfigError: The scheme is unknown, or needs a static scale that was not given.
-            InputError: The weight, the bias or a scale is not usable.
+            InputError: The weight, the bias or a scale is not usable, or has no values (meta).
             NoKernelError: Nothing can serve on the device.
         """
         if not isinstance(weight, torch.Tensor):
             raise InputError(f"weight needs to be a tensor, found {type(weight).__name__}")
         asked = Scheme.model_validate(scheme) if isinstance(scheme, str) else scheme
         home = weight.device if device is None else torch.device(device)
+        if any(t is not None and t.is_meta for t in (weight, bias)) or home.type == "meta":
+            raise InputError(
+                "a weight is quantized by its values, and a tensor on the meta device has none",
+                facts={"weight": weight.device, "device": home},
+                hint="load the weight first; the layer can be moved to meta afterwards",
+                code="device",
+            )
         asked = runnable_scheme(asked, input_scale, input_global_scale, layer)
         weights = quantize_weight(
             weight.detach().to(home),
@@ -257,18 +264,19 @@ class Linear(HeldWeights):
         """Bind, and compile all that calls with these numbers of rows need."""
         self.bind().warmup(ms)
 
-    def forward(self, x: torch.Tensor | QuantizedTensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor | QuantizedTensor) -> torch.Tensor:  # noqa: A002
         """Give y [..., N].
 
         Args:
-            x: [..., K] in ``config.in_dtype``, or a quantized matrix [M, K] as `input_layout`
-                says.
+            input: x, [..., K] in ``config.in_dtype``, or a quantized matrix [M, K] as
+                `input_layout` says.
 
         Raises:
             InputError: x is elsewhere, of another dtype or width, needs a gradient, or is
                 quantized in another way than is read.
             LaunchError: Every kernel failed, or the CUDA context is lost.
         """
+        x = input  # named as in nn.Linear: models may pass it by keyword
         call = self._call
         if call is None:
             call = self.bind().call

@@ -13,9 +13,9 @@ from quantmux.config import Scheme
 from quantmux.config._base import closest
 from quantmux.config.patterns import check_pattern, matches
 from quantmux.errors import ConfigError, QuantmuxError
+from quantmux.layers.eligible import unfit
 from quantmux.layers.linear import Linear
 from quantmux.layers.report import QuantizeReport, Skipped, Swapped
-from quantmux.ops.quantized import DTYPE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 Schemes = Scheme | str | Mapping[str, Scheme | str]
 
 _log: Final = logging.getLogger("quantmux.layers")
-
-# Their forward hands the weights of their linears to a fused function of torch's own.
-_READS_WEIGHTS: Final = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 @dataclass(slots=True)
@@ -55,8 +52,11 @@ def quantize_(
 ) -> QuantizeReport:
     """Swap the nn.Linear modules of a model, in place; if one cannot be, none is.
 
-    A linear under several names stays one module. Subclasses of nn.Linear, and linears whose parent
-    reads their weights itself (nn.MultiheadAttention, nn.TransformerEncoderLayer), are skipped.
+    A linear under several names stays one module. Skipped, with the reason in the report, are
+    subclasses of nn.Linear, linears whose parent reads their weights itself
+    (nn.MultiheadAttention, nn.TransformerEncoderLayer), those with hooks or a forward of their own,
+    and those whose weight is computed from others (weight_norm, spectral_norm, prune,
+    parametrize).
 
     Args:
         model: Changed in place.
@@ -153,15 +153,7 @@ def _reason(
     for pattern in excluded or ():
         if matches(pattern, name):
             return f"excluded by {pattern}"
-    if type(module) is not nn.Linear:
-        return f"{type(module).__name__} is a subclass of nn.Linear with a forward of its own"
-    if isinstance(parent, _READS_WEIGHTS):
-        return f"{type(parent).__name__} reads the weights of its linears itself"
-    if module.weight.dtype not in DTYPE_NAMES:
-        return f"its weight is {module.weight.dtype}"
-    if module.weight.device.type == "meta":
-        return "its weight is on the meta device: load it first"
-    return None
+    return unfit(module, parent)
 
 
 def _quantized(

@@ -9,7 +9,9 @@ import torch
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.dispatch.join import satisfies, satisfies_layout
 from quantmux.errors import ConfigError, InputError
-from quantmux.ops.quantized import QuantizedTensor
+from quantmux.layers.linear import Linear
+from quantmux.ops.quantized import DTYPES, QuantizedTensor
+from quantmux.runtime.inputs import check_layer_input
 from quantmux.runtime.producers import quantize
 from quantmux.runtime.steps import static_scales
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quantmux.config import QuantizeConfig
-    from quantmux.layers.linear import Linear
 
 
 class SharedInput:
@@ -31,6 +32,12 @@ class SharedInput:
         self.layers = tuple(layers)
         if not self.layers:
             raise ConfigError("shared_input needs at least one linear")
+        for layer in self.layers:
+            if not isinstance(layer, Linear):
+                raise InputError(
+                    f"shared_input takes quantmux.Linear, found {type(layer).__name__}",
+                    hint="quantize the layer first: quantmux.Linear.from_float, or quantize_",
+                )
         first = self.layers[0]
         for other in self.layers[1:]:
             _require_alike(first, other)
@@ -44,7 +51,10 @@ class SharedInput:
         """
         if isinstance(x, QuantizedTensor):
             return tuple(layer(x) for layer in self.layers)
-        config = self.layers[0].config
+        first = self.layers[0]
+        config = first.config
+        if not isinstance(x, torch.Tensor):
+            check_layer_input(x, config.k, DTYPES[config.in_dtype], first.device)
         flat = x.reshape(-1, config.k) if x.ndim != 2 and x.shape[-1:] == (config.k,) else x
         q = self.quantize(flat) if flat.ndim == 2 else None
         if q is None:
@@ -121,6 +131,7 @@ def shared_input(layers: Sequence[Linear]) -> SharedInput:
 
     Raises:
         ConfigError: No linear, or they differ in K, input format or device.
+        InputError: One of them is no `Linear`.
     """
     return SharedInput(layers)
 

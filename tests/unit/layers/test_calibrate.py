@@ -4,6 +4,7 @@ from torch import nn
 
 from quantmux.errors import ConfigError, InputError
 from quantmux.layers.calibrate import Calibration, calibrate
+from quantmux.layers.quantize import quantize_
 
 
 def test_sees_the_largest_input_of_every_linear(model, batches):
@@ -126,3 +127,88 @@ def test_progress_counts_batches(model, batches):
     seen = []
     calibrate(model, batches, progress=seen.append)
     assert seen == [1, 2, 3]
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.out = nn.Linear(16, 8)
+
+    def forward(self, x):
+        return self.out(self.attention(x, x, x, need_weights=False)[0])
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    # the head is reached, and the encoder's linears are not: its fast path reads their weights
+    return nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(16, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "want"), [(Attention, {"out"}), (encoder, {"1"})], ids=["attention", "encoder"]
+)
+def test_watches_what_quantize_would_swap(make, want):
+    torch.manual_seed(0)
+    model = make().eval()
+    found = calibrate(model, [torch.randn(2, 3, 16)])
+    assert set(found) == want
+    report = quantize_(model, "nvfp4", calibration=found)
+    assert {name for s in report.swapped for name in s.names} == want
+    with torch.no_grad():
+        assert model(torch.randn(2, 3, 16)).isfinite().all()
+
+
+def test_an_explicit_include_may_name_what_quantize_would_skip():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[0].register_forward_hook(lambda *_: None)
+    x = torch.ones(1, 8)
+    assert set(calibrate(model, [x])) == {"1"}
+    assert set(calibrate(model, [x], include="*")) == {"0", "1"}
+    assert calibrate(model, [x], include="0")["0"] == 1
+    # one that is named and not reached stops only where nothing else was
+    attention = Attention()
+    assert set(calibrate(attention, [torch.randn(1, 3, 16)], include="*out*")) == {"out"}
+    with pytest.raises(ConfigError, match="1 of 1 linears were not reached"):
+        calibrate(attention, [torch.randn(1, 3, 16)], include="attention.out_proj")
+
+
+def test_says_why_no_linear_is_watched():
+    with pytest.raises(ConfigError, match=r"out_proj: NonDynamicallyQuantizableLinear"):
+        calibrate(nn.MultiheadAttention(16, 2), [])
+
+
+def test_a_second_name_of_a_linear_can_be_named(model, batches):
+    found = calibrate(model, batches, include="*.again")
+    assert set(found) == {"0.again"}
+    report = quantize_(model, "nvfp4", include="*.again", calibration=found)
+    assert [s.names for s in report.swapped] == [("0.again",)]
+
+
+class ByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.linear(input=x)
+
+
+def test_a_linear_called_by_keyword_is_seen_and_can_be_swapped():
+    torch.manual_seed(0)
+    model, x = ByKeyword(), torch.randn(4, 16)
+    found = calibrate(model, [x])
+    assert found["linear"] == float(x.abs().max())
+    with torch.no_grad():
+        before = model(x)
+        quantize_(model, "fp8_tensor_static", calibration=found)
+        assert float((model(x) - before).norm() / before.norm()) < 0.1
+
+
+def test_a_linear_called_wrongly_raises_what_it_would_raise_alone():
+    class Without(ByKeyword):
+        def forward(self, x):
+            return self.linear(wrong=x)
+
+    with pytest.raises(TypeError, match="wrong"):
+        calibrate(Without(), [torch.ones(1, 16)])

@@ -414,3 +414,24 @@ def test_calls_of_a_compiled_out_of_place_module_see_buffers_by_name():
     layer = made("fp8_block128")
     assert {"weight", "weight_scale", "bias"} <= {name for name, _ in layer.named_buffers()}
     assert list(layer.parameters()) == []
+
+
+@pytest.mark.parametrize("where", ["weight", "bias", "device"])
+def test_a_weight_without_values_is_refused_by_name(where):
+    weight, bias, device = torch.ones(8, 16), torch.ones(8), None
+    if where == "weight":
+        weight = weight.to("meta")
+    elif where == "bias":
+        bias = bias.to("meta")
+    else:
+        device = "meta"
+    with pytest.raises(InputError, match="meta") as caught:
+        Linear.from_float(weight, "fp8_tensor", bias, device=device)
+    assert caught.value.code == "device"
+    assert "load the weight first" in caught.value.hint
+
+
+def test_takes_its_input_by_the_keyword_of_nn_linear():
+    layer = Linear.from_float(torch.randn(8, 16), "int8_channel_token")
+    x = torch.randn(3, 16)
+    assert torch.equal(layer(input=x), layer(x))

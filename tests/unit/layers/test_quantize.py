@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from quantmux.errors import ConfigError
 from quantmux.layers.calibrate import calibrate
@@ -155,3 +156,66 @@ def test_a_quantized_model_saves_and_loads_its_state(model, batches):
     float_model.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(float_model(batches[1]), want)
+
+
+def weight_norm(linear):
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.utils.weight_norm(linear)
+
+
+def prune_bias(linear):
+    return prune.random_unstructured(linear, "bias", 0.5)
+
+
+def prune_weight(linear):
+    return prune.l1_unstructured(linear, "weight", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (weight_norm, "weight"),
+        (nn.utils.spectral_norm, "weight"),
+        (prune_weight, "weight"),
+        (prune_bias, "bias"),
+        (nn.utils.parametrizations.weight_norm, "weight"),
+        (nn.utils.parametrizations.orthogonal, "weight"),
+    ],
+)
+def test_a_linear_whose_tensors_are_computed_is_skipped(change, what):
+    torch.manual_seed(0)
+    model = nn.Sequential(change(nn.Linear(16, 16)), nn.Linear(16, 8)).eval()
+    before = model[0]
+    report = quantize_(model, "fp8_channel_token")
+    assert [s.names for s in report.swapped] == [("1",)]
+    assert report.skipped[0].name == "0"
+    assert f"its {what} is computed from other parameters" in report.skipped[0].reason
+    assert model[0] is before
+
+
+@pytest.mark.parametrize(
+    ("register", "what"),
+    [
+        ("register_forward_hook", "a forward hook"),
+        ("register_forward_pre_hook", "a forward pre-hook"),
+        ("register_full_backward_hook", "a backward hook"),
+        ("register_full_backward_pre_hook", "a backward pre-hook"),
+    ],
+)
+def test_a_linear_with_hooks_is_skipped_and_keeps_them(register, what):
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 8))
+    handle = getattr(model[0], register)(lambda *_: None)
+    report = quantize_(model, "fp8_tensor")
+    assert names(model) == ["1"]
+    assert what in report.skipped[0].reason
+    handle.remove()
+    assert quantize_(model, "fp8_tensor").skipped == ()
+    assert names(model) == ["0", "1"]
+
+
+def test_a_linear_whose_forward_was_replaced_is_skipped():
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 8))
+    model[0].forward = lambda x: x
+    report = quantize_(model, "fp8_tensor")
+    assert names(model) == ["1"]
+    assert "its forward was replaced" in report.skipped[0].reason

@@ -99,3 +99,14 @@ def test_wrong_inputs_are_refused_as_a_linear_does():
         shared(x(5, 32).requires_grad_())
     with pytest.raises(InputError):
         shared(x(5, 32).float())
+
+
+@pytest.mark.parametrize("given", [[1], None, 1.5])
+def test_refuses_what_is_no_tensor(given):
+    with pytest.raises(InputError, match="x needs to be a tensor"):
+        shared_input([linear("fp8_tensor"), linear("fp8_tensor")])(given)
+
+
+def test_refuses_what_is_no_quantized_linear():
+    with pytest.raises(InputError, match="found Linear"):
+        shared_input([linear("fp8_tensor"), torch.nn.Linear(32, 8)])
