@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,8 @@ DEFAULT_EXCLUDE: Final = (
 )
 """Matrices that are no linears, or that everybody leaves alone: embeddings, heads, routers."""
 
+_CONFIG_NAMES: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
 # these keep their linears as Conv1D, transposed: [K, N]
 _CONV1D_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
@@ -59,7 +62,8 @@ class ConvertReport:
         skipped: (name, reason) of every matrix that stayed as it was.
         bytes_before: Bytes of tensors in the source.
         bytes_after: Bytes of tensors written.
-        notes: Steps that lost something beyond the quantization itself.
+        notes: Steps that lost something beyond the quantization itself, and a dtype that
+            config.json did not name.
     """
 
     path: Path
@@ -88,7 +92,8 @@ def convert(
     """Quantize the linears of an unquantized safetensors model into a new checkpoint.
 
     Linears are the two-dimensional ``.weight`` tensors whose names are not excluded. Everything
-    else, tensors and files, is kept.
+    else, tensors and files, is kept. They run in the dtype that config.json names; if it names
+    none, in the one most of their weights have, which the new config.json then names.
 
     Args:
         model_dir: Directory with safetensors files and config.json.
@@ -129,6 +134,7 @@ def convert(
             code="nothing_to_convert",
         )
     scales = _calibrated(wanted, list(chosen), calibration or {})
+    source, notes = _with_dtype(source, chosen)
     quantized = _quantize(source, chosen, wanted, scales, progress)
     report = write_checkpoint(
         target, quantized, source=source, format=fmt, force=force, shard_bytes=shard_bytes
@@ -141,8 +147,23 @@ def convert(
         skipped=tuple(skipped),
         bytes_before=sum(info.nbytes for info in source.tensors.values()),
         bytes_after=report.nbytes,
-        notes=report.notes,
+        notes=(*notes, *report.notes),
     )
+
+
+def _with_dtype(
+    source: Checkpoint, chosen: Mapping[str, TensorInfo]
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Have config.json name a dtype: that of most weights to convert, if it names none."""
+    if source.stated_dtype is not None:
+        return source, ()
+    ((stored, count),) = Counter(info.dtype for info in chosen.values()).most_common(1)
+    name = _CONFIG_NAMES[stored]
+    # "dtype" wins over "torch_dtype" where both are; older readers know the latter only
+    key = "dtype" if "dtype" in source.config else "torch_dtype"
+    note = f'config.json named no dtype: it now says "{key}": "{name}", '
+    note += f"as {count} of {len(chosen)} weights are"
+    return replace(source, config={**source.config, key: name}), (note,)
 
 
 def _choose(

@@ -64,6 +64,11 @@ class Checkpoint:
     @property
     def dtype(self) -> Dtype:
         """Format of plain activations, from ``torch_dtype`` or ``dtype``; bf16 when not said."""
+        return self.stated_dtype or "bf16"
+
+    @property
+    def stated_dtype(self) -> Dtype | None:
+        """Format of plain activations that config.json names; None when it names none."""
         for source in (self.config, self.config.get("text_config")):
             if not isinstance(source, dict):
                 continue
@@ -82,7 +87,7 @@ class Checkpoint:
                         code="bad_config",
                     )
                 return found
-        return "bf16"
+        return None
 
     def quantization_config(self) -> dict[str, Any] | None:
         """Give the ``quantization_config`` of config.json (or of its text_config), if any."""

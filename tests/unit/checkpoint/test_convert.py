@@ -239,3 +239,60 @@ def test_sharded_models_convert_to_shards(tmp_path, model):
     assert len(checkpoint.files) > 1
     again = {n for n in checkpoint.tensors if not n.endswith("weight_scale_inv")}
     assert again == set(load_file(model / "model.safetensors"))
+
+
+def plain(root, config, dtypes):
+    """Write a model whose config.json says what is given; one linear per dtype."""
+    root.mkdir()
+    tensors = {f"l{i}.weight": torch.randn(32, 32).to(d) for i, d in enumerate(dtypes)}
+    tensors["norm.weight"] = torch.ones(32, dtype=torch.bfloat16)
+    save_file(tensors, root / "model.safetensors")
+    if config is not None:
+        (root / "config.json").write_text(json.dumps(config))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (None, "torch_dtype"),
+        ({"hidden_size": 32}, "torch_dtype"),
+        ({"torch_dtype": None}, "torch_dtype"),
+        ({"dtype": None}, "dtype"),
+        ({"dtype": "auto", "torch_dtype": "float16"}, "dtype"),
+        ({"text_config": {"torch_dtype": "auto"}}, "torch_dtype"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("dtypes", "name", "fmt"),
+    [
+        ([torch.float32], "float32", "fp32"),
+        ([torch.float16, torch.float32, torch.float16], "float16", "fp16"),
+        ([torch.bfloat16], "bfloat16", "bf16"),
+    ],
+)
+def test_a_dtype_that_the_config_does_not_name_is_that_of_most_weights(
+    tmp_path, config, key, dtypes, name, fmt
+):
+    source = plain(tmp_path / "model", config, dtypes)
+    report = convert(source, tmp_path / "out", "int8_channel_token")
+    written = json.loads((report.path / "config.json").read_text())
+    written.pop("quantization_config")
+    assert written == {**(config or {}), key: name}
+    entries = open_checkpoint(report.path).layers()
+    assert len(entries) == len(dtypes)
+    assert {(e.config.in_dtype, e.config.out_dtype) for e in entries} == {(fmt, fmt)}
+    count = dtypes.count(getattr(torch, name))
+    (note,) = (n for n in report.notes if "dtype" in n)
+    assert f'"{key}": "{name}", as {count} of {len(dtypes)} weights' in note
+
+
+@pytest.mark.parametrize("config", [{"dtype": "float16"}, {"text_config": {"dtype": "float16"}}])
+def test_a_dtype_that_the_config_names_stays(tmp_path, config):
+    source = plain(tmp_path / "model", config, [torch.float32, torch.float32])
+    report = convert(source, tmp_path / "out", "int8_channel_token")
+    written = json.loads((report.path / "config.json").read_text())
+    written.pop("quantization_config")
+    assert written == config
+    assert {e.config.in_dtype for e in open_checkpoint(report.path).layers()} == {"fp16"}
+    assert not [note for note in report.notes if "dtype" in note]
