@@ -94,10 +94,8 @@ class Embedder:
         quantized.model = copy.deepcopy(self.model)
         checkpoint = qm.checkpoint.open_checkpoint(folder)
         for entry in checkpoint.layers():
-            # the checkpoint's dtype says what a server would feed it; this model runs in fp32
-            config = entry.config.replace(in_dtype="fp32", out_dtype="fp32")
             layer = qm.Linear.from_tensors(
-                config,
+                entry.config,
                 qm.checkpoint.load_linear(checkpoint, entry, self.device),
                 layer=entry.name,
             )
