@@ -30,6 +30,8 @@ class Failure(Enum):
     """Another kernel would not find more memory; the caller may free some and try again."""
     POISONED = auto()
     """The CUDA context is lost: every later call of this process fails too."""
+    COMPILER = auto()
+    """torch.compile's own: it could not trace or compile, and says nothing of the kernel."""
     KERNEL = auto()
     """The kernel's own failure: another one may serve."""
 
@@ -40,6 +42,8 @@ def classify(error: BaseException) -> Failure:
         return Failure.CALLER
     if isinstance(error, LaunchError):
         return Failure.POISONED if error.context_poisoned else Failure.KERNEL
+    if _is_of_compiler(error):
+        return Failure.COMPILER
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Failure.OUT_OF_MEMORY
@@ -53,6 +57,11 @@ def classify(error: BaseException) -> Failure:
     if is_cuda and _REFUSED.search(text) is None:
         return Failure.POISONED
     return Failure.KERNEL
+
+
+def _is_of_compiler(error: BaseException) -> bool:
+    # by the module's name: importing torch._dynamo to ask takes more than a second
+    return any(cls.__module__.startswith("torch._dynamo.") for cls in type(error).__mro__)
 
 
 def is_capturing() -> bool:

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from quantmux.config.layouts import Layout
 from quantmux.dispatch.join import satisfies, satisfies_layout
 from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
-from quantmux.ops.checks import check_dtype, check_matrix, check_scales_given
+from quantmux.ops.checks import check_device as check_tensor_device
+from quantmux.ops.checks import (
+    check_dtype,
+    check_matrix,
+    check_out,
+    check_scalar,
+    check_scales_given,
+)
 from quantmux.ops.quantized import QuantizedTensor
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
-    from quantmux.config import LayerConfig, LinearConfig, QuantizeConfig
+    from quantmux.config import (
+        InverseRopeQuantizeConfig,
+        LayerConfig,
+        LinearConfig,
+        Operand,
+        QuantizeConfig,
+    )
+
+_ARGUMENTS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
+    "linear": (2, ("out",)),
+    "quantize": (1, ("scale", "global_scale", "out")),
+    "silu_mul_quantize": (1, ("scale", "global_scale", "out")),
+    "inverse_rope_quantize": (3, ("positions", "cos_sin_cache", "out")),
+    "relayout": (1, ("out",)),
+}
+"""Per op: how many arguments have a place, and the names that may be given."""
 
 
 def check_quantized(
@@ -63,6 +86,8 @@ def check_call(
 ) -> None:
     """Check the arguments of a call that failed, before its kernel is blamed.
 
+    Values are looked at on the CPU only: on a GPU that would synchronise.
+
     Raises:
         InputError: They, and not the kernel, are wrong.
     """
@@ -70,26 +95,115 @@ def check_call(
         raise InputError(f"{config.op} needs its input")
     x = args[0]
     check_device(x, device)
+    _check_names(config.op, args, kwargs)
     match config.op:
         case "linear":
             if not isinstance(x, QuantizedTensor):
                 check_matrix(x, config.k, config.in_dtype)
             _check_out(args[1] if len(args) > 1 else kwargs.get("out"), x, config)
         case "quantize" | "silu_mul_quantize":
+            _require_tensor(x, "x")
             width = config.n if config.op == "quantize" else 2 * config.n
             check_matrix(x, width, config.in_dtype)
-            check_scales_given(config.operand, kwargs.get("scale"), kwargs.get("global_scale"))
+            scale, global_scale = kwargs.get("scale"), kwargs.get("global_scale")
+            check_scales_given(config.operand, scale, global_scale)
+            _check_scale(scale, "scale", x.device)
+            _check_scale(global_scale, "global_scale", x.device)
+            shape = (x.shape[0], config.n)
+            _check_quantized_out(kwargs.get("out"), config.operand, config.layout, shape, x.device)
         case "inverse_rope_quantize":
-            if x.ndim != 3 or tuple(x.shape[1:]) != (config.heads, config.head_dim):
-                need = f"[T, {config.heads}, {config.head_dim}]"
-                raise ShapeError(
-                    "o has the wrong shape", facts={"need": need, "found": list(x.shape)}
-                )
-            check_dtype(x, config.in_dtype, "o")
+            _check_rope(config, args, kwargs)
         case "relayout":
             if not isinstance(x, QuantizedTensor):
                 raise InputError(f"relayout needs a QuantizedTensor, found {type(x).__name__}")
             x.check()
+            _check_quantized_out(
+                kwargs.get("out"), config.operand, config.target, x.logical_shape, x.device
+            )
+
+
+def _check_names(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    places, names = _ARGUMENTS[op]
+    if len(args) > places:
+        raise InputError(f"{op} takes {places} arguments without a name, found {len(args)}")
+    for name in kwargs:
+        if name not in names:
+            raise InputError(
+                f'{op} has no argument "{name}"', facts=["its arguments: " + " ".join(names)]
+            )
+
+
+def _require_tensor(value: Any, name: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{name} needs to be a tensor, found {type(value).__name__}")
+
+
+def _check_scale(value: Any, name: str, device: torch.device) -> None:
+    if value is None:
+        return
+    _require_tensor(value, name)
+    check_scalar(value, name, device)
+    if device.type == "cpu":
+        number = float(value)
+        if not (math.isfinite(number) and number > 0):
+            raise InputError(f"{name} needs to be finite and above 0, found {number}", code=name)
+
+
+def _check_quantized_out(
+    out: Any, operand: Operand, layout: Layout, shape: tuple[int, ...], device: torch.device
+) -> None:
+    if out is None:
+        return
+    if not isinstance(out, QuantizedTensor):
+        raise InputError(f"out needs to be a QuantizedTensor, found {type(out).__name__}")
+    check_out(out, operand, layout, shape, device)
+
+
+def _check_rope(
+    config: InverseRopeQuantizeConfig, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    o = args[0]
+    _require_tensor(o, "o")
+    if o.ndim != 3 or tuple(o.shape[1:]) != (config.heads, config.head_dim):
+        need = f"[T, {config.heads}, {config.head_dim}]"
+        raise ShapeError("o has the wrong shape", facts={"need": need, "found": list(o.shape)})
+    check_dtype(o, config.in_dtype, "o")
+    t = o.shape[0]
+    positions: Any = args[1] if len(args) > 1 else kwargs.get("positions")
+    cache: Any = args[2] if len(args) > 2 else kwargs.get("cos_sin_cache")
+    _require_tensor(positions, "positions")
+    _require_tensor(cache, "cos_sin_cache")
+    if tuple(positions.shape) != (t,):
+        raise ShapeError(
+            "positions has the wrong shape", facts={"need": [t], "found": list(positions.shape)}
+        )
+    if positions.dtype != torch.int64:
+        raise DtypeError(f"positions needs int64, found {positions.dtype}")
+    if cache.ndim != 2 or cache.shape[1] != config.rope_dim:
+        raise ShapeError(
+            "cos_sin_cache has the wrong shape",
+            facts={"need": f"[P, {config.rope_dim}]", "found": list(cache.shape)},
+        )
+    check_dtype(cache, "fp32", "cos_sin_cache")
+    check_tensor_device(positions, "positions", o.device)
+    check_tensor_device(cache, "cos_sin_cache", o.device)
+    if t and o.device.type == "cpu":
+        low, high = int(positions.min()), int(positions.max())
+        if low < 0 or high >= cache.shape[0]:
+            raise InputError(
+                "a position is outside cos_sin_cache",
+                facts={"need": f"0 … {cache.shape[0] - 1}", "found": f"{low} … {high}"},
+                code="positions",
+            )
+    shape = (t, config.groups, config.n)
+    _check_quantized_out(kwargs.get("out"), config.operand, config.layout, shape, o.device)
+
+
+def no_rows(x: Any) -> InputError:
+    """Give the error for an x that has no first dimension."""
+    if isinstance(x, torch.Tensor):
+        return ShapeError("x needs rows, found a tensor without dimensions")
+    return InputError(f"a tensor is needed, found {type(x).__name__}")
 
 
 def check_layer_input(x: Any, k: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -148,6 +262,7 @@ def _check_out(out: Any, x: Any, config: LinearConfig) -> None:
         found = list(getattr(out, "shape", ())) or type(out).__name__
         raise ShapeError("out has the wrong shape", facts={"need": list(need), "found": found})
     check_dtype(out, config.out_dtype, "out")
+    check_tensor_device(out, "out", x.device)
 
 
 def _describe(q: QuantizedTensor) -> str:

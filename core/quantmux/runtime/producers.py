@@ -1,4 +1,7 @@
-"""The producer ops as functions: select (cached), bind (cached), call."""
+"""The producer ops as functions: select (cached), bind (cached), call.
+
+Under torch.compile each is one graph break; see `runtime.untraced`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from quantmux.capability.detect import resolve_device
 from quantmux.config.layers import RelayoutConfig
 from quantmux.config.policy import Policy
 from quantmux.config.policy_context import current_context
 from quantmux.errors import InputError
+from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.binding import BoundProducer, bind_producer
 from quantmux.runtime.context import default_context
 from quantmux.runtime.inputs import as_layout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import (
         InverseRopeQuantizeConfig,
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
         QuantizeConfig,
         SiluMulQuantizeConfig,
     )
-    from quantmux.ops.quantized import QuantizedTensor
     from quantmux.runtime.context import Context
 
 
@@ -55,6 +61,17 @@ def quantize(
         InputError: x, a scale or ``out`` does not fit the config.
         NoKernelError: Nothing can serve.
     """
+    if is_dynamo_compiling():
+        return _past_dynamo(
+            quantize,
+            x,
+            config,
+            scale=scale,
+            global_scale=global_scale,
+            backend=backend,
+            out=out,
+            context=context,
+        )
     call = _bound(config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
@@ -72,6 +89,17 @@ def silu_mul_quantize(
     context: Context | None = None,
 ) -> QuantizedTensor:
     """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; arguments as `quantize`."""
+    if is_dynamo_compiling():
+        return _past_dynamo(
+            silu_mul_quantize,
+            x,
+            config,
+            scale=scale,
+            global_scale=global_scale,
+            backend=backend,
+            out=out,
+            context=context,
+        )
     call = _bound(config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
@@ -107,6 +135,17 @@ def inverse_rope_quantize(
         InputError: A tensor does not fit the config.
         NoKernelError: Nothing can serve.
     """
+    if is_dynamo_compiling():
+        return _past_dynamo(
+            inverse_rope_quantize,
+            o,
+            positions,
+            cos_sin_cache,
+            config,
+            backend=backend,
+            out=out,
+            context=context,
+        )
     call = _bound(config, o, backend, context).call
     result: QuantizedTensor = call(o, positions, cos_sin_cache, out=out)
     return result
@@ -137,6 +176,10 @@ def relayout(
         ForcedKernelError: ``backend`` cannot serve; names its rejections.
         NoKernelError: Nothing can serve.
     """
+    if is_dynamo_compiling():
+        return _past_dynamo(relayout, q, layout, backend=backend, out=out, context=context)
+    if not isinstance(q, QuantizedTensor):
+        raise InputError(f"relayout needs a QuantizedTensor, found {type(q).__name__}")
     target = as_layout(layout, q.layout)
     if target == q.layout and out is None:
         return q
@@ -163,6 +206,16 @@ def _profile(kind: str, index: int | None) -> DeviceProfile:
 @lru_cache(maxsize=256)
 def _forced(backend: str) -> Policy:
     return Policy(force=backend)
+
+
+def _past_dynamo(
+    function: Callable[..., QuantizedTensor], *args: Any, **kwargs: Any
+) -> QuantizedTensor:
+    """Call past torch.compile; see `runtime.untraced` for why."""
+    from quantmux.runtime.untraced import untraced
+
+    result: QuantizedTensor = untraced(function, *args, **kwargs)
+    return result
 
 
 def _scales(

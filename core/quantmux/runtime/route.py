@@ -9,11 +9,11 @@ from quantmux.errors import BuildError, LaunchError, QuantmuxError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.events import FallbackEvent, Stage, one_line
 from quantmux.runtime.failures import Failure, classify, is_capturing
-from quantmux.runtime.inputs import check_call
+from quantmux.runtime.inputs import check_call, no_rows
 from quantmux.runtime.steps import Built, Call, KernelFailed, build
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from threading import RLock
 
     from quantmux.config.policy import OnFallback
@@ -83,10 +83,10 @@ class Place:
 def refuse(error: BaseException, check: Callable[[], None], reason: str) -> None:
     """Raise where an exception is no reason to try another kernel; return where it is.
 
-    Out of memory is raised as it is, the caller's own mistake too.
+    Out of memory is raised as it is, the caller's own mistake and torch.compile's errors too.
     """
     kind = classify(error)
-    if kind in (Failure.CALLER, Failure.OUT_OF_MEMORY):
+    if kind in (Failure.CALLER, Failure.OUT_OF_MEMORY, Failure.COMPILER):
         raise error
     if kind is Failure.POISONED:
         raise LaunchError(
@@ -103,9 +103,13 @@ class Route:
 
     ``run`` is what callers call: the pipeline itself as long as it never failed; afterwards a
     look-up by M among what is left, so that what failed once is not tried again.
+
+    A kernel that raises in a call is taken out only when another one serves that same call. When
+    none does, the call is the likelier culprit: nothing is taken out, and the next call finds all
+    kernels as before. What does not build is out for good.
     """
 
-    __slots__ = ("_choice", "_excluded", "_memo", "_place", "first", "run")
+    __slots__ = ("_choice", "_excluded", "_memo", "_place", "_ready", "first", "run")
 
     def __init__(self, place: Place, choice: RangeChoice, first: Built) -> None:
         """Begin with the pipeline that was built."""
@@ -113,6 +117,7 @@ class Route:
         self._choice = choice
         self._excluded: dict[str, str] = {}
         self._memo: dict[int, Built] = {}
+        self._ready: list[Built] = []
         self.first = first
         self.run: Call = first.run
 
@@ -128,7 +133,7 @@ class Route:
 
     def current(self, m: int) -> Built:
         """Give the pipeline in use for M rows."""
-        return self._find(m) if self._excluded else self.first
+        return self._in_use(m) if self._excluded else self.first
 
     def recover(
         self, run: Call, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -142,17 +147,19 @@ class Route:
         """Take back a pipeline whose kernel did not survive its warmup."""
         place = self._place
         reason = place.put_away(failed)
-        self._exclude(failed, reason)
-        m = self.m_min
-        taken = self._find(m)
+        self._exclude(failed.kernel.id, reason)
+        taken = self._in_use(self.m_min)
         place.report("build", str(built.pipeline), str(taken.pipeline), reason, failed.error)
 
     def _degraded(self, *args: Any, **kwargs: Any) -> Any:
         """Serve a call after something failed: by M."""
-        m = rows(args[0])
+        try:
+            m = rows(args[0])
+        except (AttributeError, IndexError):
+            raise no_rows(args[0] if args else None) from None
         built = self._memo.get(m)
         if built is None:
-            built = self._find(m)
+            built = self._in_use(m)
         try:
             return built.run(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - sorted by what it means
@@ -162,6 +169,8 @@ class Route:
         self, built: Built, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         place = self._place
+        tried: dict[str, str] = {}
+        passed: list[tuple[str, str, KernelFailed]] = []
         while True:
             failed = (
                 error if isinstance(error, KernelFailed) else KernelFailed(built.last, "run", error)
@@ -170,14 +179,26 @@ class Route:
             wanted = str(built.pipeline)
             if place.mode(stage) == "error":
                 place.report(stage, wanted, None, reason, failed.error)
-            is_new = self._exclude(failed, reason)
-            built = self._find(rows(args[0]), failed.error)
-            if is_new:
+            is_out = stage == "build" and self._exclude(failed.kernel.id, reason)
+            tried[failed.kernel.id] = reason
+            built = self._find(rows(args[0]), tried, failed.error)
+            if is_out:
                 place.report(stage, wanted, str(built.pipeline), reason, failed.error)
+            passed.append((wanted, str(built.pipeline), failed))
             try:
-                return built.run(*args, **kwargs)
+                result = built.run(*args, **kwargs)
             except Exception as again:  # noqa: BLE001 - judged in the next round
                 error = again
+            else:
+                self._replace(passed, tried)
+                return result
+
+    def _replace(self, passed: list[tuple[str, str, KernelFailed]], tried: dict[str, str]) -> None:
+        """Take out for good what failed in a call that another kernel served; tell it once."""
+        for wanted, taken, failed in passed:
+            reason = tried[failed.kernel.id]
+            if self._exclude(failed.kernel.id, reason):  # what did not build is out already
+                self._place.report("run", wanted, taken, reason, failed.error)
 
     def _judge(
         self, failed: KernelFailed, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -198,18 +219,30 @@ class Route:
             return "build", place.put_away(failed)
         return "run", reason
 
-    def _exclude(self, failed: KernelFailed, reason: str) -> bool:
+    def _exclude(self, kernel: str, reason: str) -> bool:
         """Take a kernel out of this route; tell whether it was still in."""
         with self._place.lock:
-            is_new = failed.kernel.id not in self._excluded
-            self._excluded[failed.kernel.id] = reason
+            is_new = kernel not in self._excluded
+            self._excluded[kernel] = reason
             if is_new:
                 self._memo = {}
                 self.run = self._degraded
             return is_new
 
-    def _find(self, m: int, cause: BaseException | None = None) -> Built:
-        """Give the best pipeline that is left for M rows, built.
+    def _in_use(self, m: int) -> Built:
+        """Give the best pipeline that is left for M rows, built; looked for once per M.
+
+        Raises:
+            LaunchError: None is left.
+        """
+        with self._place.lock:
+            found = self._memo.get(m)
+            if found is None:
+                found = self._memo[m] = self._find(m, {})
+            return found
+
+    def _find(self, m: int, tried: Mapping[str, str], cause: BaseException | None = None) -> Built:
+        """Give the best pipeline for M rows without the kernels that one call has tried, built.
 
         Raises:
             LaunchError: None is left.
@@ -217,49 +250,50 @@ class Route:
         place = self._place
         with place.lock:
             while True:
-                found = self._memo.get(m)
+                out = {**self._excluded, **tried}
+                pipeline = self._next(m, out)
+                if pipeline is None:
+                    raise self._nothing_left(m, out) from cause
+                found = next((b for b in self._ready if b.pipeline == pipeline), None)
                 if found is not None:
                     return found
-                pipeline = self._next(m)
-                if pipeline is None:
-                    raise self._nothing_left(m) from cause
                 try:
                     found = place.build(pipeline)
                 except KernelFailed as failed:
                     reason = place.put_away(failed)
-                    self._excluded[failed.kernel.id] = reason
-                    after = self._next(m)
+                    self._exclude(failed.kernel.id, reason)
+                    after = self._next(m, {**self._excluded, **tried})
                     taken = str(after) if after else None
                     place.report("build", str(pipeline), taken, reason, failed.error)
                 else:
-                    self._memo[m] = found
+                    self._ready.append(found)
                     return found
 
-    def _next(self, m: int) -> Pipeline | None:
+    def _next(self, m: int, out: Mapping[str, str]) -> Pipeline | None:
         """Give the next candidate: of the prepared weight form unless that costs a tier."""
         place = self._place
         held = place.store.layouts if place.store is not None else ()
-        near = [p for p in self._choice.candidates if p.serves(m) and self._may(p)]
-        again = place.context.reselect(place.selection, None, self._excluded)
+        near = [p for p in self._choice.candidates if p.serves(m) and self._may(p, out)]
+        again = place.context.reselect(place.selection, None, out)
         choice = again.range_for(m)
-        far = [p for p in choice.candidates if p.serves(m) and self._may(p)] if choice else []
+        far = [p for p in choice.candidates if p.serves(m) and self._may(p, out)] if choice else []
         known = [p for p in near if place.store is None or p.weight_layout in held]
         best = min((p.tier.rank for p in (*near, *far)), default=None)
         return next((p for p in (*known, *far, *near) if p.tier.rank == best), None)
 
-    def _may(self, pipeline: Pipeline) -> bool:
-        """Tell whether no kernel of it failed here, and its weight form is held or can be made."""
-        if any(kernel in self._excluded for kernel in pipeline.ids):
+    def _may(self, pipeline: Pipeline, out: Mapping[str, str]) -> bool:
+        """Tell whether no kernel of it is out, and its weight form is held or can be made."""
+        if any(kernel in out for kernel in pipeline.ids):
             return False
         store = self._place.store
         return store is None or store.can_prepare or pipeline.weight_layout in store.layouts
 
-    def _nothing_left(self, m: int) -> QuantmuxError:
+    def _nothing_left(self, m: int, out: Mapping[str, str]) -> QuantmuxError:
         config, device = self._place.selection.config, self._place.selection.device
         return LaunchError(
             f"every kernel failed for {config}, M = {m}, on {device}",
-            facts=list(self._excluded.values()),
-            hint="run: quantmux doctor",
+            facts=list(out.values()),
+            hint="if other calls succeed, look at what this one was given; run: quantmux doctor",
         )
 
 
