@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quantmux.config.layouts import data_shape, scale_shape, scale_storage, scale_strides
-from quantmux.errors import DtypeError, LayoutError, ShapeError
+from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
 
 if TYPE_CHECKING:
     from quantmux.config import Layout, Operand
@@ -80,31 +80,41 @@ class QuantizedTensor:
         return dequantize(self).to(dtype)
 
     def check(self) -> None:
-        """Check data and scales against operand, layout and logical shape.
+        """Check data, scales and global scale against operand, layout and logical shape.
+
+        No value is read, so nothing synchronises.
 
         Raises:
-            ShapeError: A shape disagrees.
+            InputError: A part is no tensor, or lies on another device than the data.
+            ShapeError: A shape disagrees, or the row width is beyond the stored one.
             DtypeError: A dtype disagrees.
-            LayoutError: Strides disagree.
+            LayoutError: Strides disagree, the storage ends before the pad rows of the scales, or
+                a global scale is missing or superfluous.
         """
+        _check_devices(self)
+        _check_global_scale(self)
         if len(self.logical_shape) == 3:
             _check_grouped(self)
             return
+        if len(self.logical_shape) != 2:
+            raise ShapeError(f"a quantized matrix is [M, n], found {list(self.logical_shape)}")
         m = self.logical_shape[0]
+        if self.n > self.layout.padded_n:
+            raise ShapeError(
+                f"row width {self.n} is beyond padded_n = {self.layout.padded_n}",
+                facts=_facts(self),
+            )
         want = data_shape(self.operand, self.layout, m)
         _require_shape("data", self.data, want, self)
         _require_dtype("data", self.data, DATA_DTYPES[self.operand.element], self)
+        _require_strides("data", self.data, (want[1], 1), self)
         if ":" in self.layout.scales:
             return
         _require_shape("scales", self.scales, scale_shape(self.operand, self.layout, m), self)
         _require_dtype("scales", self.scales, scale_dtype(self.operand, self.layout), self)
         strides = scale_strides(self.operand, self.layout, m)
         _require_strides("scales", self.scales, strides, self)
-        if (self.global_scale is None) == self.operand.is_nvfp4:
-            raise LayoutError(
-                f"{self.operand.name} "
-                + ("needs a global scale" if self.operand.is_nvfp4 else "has no global scale")
-            )
+        _require_storage(self.scales, scale_storage(self.operand, self.layout, m), self)
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """Give data, scales and, for NVFP4, the global scale."""
@@ -194,9 +204,49 @@ def _require_strides(
         )
 
 
+def _require_storage(scales: torch.Tensor, need: int, q: QuantizedTensor) -> None:
+    """Check that pad rows, which shape and strides do not tell of, are there to be read."""
+    held = scales.untyped_storage().nbytes() // scales.element_size() - scales.storage_offset()
+    if held < need:
+        raise LayoutError(
+            f"the storage of scales ends before their pad rows: needs {need} elements, "
+            f"found {held}",
+            facts=_facts(q),
+        )
+
+
+def _check_devices(q: QuantizedTensor) -> None:
+    parts = {"data": q.data, "scales": q.scales, "global_scale": q.global_scale}
+    for name, tensor in parts.items():
+        if tensor is None and name == "global_scale":
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(
+                f"{name} needs to be a tensor, found {type(tensor).__name__}", facts=_facts(q)
+            )
+        if tensor.device != q.data.device:
+            raise InputError(
+                f"{name} is on {tensor.device}, data is on {q.data.device}",
+                facts=_facts(q),
+                code="device",
+            )
+
+
+def _check_global_scale(q: QuantizedTensor) -> None:
+    if (q.global_scale is None) == q.operand.is_nvfp4:
+        raise LayoutError(
+            f"{q.operand.name} "
+            + ("needs a global scale" if q.operand.is_nvfp4 else "has no global scale")
+        )
+    if q.global_scale is not None:
+        _require_shape("global_scale", q.global_scale, (1,), q)
+        _require_dtype("global_scale", q.global_scale, torch.float32, q)
+
+
 def _check_grouped(q: QuantizedTensor) -> None:
     t, g, n = q.logical_shape
     _require_shape("data", q.data, (t, g, n), q)
+    _require_dtype("data", q.data, DATA_DTYPES[q.operand.element], q)
     _require_strides("data", q.data, (n, t * n, 1), q)
     rows = -(-t // 4) * 4
     groups = n // q.operand.block.cols
@@ -204,6 +254,7 @@ def _check_grouped(q: QuantizedTensor) -> None:
     _require_shape("scales", q.scales, (t, g, cols), q)
     _require_dtype("scales", q.scales, scale_dtype(q.operand, q.layout), q)
     _require_strides("scales", q.scales, (1, cols * rows, rows), q)
+    _require_storage(q.scales, g * cols * rows if t else 0, q)
 
 
 def as_quantized(value: Any) -> QuantizedTensor | None:
