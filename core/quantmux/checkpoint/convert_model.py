@@ -161,7 +161,7 @@ def _with_dtype(
     name = _CONFIG_NAMES[stored]
     # "dtype" wins over "torch_dtype" where both are; older readers know the latter only
     key = "dtype" if "dtype" in source.config else "torch_dtype"
-    note = f'config.json named no dtype: it now says "{key}": "{name}", '
+    note = f'config.json: named no dtype, so that "{key}": "{name}" was added, '
     note += f"as {count} of {len(chosen)} weights are"
     return replace(source, config={**source.config, key: name}), (note,)
 

@@ -284,7 +284,7 @@ def test_a_dtype_that_the_config_does_not_name_is_that_of_most_weights(
     assert {(e.config.in_dtype, e.config.out_dtype) for e in entries} == {(fmt, fmt)}
     count = dtypes.count(getattr(torch, name))
     (note,) = (n for n in report.notes if "dtype" in n)
-    assert f'"{key}": "{name}", as {count} of {len(dtypes)} weights' in note
+    assert f'"{key}": "{name}" was added, as {count} of {len(dtypes)} weights are' in note
 
 
 @pytest.mark.parametrize("config", [{"dtype": "float16"}, {"text_config": {"dtype": "float16"}}])
