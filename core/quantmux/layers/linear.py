@@ -6,6 +6,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from quantmux.config import LinearConfig, Scheme
 from quantmux.config.policy import Policy
@@ -265,7 +266,7 @@ class Linear(HeldWeights):
         self.bind().warmup(ms)
 
     def forward(self, input: torch.Tensor | QuantizedTensor) -> torch.Tensor:  # noqa: A002
-        """Give y [..., N].
+        """Give y [..., N]; under torch.compile it is one graph break.
 
         Args:
             input: x, [..., K] in ``config.in_dtype``, or a quantized matrix [M, K] as
@@ -276,6 +277,11 @@ class Linear(HeldWeights):
                 quantized in another way than is read.
             LaunchError: Every kernel failed, or the CUDA context is lost.
         """
+        if is_dynamo_compiling():
+            # whole: dynamo would trace the binding, and compile the checks anew for every layer
+            from quantmux.runtime.untraced import untraced
+
+            return untraced(Linear.forward, self, input)  # type: ignore[no-any-return]
         x = input  # named as in nn.Linear: models may pass it by keyword
         call = self._call
         if call is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.dispatch.join import satisfies, satisfies_layout
@@ -46,9 +47,15 @@ class SharedInput:
     def __call__(self, x: torch.Tensor | QuantizedTensor) -> tuple[torch.Tensor, ...]:
         """Give the outputs of all linears, each [..., N]; x is quantized once if they agree.
 
+        Under torch.compile it is one graph break.
+
         Raises:
             InputError: x does not fit, see `Linear`.
         """
+        if is_dynamo_compiling():
+            from quantmux.runtime.untraced import untraced
+
+            return untraced(SharedInput.__call__, self, x)  # type: ignore[no-any-return]
         if isinstance(x, QuantizedTensor):
             return tuple(layer(x) for layer in self.layers)
         first = self.layers[0]
