@@ -1,6 +1,6 @@
 """The producer ops as functions: select (cached), bind (cached), call.
 
-Under torch.compile each is one graph break; see `runtime.untraced`.
+Under torch.compile each is one graph break; see `runtime.untraced` and `runtime.calls`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.compiler import is_dynamo_compiling
 
 from quantmux.capability.detect import resolve_device
-from quantmux.config.layers import RelayoutConfig
+from quantmux.config.layers import (
+    InverseRopeQuantizeConfig,
+    QuantizeConfig,
+    RelayoutConfig,
+    SiluMulQuantizeConfig,
+)
 from quantmux.config.policy import Policy
 from quantmux.config.policy_context import current_context
-from quantmux.errors import InputError
+from quantmux.errors import ConfigError, InputError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.binding import BoundProducer, bind_producer
 from quantmux.runtime.context import default_context
@@ -25,13 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantmux.capability.device import DeviceProfile
-    from quantmux.config import (
-        InverseRopeQuantizeConfig,
-        LayerConfig,
-        Layout,
-        QuantizeConfig,
-        SiluMulQuantizeConfig,
-    )
+    from quantmux.config import LayerConfig, Layout
     from quantmux.runtime.context import Context
 
 
@@ -61,7 +59,7 @@ def quantize(
         InputError: x, a scale or ``out`` does not fit the config.
         NoKernelError: Nothing can serve.
     """
-    if is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _past_dynamo(
             quantize,
             x,
@@ -72,7 +70,7 @@ def quantize(
             out=out,
             context=context,
         )
-    call = _bound(config, x, backend, context).call
+    call = _bound(QuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
     return result
@@ -89,7 +87,7 @@ def silu_mul_quantize(
     context: Context | None = None,
 ) -> QuantizedTensor:
     """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; arguments as `quantize`."""
-    if is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _past_dynamo(
             silu_mul_quantize,
             x,
@@ -100,7 +98,7 @@ def silu_mul_quantize(
             out=out,
             context=context,
         )
-    call = _bound(config, x, backend, context).call
+    call = _bound(SiluMulQuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
     return result
@@ -135,7 +133,7 @@ def inverse_rope_quantize(
         InputError: A tensor does not fit the config.
         NoKernelError: Nothing can serve.
     """
-    if is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _past_dynamo(
             inverse_rope_quantize,
             o,
@@ -146,7 +144,7 @@ def inverse_rope_quantize(
             out=out,
             context=context,
         )
-    call = _bound(config, o, backend, context).call
+    call = _bound(InverseRopeQuantizeConfig, config, o, backend, context).call
     result: QuantizedTensor = call(o, positions, cos_sin_cache, out=out)
     return result
 
@@ -176,7 +174,7 @@ def relayout(
         ForcedKernelError: ``backend`` cannot serve; names its rejections.
         NoKernelError: Nothing can serve.
     """
-    if is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _past_dynamo(relayout, q, layout, backend=backend, out=out, context=context)
     if not isinstance(q, QuantizedTensor):
         raise InputError(f"relayout needs a QuantizedTensor, found {type(q).__name__}")
@@ -184,7 +182,7 @@ def relayout(
     if target == q.layout and out is None:
         return q
     config = RelayoutConfig(operand=q.operand, n=q.n, source=q.layout, target=target)
-    call = _bound(config, q, backend, context).call
+    call = _bound(RelayoutConfig, config, q, backend, context).call
     result: QuantizedTensor = call(q, out=out)
     return result
 
@@ -230,9 +228,14 @@ def _scales(
 
 
 def _bound(
-    config: LayerConfig, x: Any, backend: str | None, context: Context | None
+    kind: type[LayerConfig], config: Any, x: Any, backend: str | None, context: Context | None
 ) -> BoundProducer:
     """Give the bound producer of a config where x lies; bound once per policy."""
+    if type(config) is not kind:
+        raise ConfigError(
+            f"a {kind.__name__} is asked for, found {type(config).__name__}",
+            hint="each producer takes the config of its own op",
+        )
     device = getattr(x, "device", None)
     if not isinstance(device, torch.device):
         raise InputError(f"{config.op} needs a tensor, found {type(x).__name__}")

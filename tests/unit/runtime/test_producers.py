@@ -4,9 +4,15 @@ import sys
 import pytest
 import torch
 
-from quantmux.config import QuantizeConfig, RelayoutConfig, operand
+from quantmux.config import (
+    LinearConfig,
+    QuantizeConfig,
+    RelayoutConfig,
+    SiluMulQuantizeConfig,
+    operand,
+)
 from quantmux.config.policy_context import use_policy
-from quantmux.errors import ForcedKernelError, InputError, ShapeError
+from quantmux.errors import ConfigError, ForcedKernelError, InputError, ShapeError
 from quantmux.ops.quantize.reference import quantize as reference
 from quantmux.runtime.events import stats
 from quantmux.runtime.producers import quantize, relayout, silu_mul_quantize
@@ -103,3 +109,13 @@ def test_the_torch_free_part_of_runtime_imports_no_torch():
         "quantmux.runtime.quarantine; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_config_of_another_op_is_refused_and_harms_no_kernel(two):
+    context, x = two.context(order=("one", "two")), two.x(5)
+    linear = LinearConfig(in_features=32, out_features=32, scheme="fp8_channel_token")
+    gated = SiluMulQuantizeConfig(operand="fp8_token", n=16)
+    for function, config in ((quantize, linear), (quantize, gated), (silu_mul_quantize, TOKEN)):
+        with pytest.raises(ConfigError, match=f"found {type(config).__name__}"):
+            function(x, config, context=context)
+    assert context.quarantine.entries() == ()
