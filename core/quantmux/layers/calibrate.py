@@ -111,7 +111,9 @@ def _watched(
         raise ConfigError(
             "calibrate found no linear to watch",
             facts=[f"include = {patterns}", f"schemes = {schemes}", *passed[:8]],
-            hint="names are those of model.named_modules()",
+            hint="quantize_ would skip them too; include= watches them all the same"
+            if passed
+            else "names are those of model.named_modules()",
             code="calibration",
         )
     return found, optional

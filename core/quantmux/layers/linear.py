@@ -116,7 +116,7 @@ class Linear(HeldWeights):
         if not isinstance(weight, torch.Tensor):
             raise InputError(f"weight needs to be a tensor, found {type(weight).__name__}")
         asked = Scheme.model_validate(scheme) if isinstance(scheme, str) else scheme
-        home = weight.device if device is None else torch.device(device)
+        home = weight.device if device is None else home_of(device)
         if any(t is not None and t.is_meta for t in (weight, bias)) or home.type == "meta":
             raise InputError(
                 "a weight is quantized by its values, and a tensor on the meta device has none",
@@ -174,7 +174,7 @@ class Linear(HeldWeights):
             NoKernelError: Nothing can serve on the device.
         """
         weights = tensors if isinstance(tensors, LinearWeights) else from_state(tensors)
-        weights = weights.to(weights.data.device if device is None else device)
+        weights = weights.to(weights.data.device if device is None else home_of(device))
         if weights.data.is_meta:
             raise InputError(
                 "the tensors are on the meta device: they hold no values",

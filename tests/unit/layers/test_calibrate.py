@@ -174,8 +174,9 @@ def test_an_explicit_include_may_name_what_quantize_would_skip():
 
 
 def test_says_why_no_linear_is_watched():
-    with pytest.raises(ConfigError, match=r"out_proj: NonDynamicallyQuantizableLinear"):
+    with pytest.raises(ConfigError, match=r"out_proj: NonDynamicallyQuantizableLinear") as caught:
         calibrate(nn.MultiheadAttention(16, 2), [])
+    assert "include=" in caught.value.hint
 
 
 def test_a_second_name_of_a_linear_can_be_named(model, batches):
