@@ -84,6 +84,25 @@ def resolve_device(
     raise _no_device(device, profiles)
 
 
+def device_here(device: Any) -> DeviceProfile:
+    """Give the profile of a device of this machine; a profile's name means the GPU of that name.
+
+    Raises:
+        ConfigError: There is no such device, or it is a named one that is not here.
+    """
+    found = resolve_device(device)
+    if not found.is_present:
+        found = next((d for d in detect_devices() if d.name == found.name), found)
+    if not found.is_present:
+        raise ConfigError(
+            f'a device of this machine is needed, found "{found.name}"',
+            facts=["here: " + ", ".join(str(d) for d in (*detect_devices(), HERE_CPU))],
+            hint="a named device can be asked about (select, explain, plan), not run on",
+            code="device",
+        )
+    return found
+
+
 def arch_facts(arch: Arch) -> dict[str, Any]:
     """Give the facts that follow from the architecture alone, by field of `DeviceProfile`."""
     smem = _SMEM_KIB.get(arch.sm or 0)

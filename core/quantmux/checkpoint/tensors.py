@@ -17,6 +17,7 @@ from quantmux.errors import CheckpointError
 from quantmux.ops.linear.weights import data_shape, grid_shape
 from quantmux.ops.numerics import pow2_from_bytes
 from quantmux.ops.quantized import LinearWeights
+from quantmux.runtime.inputs import home_of
 
 if TYPE_CHECKING:
     from quantmux.checkpoint.headers import Checkpoint
@@ -165,7 +166,7 @@ def load_layer(
         input_scale=_one(scales.get("input_scale")),
         input_global_scale=_one(scales.get("input_global_scale")),
     )
-    return LoadedLinear(entry, weights.to(device), StoredScales(entry.source, stored))
+    return LoadedLinear(entry, weights.to(home_of(device)), StoredScales(entry.source, stored))
 
 
 def _check_codes(entry: LayerEntry, codes: torch.Tensor) -> None:

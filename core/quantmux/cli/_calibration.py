@@ -115,7 +115,9 @@ def _batches(samples: Iterable[str], tokenizer: Any) -> Iterator[dict[str, Any]]
     for sample in samples:
         encoded = dict(tokenizer(sample, truncation=True, max_length=limit, return_tensors="pt"))
         tokens = encoded.get("input_ids")
-        if tokens is not None and not tokens.numel():  # transformers makes an empty tokenizer of no files
+        if (
+            tokens is not None and not tokens.numel()
+        ):  # transformers makes an empty tokenizer of no files
             raise CheckpointError(
                 "the model's folder has no usable tokenizer",
                 facts=[f"a line of {len(sample)} characters gives no token"],

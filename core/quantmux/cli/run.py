@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from quantmux.capability.detect import HERE_CPU, detect_devices
+from quantmux.capability.detect import device_here
 from quantmux.cli._checkpoints import open_quantized
 from quantmux.cli._options import AsJson, CheckpointPath, DeviceName, PluginsFile
 from quantmux.cli._render import err, print_error, print_json
@@ -102,17 +102,15 @@ def run(
 
 def _here(profile: DeviceProfile, checkpoint: Path) -> DeviceProfile:
     """Give the device itself for a name such as ``h200`` that one here goes by."""
-    if profile.is_present:
-        return profile
-    found = next((d for d in detect_devices() if d.name == profile.name), None)
-    if found is None:
+    try:
+        return device_here(profile)
+    except ConfigError as error:
         raise ConfigError(
             f'run needs a device that is here, found "{profile.name}"',
-            facts=["here: " + ", ".join(str(d) for d in (*detect_devices(), HERE_CPU))],
+            facts=error.facts,
             hint=f"ask what it would take: quantmux plan {checkpoint} --device {profile.name}",
             code="device",
-        )
-    return found
+        ) from None
 
 
 def _check_force(name: str, context: Context) -> None:

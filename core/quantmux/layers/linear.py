@@ -23,7 +23,7 @@ from quantmux.ops.quantized import (
 )
 from quantmux.runtime.binding import BoundLinear, bind
 from quantmux.runtime.context import Context, default_context
-from quantmux.runtime.inputs import check_layer_input
+from quantmux.runtime.inputs import check_layer_input, home_of
 from quantmux.runtime.producers import profile_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from quantmux.capability.detect import device_here
 from quantmux.config.layouts import Layout
 from quantmux.dispatch.join import satisfies, satisfies_layout
 from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
@@ -79,6 +80,17 @@ def check_quantized(
             hint="quantize with the config of Linear.input_layout(m), or relayout it",
         )
     q.check()
+
+
+def home_of(device: Any) -> torch.device:
+    """Give the torch device of a name, before anything is moved there.
+
+    Raises:
+        ConfigError: This machine has no such device.
+    """
+    if str(device) == "meta":
+        return torch.device("meta")
+    return torch.device(device_here(device).torch_name)
 
 
 def check_call(

@@ -1,5 +1,4 @@
 import json
-import sys
 
 import pytest
 import torch
@@ -255,8 +254,7 @@ def test_a_device_here_is_found_by_its_model_name(cli, quantized, monkeypatch):
         def run(self, _):
             return []
 
-    module = sys.modules["quantmux.cli.run"]
-    monkeypatch.setattr(module, "detect_devices", lambda: (here,))
+    monkeypatch.setattr("quantmux.capability.detect.detect_devices", lambda: (here,))
     monkeypatch.setattr("quantmux.cli._measure.Runner", Seen)
     assert cli("run", quantized("nvfp4"), "--device", "h200", "--json").code == 0
     assert seen == [here]
