@@ -1,7 +1,9 @@
 """The functions that callers call: per M range, guarded, nothing else on the way.
 
 Under torch.compile each of them is one graph break: the first line of each, which costs an eager
-call 0.04 µs, sends dynamo past it. See `runtime.untraced` for why.
+call some 0.05 µs, sends dynamo past it. See `runtime.untraced` for why. The line is written out,
+``torch`` included, in each: a frame that neither holds a tensor nor names ``torch`` (a call with a
+QuantizedTensor) is run by dynamo untraced, but what it calls is traced.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.compiler import is_dynamo_compiling
 
 from quantmux.errors import ShapeError
 from quantmux.ops.quantized import QuantizedTensor
@@ -51,7 +52,7 @@ def linear_call(routes: tuple[Route, ...]) -> Call:
         only = routes[0]
 
         def direct(x: Any, out: Any = None) -> Any:
-            if is_dynamo_compiling():
+            if torch.compiler.is_dynamo_compiling():
                 return _past_dynamo(_serve, only, x, out)
             run = only.run
             try:
@@ -63,7 +64,7 @@ def linear_call(routes: tuple[Route, ...]) -> Call:
     find = _finder(routes)
 
     def by_m(x: Any, out: Any = None) -> Any:
-        if is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return _past_dynamo(_find_and_serve, find, x, out)
         route = find(x)
         run = route.run
@@ -81,7 +82,7 @@ def producer_call(routes: tuple[Route, ...]) -> Call:
     only = routes[0] if len(routes) == 1 and routes[0].m_max is None else None
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling():
             if only is not None:
                 return _past_dynamo(_serve, only, *args, **kwargs)
             return _past_dynamo(_find_and_serve, find, *args, **kwargs)
@@ -144,7 +145,7 @@ def guarded(call: Call, device: DeviceProfile) -> Call:
     current = torch.cuda.current_device
 
     def guarded_call(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return _past_dynamo(_serve_at, call, home, x, *args, **kwargs)
         if x.device != home:
             raise elsewhere(x.device, home)
@@ -159,5 +160,5 @@ def guarded(call: Call, device: DeviceProfile) -> Call:
 def _serve_at(call: Call, home: torch.device, x: Any, *args: Any, **kwargs: Any) -> Any:
     if x.device != home:
         raise elsewhere(x.device, home)
-    with torch.cuda.device(home):
+    with torch.cuda.device(home.index):
         return call(x, *args, **kwargs)

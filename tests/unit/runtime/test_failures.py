@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._dynamo import exc as dynamo
 
 from quantmux.errors import BuildError, LaunchError, ShapeError
 from quantmux.runtime.failures import Failure, classify, is_capturing
@@ -29,6 +30,11 @@ from quantmux.runtime.failures import Failure, classify, is_capturing
         (BuildError("ptxas failed"), Failure.KERNEL),
         (ValueError("CUDA error: only text"), Failure.KERNEL),
         (SystemExit(1), Failure.KERNEL),
+        (dynamo.TorchRuntimeError("fake tensors disagree"), Failure.COMPILER),
+        (dynamo.InternalTorchDynamoError("a bug of dynamo"), Failure.COMPILER),
+        (dynamo.BackendCompilerFailed(print, RuntimeError("no"), None), Failure.COMPILER),
+        (dynamo.UserError(dynamo.UserErrorType.DYNAMIC_CONTROL_FLOW, "if"), Failure.COMPILER),
+        (dynamo.FailOnRecompileLimitHit("limit"), Failure.COMPILER),
     ],
 )
 def test_an_exception_is_sorted_by_whose_fault_it_is(error, kind):

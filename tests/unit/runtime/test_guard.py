@@ -59,3 +59,12 @@ def test_one_gpu_and_the_cpu_need_no_guard(cuda):
     assert calls.guarded(call, profile("cpu")) is call
     cuda["count"] = 1
     assert calls.guarded(call, second_gpu()) is call
+
+
+def test_dynamo_is_sent_past_the_guard_as_past_the_call(cuda, monkeypatch):
+    call = calls.guarded(lambda _, more: (cuda["current"], more), second_gpu())
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
+    assert call(OnDevice("cuda:1"), more=2) == (1, 2)
+    assert (cuda["current"], len(cuda["entered"])) == (0, 1)
+    with pytest.raises(InputError, match="cuda:0"):
+        call(OnDevice("cuda:0"), more=2)
