@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantmux.capability.detect import detect_devices, resolve_device
+from quantmux.config._base import closest
 from quantmux.config.layers import (
     InverseRopeQuantizeConfig,
     LinearConfig,
@@ -14,6 +15,7 @@ from quantmux.config.layers import (
     RelayoutConfig,
     SiluMulQuantizeConfig,
 )
+from quantmux.config.patterns import is_plain
 from quantmux.config.policy_context import current_context
 from quantmux.dispatch.plan import Plan
 from quantmux.dispatch.plan import plan as plan_layers
@@ -93,6 +95,7 @@ def select(
     context = _context(installed_only)
     if policy:
         where = _resolved(device)
+        _check_names(context, policy)
         return context.select(config, where, m=m, layer=layer, call_overrides=policy)
     version = context.quarantine.version
     key: tuple[Any, ...] | None = (config, device, m, layer, current_context(), context, version)
@@ -101,6 +104,7 @@ def select(
     except TypeError:  # an unhashable device is refused by name below
         key, found = None, None
     if found is None:
+        _check_names(context, {})
         found = context.select(config, _resolved(device), m=m, layer=layer)
         if key is not None:
             if len(_hot) > 65536:
@@ -122,6 +126,7 @@ def explain(
     _check_question(config, m)
     context = _context(installed_only)
     where = _resolved(device)
+    _check_names(context, policy)
     return context.survey(config, where, m=m, layer=layer, call_overrides=policy or None)
 
 
@@ -145,6 +150,7 @@ def plan(
         CheckpointError: The checkpoint is broken or of an unknown format.
     """
     context, where = _context(installed_only), _resolved(device)
+    _check_names(context, policy)
     notes: list[str] = []
     if isinstance(source, str | PathLike):
         from quantmux.checkpoint import open_checkpoint
@@ -182,6 +188,29 @@ def _check_question(config: LayerConfig, m: int | None) -> None:
         )
     if m is not None and (type(m) is not int or m < 0):
         raise ConfigError(f"m is a number of rows, at least 0, found {m!r}")
+
+
+def _check_names(context: Context, call: dict[str, Any]) -> None:
+    """Refuse names in ``order`` and ``deny`` that are nearly those of something here.
+
+    A name that resembles nothing is taken as it is: a host may list backends that a machine lacks.
+    """
+    inner = current_context()
+    given = {**(inner.given() if inner is not None else {}), **call}
+    asked = [*given.get("order", ()), *(p for p in given.get("deny", ()) if is_plain(p))]
+    if not asked:
+        return
+    registry = context.registry
+    known = [*(p.name for p in registry.plugins), *(k.id for k in registry.kernels)]
+    for name in asked:
+        near = closest(name, known, cutoff=0.75) if name not in known else None
+        if near:
+            raise ConfigError(
+                f'the policy names "{name}", which is neither a backend nor a kernel here',
+                facts=["backends: " + " ".join(p.name for p in registry.plugins)],
+                hint=f'did you mean "{near}"?',
+                code="unknown_name",
+            )
 
 
 def _names_matter(context: Context, call: dict[str, Any]) -> bool:

@@ -67,3 +67,14 @@ def test_layers_that_nothing_serves_are_named_and_do_not_hide_the_others() -> No
     with qm.policy(deny=["torch/linear_*"]):
         plan = qm.plan([("a", CONFIG)], device="h200")
     assert plan.warnings == ("no kernel serves fp8_block128: a",)
+
+
+def test_a_misspelt_name_in_a_policy_is_refused_and_an_absent_backend_is_not() -> None:
+    with pytest.raises(qm.ConfigError, match='did you mean "torch"'):
+        qm.select(CONFIG, device="h200", order=["trch"])
+    with (
+        qm.policy(deny=["torch/linear_scaled_mm_blck"]),
+        pytest.raises(qm.ConfigError, match='did you mean "torch/linear_scaled_mm_block"'),
+    ):
+        qm.select(CONFIG, device="h200")
+    assert qm.select(CONFIG, device="h200", order=["acme", "torch"]).is_served
