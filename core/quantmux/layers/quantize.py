@@ -62,7 +62,8 @@ def quantize_(
         model: Changed in place.
         scheme: For all, or patterns → schemes, the first that fits taken.
         include: Patterns of module names (globs, or ``re:``); all when None.
-        exclude: Patterns of names that are left as they are.
+        exclude: Patterns of names that are left as they are. None leaves nothing out, heads and
+            routers neither (`checkpoint.convert` leaves those alone by default).
         calibration: Static activation scales; schemes that need them are refused without.
         policy: Policy of the layers, over everything else.
         context: Registry and quarantine; None takes the process's.
