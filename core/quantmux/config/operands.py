@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,6 +16,9 @@ FULL: Final = -1
 """A block extent that covers the whole dimension."""
 
 GlobalScale = Literal["none", "static", "dynamic"]
+
+_DEFAULT_EPS: Final = 1e-10
+_LEAST_NORMAL: Final = 2.0**-126
 
 
 class Block(Frozen):
@@ -64,9 +69,10 @@ class Operand(Frozen):
         scale_rounding: ``pow2`` rounds scales up to powers of two (the UE8M0 values).
         dynamic: Scales come from the data of each call (True) or are given once (False).
         global_scale: Second-level scale of NVFP4: absent, given once, or from each call's data.
-        eps: Floor of a block's amax, in the units of the data; at least 1e-35, so that the scale
-            it gives is a normal fp32 number. Ignored for static scales.
-        scale_ub: Ceiling of a block's **amax** (never of the scale), or None.
+        eps: Floor of a block's amax, in the units of the data; at least 1e-35 and at least
+            2^-126 · ``max_value`` (6.8e-34 for fp8_e5m2), so that the scale it gives is a normal
+            fp32 number. Ignored for static scales. NVFP4 has none: only the default is accepted.
+        scale_ub: Ceiling of a block's **amax** (never of the scale), or None. NVFP4 has none.
 
     A preset name is accepted wherever an operand is: ``fp8_tensor fp8_token fp8_channel
     fp8_group128 fp8_group64 fp8_block128 int8_token int8_channel nvfp4`` with ``_pow2``
@@ -79,7 +85,7 @@ class Operand(Frozen):
     scale_rounding: Literal["none", "pow2"] = "none"
     dynamic: bool = True
     global_scale: GlobalScale = "none"
-    eps: float = Field(default=1e-10, ge=1e-35, allow_inf_nan=False)
+    eps: float = Field(default=_DEFAULT_EPS, ge=1e-35, allow_inf_nan=False)
     scale_ub: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     if TYPE_CHECKING:
@@ -93,7 +99,7 @@ class Operand(Frozen):
             scale_rounding: Literal["none", "pow2"] = "none",
             dynamic: bool = True,
             global_scale: GlobalScale = "none",
-            eps: float = 1e-10,
+            eps: float = _DEFAULT_EPS,
             scale_ub: float | None = None,
         ) -> None: ...
 
@@ -109,6 +115,20 @@ class Operand(Frozen):
         is_fp4 = self.element is ElementFormat.FP4_E2M1
         if is_fp4 and (self.block != Block(rows=1, cols=16) or self.scale_type != "e4m3"):
             raise ConfigError("fp4_e2m1 needs blocks of 1x16 with e4m3 scales (NVFP4)")
+        if is_fp4 and (self.eps != _DEFAULT_EPS or self.scale_ub is not None):
+            raise ConfigError(
+                "fp4_e2m1 (NVFP4) has neither eps nor scale_ub",
+                facts={"found": f"eps={self.eps:g}, scale_ub={self.scale_ub}"},
+                hint="leave both out; give a smaller global scale to bound what is represented",
+            )
+        if _fp32(self.eps) / self.max_value < _LEAST_NORMAL:
+            raise ConfigError(
+                f"eps is too small for {self.element}: its scale would be a subnormal fp32 number",
+                facts={
+                    "need": f"eps at least {_LEAST_NORMAL * self.max_value:.3g}",
+                    "found": f"{self.eps:g}",
+                },
+            )
         if not is_fp4 and self.scale_type == "e4m3":
             raise ConfigError(f"e4m3 scales exist for fp4_e2m1 only, found {self.element}")
         if is_fp4 != (self.global_scale != "none"):
@@ -130,7 +150,7 @@ class Operand(Frozen):
         if self.scale_rounding == "pow2":
             text += "_pow2"
         extra = []
-        if self.eps != 1e-10:
+        if self.eps != _DEFAULT_EPS:
             extra.append(f"eps={self.eps:g}")
         if self.scale_ub is not None:
             extra.append(f"scale_ub={self.scale_ub:g}")
@@ -154,6 +174,15 @@ class Operand(Frozen):
 
     def __str__(self) -> str:
         return self.name
+
+
+def _fp32(value: float) -> float:
+    """Round to fp32, as kernels get it; what fp32 cannot hold is infinite."""
+    try:
+        rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return math.inf
+    return rounded
 
 
 def _presets() -> dict[str, Operand]:

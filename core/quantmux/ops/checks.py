@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -12,6 +12,9 @@ from quantmux.ops.quantized import DTYPE_NAMES, DTYPES
 if TYPE_CHECKING:
     from quantmux.config import Layout, Operand
     from quantmux.ops.quantized import QuantizedTensor
+
+
+_MANTISSA: Final = 0x7FFFFF
 
 
 def check_matrix(x: torch.Tensor, width: int, dtype: str, name: str = "x") -> None:
@@ -62,6 +65,69 @@ def check_scalar(value: torch.Tensor, name: str, device: torch.device) -> torch.
         raise DtypeError(f"{name} needs fp32, found {value.dtype}")
     check_device(value, name, device)
     return value.reshape(1)
+
+
+def check_scale_values(
+    what: str, scales: torch.Tensor, *, zero_allowed: bool = False, pow2: bool = False
+) -> None:
+    """Check that scales are scales; reads them, hence synchronises.
+
+    Args:
+        what: Their name, for messages.
+        scales: fp32 or fp8_e4m3, any shape.
+        zero_allowed: Whether 0 is a scale, as it is for blocks of NVFP4.
+        pow2: Whether each needs to be a power of two that UE8M0 has, 2^-127 … 2^127.
+
+    Raises:
+        InputError: One is NaN, infinite, negative, or 0 (code ``scale_value``), or no power of two
+            (code ``scale_not_pow2``); names the first.
+    """
+    values = scales.to(torch.float32)
+    good = torch.isfinite(values) & ((values >= 0) if zero_allowed else (values > 0))
+    if not bool(good.all()):
+        raise InputError(
+            f"{what} holds a value that is no scale",
+            facts={
+                "need": "finite, " + ("not negative" if zero_allowed else "positive"),
+                "found": _first_bad(values, good),
+            },
+            hint="the checkpoint is damaged, or its scales are stored in another direction",
+            code="scale_value",
+        )
+    if not pow2:
+        return
+    good = ((values.contiguous().view(torch.int32) & _MANTISSA) == 0) | (values == 2.0**-127)
+    if not bool(good.all()):
+        raise InputError(
+            f"{what} holds a value that is no power of two",
+            facts={"need": "2^-127 … 2^127 (UE8M0)", "found": _first_bad(values, good)},
+            hint="use the operand without _pow2, or round the scales up before quantizing",
+            code="scale_not_pow2",
+        )
+
+
+def check_given_scale(
+    value: torch.Tensor, name: str, device: torch.device, *, pow2: bool = False
+) -> torch.Tensor:
+    """Give a scale as fp32 [1] on the device, as `check_scalar` does, and check its value.
+
+    A stream that is being captured cannot be waited for: there the value is not read.
+
+    Raises:
+        ShapeError: More than one element.
+        DtypeError: Not fp32.
+        InputError: On another device, or the value is no scale.
+    """
+    scalar = check_scalar(value, name, device)
+    captured = scalar.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not captured and not scalar.is_meta:
+        check_scale_values(name, scalar, pow2=pow2)
+    return scalar
+
+
+def _first_bad(values: torch.Tensor, good: torch.Tensor) -> str:
+    first = [int(i) for i in (~good).nonzero()[0]]
+    return f"{float(values[tuple(first)])} at {first}, {int((~good).sum())} in all"
 
 
 def check_device(value: torch.Tensor, name: str, device: torch.device) -> None:

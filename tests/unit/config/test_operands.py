@@ -79,6 +79,26 @@ def test_refuses_operands_that_mean_nothing(changes, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("changes", [{"scale_ub": 1.0}, {"eps": 1e-6}])
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4_static"])
+def test_nvfp4_refuses_bounds_that_its_definition_has_not(name, changes):
+    with pytest.raises(ConfigError, match="neither eps nor scale_ub"):
+        operand(name).replace(**changes)
+
+
+def test_an_eps_whose_scale_is_subnormal_is_refused_by_element():
+    tensor = Block(rows=-1, cols=-1)
+    with pytest.raises(ConfigError, match="subnormal"):
+        Operand(element="fp8_e5m2", block=tensor, eps=1e-35)
+    with pytest.raises(ConfigError, match="subnormal"):
+        Operand(element="fp8_e5m2", block=tensor, eps=57344 * 2.0**-127)
+    least = Operand(element="fp8_e5m2", block=tensor, eps=57344 * 2.0**-126)
+    assert least.eps / least.max_value == 2.0**-126
+    assert operand("fp8_tensor").replace(eps=1e-35).eps == 1e-35
+    assert operand("int8_tensor").replace(eps=1e-35).eps == 1e-35
+    assert operand("fp8_tensor").replace(eps=1e300).eps == 1e300  # no scale is finite, as asked
+
+
 def test_nvfp4_needs_a_global_scale():
     with pytest.raises(ConfigError, match="needs one"):
         operand("nvfp4").replace(global_scale="none")

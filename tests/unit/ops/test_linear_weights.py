@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from quantmux.config import LinearConfig, scheme
+from quantmux.config import LinearConfig, operand, scheme
 from quantmux.config.schemes import SCHEMES
 from quantmux.errors import DtypeError, InputError, ShapeError
 from quantmux.ops.inputs import make_matrix
@@ -171,3 +171,36 @@ def test_a_zero_block_scale_is_a_scale_for_nvfp4_only():
     made = quantize_weight(weight, scheme("nvfp4_w4a16"))
     assert float(made.scales[1, 1].float()) == 0.0
     check_weights(made, config_of("nvfp4_w4a16", n=4, k=32))
+
+
+@pytest.mark.parametrize("bad", [0.3, 1.5, 2.0**-130])
+def test_scales_of_a_pow2_scheme_that_are_no_powers_of_two_are_refused(bad):
+    weights = weights_of("fp8_block128_pow2")
+    check_weights(weights, config_of("fp8_block128_pow2"))
+    scales = weights.scales.clone()
+    scales[1, 1] = bad
+    with pytest.raises(InputError, match="power of two") as error:
+        check_weights(dataclasses.replace(weights, scales=scales), config_of("fp8_block128_pow2"))
+    assert error.value.code == "scale_not_pow2"
+    assert "at [1, 1], 1 in all" in str(error.value)
+    scales[1, 1] = 2.0**-127  # the least UE8M0 value, subnormal in fp32
+    check_weights(dataclasses.replace(weights, scales=scales), config_of("fp8_block128_pow2"))
+
+
+def test_scales_of_another_scheme_do_not_serve_pow2():
+    plain = weights_of("fp8_block128")
+    with pytest.raises(InputError, match="power of two"):
+        check_weights(plain, config_of("fp8_block128_pow2"))
+    check_weights(weights_of("fp8_block128_pow2"), config_of("fp8_block128"))
+
+
+def test_a_static_pow2_activation_needs_a_power_of_two():
+    activation = operand("fp8_tensor_pow2").replace(dynamic=False)
+    static = scheme("fp8_tensor").replace(activation=activation)
+    config = LinearConfig(in_features=K, out_features=N, scheme=static)
+    weight = make_matrix("normal", N, K, "fp32", seed=1)
+    good = quantize_weight(weight, static, input_scale=torch.tensor([0.25]))
+    check_weights(good, config)
+    bad = dataclasses.replace(good, input_scale=torch.tensor([0.3]))
+    with pytest.raises(InputError, match="input_scale holds a value that is no power of two"):
+        check_weights(bad, config)

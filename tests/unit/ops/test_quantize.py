@@ -273,3 +273,28 @@ def test_refuses_an_out_of_another_kind():
     broken = dataclasses.replace(broken, scales=torch.empty(2, 2))
     with pytest.raises(ShapeError, match="scales"):
         quantize(x, made, out=broken)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_given_scale_that_is_no_scale_is_refused(bad):
+    x = torch.ones(2, 64, dtype=torch.bfloat16)
+    given = torch.tensor([bad])
+    for name, argument in (
+        ("fp8_tensor_static", "scale"),
+        ("int8_tensor_static", "scale"),
+        ("nvfp4_static", "global_scale"),
+        ("nvfp4", "global_scale"),
+    ):
+        with pytest.raises(InputError, match=f"{argument} holds a value that is no scale") as error:
+            quantize(x, config(name, 64), **{argument: given})
+        assert error.value.code == "scale_value"
+
+
+def test_a_given_scale_of_a_pow2_operand_is_a_power_of_two():
+    value = operand("fp8_tensor_pow2").replace(dynamic=False)
+    x = torch.ones(2, 64, dtype=torch.bfloat16)
+    q = quantize(x, config(value, 64), scale=torch.tensor([0.25]))
+    assert float(q.scales) == 0.25
+    with pytest.raises(InputError, match="no power of two") as error:
+        quantize(x, config(value, 64), scale=torch.tensor([0.3]))
+    assert error.value.code == "scale_not_pow2"

@@ -221,3 +221,22 @@ def test_a_malformed_tensor_is_refused_before_it_is_compared():
     broken = dataclasses.replace(want, scales=want.scales.t().contiguous().t())
     with pytest.raises(LayoutError, match="strides"):
         compare_quantized(broken, want)
+
+
+@pytest.mark.parametrize("factor", [3.7, 1.0 + 2.0**-23])
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("fp8_tensor_static", "scale"), ("int8_tensor_static", "scale"),
+     ("nvfp4_static", "global_scale")],
+)  # fmt: skip
+def test_a_given_scale_agrees_to_the_bit_even_loosely(name, argument, factor):
+    config = QuantizeConfig(operand=name, n=64, layout="scalar" if "8" in name else "row_major")
+    x = make_matrix("normal", 4, 64, "bf16", seed=5)
+    given = torch.tensor([0.01])
+    want = quantize(x, config, **{argument: given})
+    got = quantize(x, config, **{argument: given * factor})
+    assert compare_quantized(want, want, values=x.float()).ok
+    found = compare_quantized(got, want, values=x.float())
+    assert not found.ok
+    assert found.part == ("global_scale" if argument == "global_scale" else "scales")
+    assert found.want == float(given)

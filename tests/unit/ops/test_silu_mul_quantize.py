@@ -103,3 +103,13 @@ def test_refuses_wrong_inputs():
         silu_mul_quantize(torch.ones(2, 128), made, scale=torch.ones(1))
     with pytest.raises(InputError, match="scale="):
         silu_mul_quantize(torch.ones(2, 128, dtype=torch.bfloat16), made)
+
+
+def test_silu_far_below_zero_is_minus_zero_and_nan_at_minus_infinity():
+    gate = torch.tensor([[-88.0, -89.0, -1e30, -torch.inf, torch.inf]])
+    y = silu_mul(torch.cat((gate, torch.ones(1, 5)), dim=1))[0]
+    assert float(y[0]) < 0.0
+    assert y[1:3].tolist() == [0.0, 0.0]
+    assert torch.signbit(y[1:3]).all()
+    assert y[3].isnan()
+    assert y[4] == torch.inf

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from quantmux.config.layouts import round_up
 from quantmux.errors import DtypeError, InputError, ShapeError
-from quantmux.ops.checks import check_device
+from quantmux.ops.checks import check_device, check_scale_values
 from quantmux.ops.numerics import pack_fp4
 from quantmux.ops.quantize.reference import quantize_blocks
 from quantmux.ops.quantized import DATA_DTYPES, LinearWeights
@@ -69,7 +69,8 @@ def check_weights(weights: LinearWeights, config: LinearConfig, *, name: str | N
     """Check canonical weights against a config; reads the scales, hence synchronises.
 
     Every scale must be finite and positive. One exception: a block scale of NVFP4 may be 0,
-    which is how an all-zero block is stored (its codes are then read as zeros).
+    which is how an all-zero block is stored (its codes are then read as zeros). Scales of a pow2
+    operand must be powers of two.
 
     Args:
         weights: Canonical weights.
@@ -80,19 +81,30 @@ def check_weights(weights: LinearWeights, config: LinearConfig, *, name: str | N
         ShapeError: A tensor has another shape than the config gives.
         DtypeError: A tensor has another dtype.
         InputError: A tensor is missing or superfluous, devices differ, or a scale is NaN,
-            infinite or not positive.
+            infinite, not positive, or no power of two though the operand says so.
     """
     where = f"{name}: " if name else ""
     operand, n, k = config.scheme.weight, config.n, config.k
     _check_tensor(f"{where}weight", weights.data, data_shape(operand, n, k), _data_dtype(operand))
     scale_dtype = torch.float8_e4m3fn if operand.is_nvfp4 else torch.float32
     _check_tensor(f"{where}weight scales", weights.scales, grid_shape(operand, n, k), scale_dtype)
-    _check_values(f"{where}weight scales", weights.scales, zero_allowed=operand.is_nvfp4)
+    check_scale_values(
+        f"{where}weight scales",
+        weights.scales,
+        zero_allowed=operand.is_nvfp4,
+        pow2=operand.scale_rounding == "pow2",
+    )
     _check_multiplier(f"{where}weight global scale", weights.global_scale, operand.is_nvfp4, config)
     _check_bias(where, weights.bias, config)
     activation = config.scheme.activation
     if activation is not None and not activation.dynamic:
-        _check_multiplier(f"{where}input_scale", weights.input_scale, True, config)
+        _check_multiplier(
+            f"{where}input_scale",
+            weights.input_scale,
+            True,
+            config,
+            pow2=activation.scale_rounding == "pow2",
+        )
     if activation is not None and activation.global_scale == "static":
         _check_multiplier(f"{where}input_global_scale", weights.input_global_scale, True, config)
     for part, tensor in weights.named().items():
@@ -140,25 +152,13 @@ def _check_tensor(
         raise DtypeError(f"{what} needs {dtype}, found {tensor.dtype}")
 
 
-def _check_values(what: str, scales: torch.Tensor, *, zero_allowed: bool) -> None:
-    values = scales.to(torch.float32)
-    good = torch.isfinite(values) & ((values >= 0) if zero_allowed else (values > 0))
-    if bool(good.all()):
-        return
-    first = [int(i) for i in (~good).nonzero()[0]]
-    raise InputError(
-        f"{what} holds a value that is no scale",
-        facts={
-            "need": "finite, " + ("not negative" if zero_allowed else "positive"),
-            "found": f"{float(values[tuple(first)])} at {first}, {int((~good).sum())} in all",
-        },
-        hint="the checkpoint is damaged, or its scales are stored in another direction",
-        code="scale_value",
-    )
-
-
 def _check_multiplier(
-    what: str, value: torch.Tensor | None, wanted: bool, config: LinearConfig
+    what: str,
+    value: torch.Tensor | None,
+    wanted: bool,
+    config: LinearConfig,
+    *,
+    pow2: bool = False,
 ) -> None:
     if value is None or not wanted:
         if wanted:
@@ -174,7 +174,7 @@ def _check_multiplier(
             )
         return
     _check_tensor(what, value, (1,), torch.float32)
-    _check_values(what, value, zero_allowed=False)
+    check_scale_values(what, value, pow2=pow2)
 
 
 def _check_bias(where: str, bias: torch.Tensor | None, config: LinearConfig) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from quantmux.errors import ConfigError
-from quantmux.ops.checks import check_matrix, check_out, check_scalar, check_scales_given
+from quantmux.ops.checks import check_given_scale, check_matrix, check_out, check_scales_given
 from quantmux.ops.layouts import as_bits, place_scales, require_own
 from quantmux.ops.numerics import (
     block_amax,
@@ -50,7 +50,8 @@ def quantize(
         ShapeError: x or a scale has another shape.
         DtypeError: x or a scale has another dtype.
         LayoutError: ``out`` has another layout, or the config names a plugin's.
-        InputError: A scale is missing, superfluous, or on another device.
+        InputError: A scale is missing, superfluous, on another device, not finite, not positive,
+            or no power of two though the operand says so.
     """
     check_matrix(x, config.n, config.in_dtype)
     return quantize_values(
@@ -108,13 +109,14 @@ def quantize_blocks(
 
     Raises:
         ConfigError: A static operand with more than one scale.
+        InputError: A given scale is none; see `quantize`.
     """
     m, n = values.shape
     if operand.is_nvfp4:
         if global_scale is None:
             g = nvfp4_global_scale(values)
         else:
-            g = check_scalar(global_scale, "global_scale", values.device)
+            g = check_given_scale(global_scale, "global_scale", values.device)
         scales = nvfp4_block_scales(block_amax(values, operand.block), g)
         return encode_nvfp4(values, scales, g), scales, g
     if operand.dynamic or scale is None:
@@ -125,7 +127,8 @@ def quantize_blocks(
             hint='use "fp8_tensor_static", or a dynamic operand',
         )
     else:
-        scales = check_scalar(scale, "scale", values.device).reshape(1, 1)
+        pow2 = operand.scale_rounding == "pow2"
+        scales = check_given_scale(scale, "scale", values.device, pow2=pow2).reshape(1, 1)
     return encode(values, expand_blocks(scales, operand.block, m, n), operand), scales, None
 
 

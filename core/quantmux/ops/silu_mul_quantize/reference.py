@@ -38,7 +38,8 @@ def silu_mul_quantize(
         ShapeError: x or a scale has another shape.
         DtypeError: x or a scale has another dtype.
         LayoutError: ``out`` has another layout, or the config names a plugin's.
-        InputError: A scale is missing, superfluous, or on another device.
+        InputError: A scale is missing, superfluous, on another device, not finite, not positive,
+            or no power of two though the operand says so.
     """
     check_matrix(x, 2 * config.n, config.in_dtype)
     return quantize_values(
