@@ -206,6 +206,8 @@ def _require_strides(
 
 def _require_storage(scales: torch.Tensor, need: int, q: QuantizedTensor) -> None:
     """Check that pad rows, which shape and strides do not tell of, are there to be read."""
+    if need <= scales.numel():
+        return  # there are none, and a tensor cannot be made that its storage does not hold
     held = scales.untyped_storage().nbytes() // scales.element_size() - scales.storage_offset()
     if held < need:
         raise LayoutError(
@@ -216,15 +218,15 @@ def _require_storage(scales: torch.Tensor, need: int, q: QuantizedTensor) -> Non
 
 
 def _check_devices(q: QuantizedTensor) -> None:
-    parts = {"data": q.data, "scales": q.scales, "global_scale": q.global_scale}
-    for name, tensor in parts.items():
-        if tensor is None and name == "global_scale":
-            continue
+    parts = [("data", q.data), ("scales", q.scales)]
+    if q.global_scale is not None:
+        parts.append(("global_scale", q.global_scale))
+    for name, tensor in parts:
         if not isinstance(tensor, torch.Tensor):
             raise InputError(
                 f"{name} needs to be a tensor, found {type(tensor).__name__}", facts=_facts(q)
             )
-        if tensor.device != q.data.device:
+        if tensor is not q.data and tensor.device != q.data.device:
             raise InputError(
                 f"{name} is on {tensor.device}, data is on {q.data.device}",
                 facts=_facts(q),

@@ -111,6 +111,7 @@ def check_call(
     match config.op:
         case "linear":
             if not isinstance(x, QuantizedTensor):
+                _require_tensor(x, "x")
                 check_matrix(x, config.k, config.in_dtype)
             _check_out(args[1] if len(args) > 1 else kwargs.get("out"), x, config)
         case "quantize" | "silu_mul_quantize":
