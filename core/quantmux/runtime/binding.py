@@ -290,7 +290,7 @@ def _warn_lossy(place: Place) -> None:
                 layer=place.layer,
             )
             place.events.append(event)
-            place.context.report(event, "warn")
+            place.context.report(event, place.mode("select"))
             return
 
 

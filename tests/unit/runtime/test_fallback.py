@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quantmux.capability.detect import HERE_CPU
-from quantmux.errors import BuildError, ForcedKernelError, LaunchError
+from quantmux.errors import BuildError, ForcedKernelError, LaunchError, QuantmuxError
 from quantmux.ops.linear.reference import linear
 from quantmux.runtime import route
 from quantmux.runtime.binding import bind, bind_producer
@@ -386,3 +386,9 @@ def test_weight_only_in_place_of_quantized_activations_is_told(shop, caplog):
     assert bound.events[0].taken == "one/w8a16"
     silent = shop.context(allow_lossy="allow")
     assert bound_of(shop, silent).events == ()
+    with pytest.raises(QuantmuxError, match="activations stay in"):
+        bound_of(shop, shop.context(fallback={"select": "error"}))
+    caplog.clear()
+    quiet = bound_of(shop, shop.context(fallback={"select": "silent"}))
+    assert quiet.events
+    assert caplog.records == []
