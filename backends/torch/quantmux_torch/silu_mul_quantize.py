@@ -1,53 +1,9 @@
-"""torch/silu_mul_quantize: the reference of silu(gate)·up and quantization as a kernel."""
+"""torch/silu_mul_quantize: the reference of silu(gate)·up, x [M, 2n], and its quantization."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from quantmux.config import SiluMulQuantizeConfig
-from quantmux.ops.layouts import require_own
 from quantmux.ops.silu_mul_quantize.reference import silu_mul_quantize
-from quantmux_torch.devices import device_type, require_device_type, wrong_config
+from quantmux_torch.reference_producer import ReferenceProducer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import torch
-
-    from quantmux.capability.device import DeviceProfile
-    from quantmux.config.layers import ProducerConfig
-    from quantmux.ops.quantized import QuantizedTensor
-
-
-class SiluMulQuantize:
-    """``silu(gate) · up`` of x [M, 2n] into any operand and layout, by plain torch operations."""
-
-    def bind(self, config: ProducerConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
-        """Give ``fn(x, *, scale=None, global_scale=None, out=None)`` for x [M, 2n].
-
-        Raises:
-            ConfigError: The config is of another op.
-            LayoutError: The layout belongs to another backend.
-        """
-        if not isinstance(config, SiluMulQuantizeConfig):
-            raise wrong_config("silu_mul_quantize", config)
-        require_own(config.layout)
-        want = device_type(device)
-
-        def run(
-            x: torch.Tensor,
-            *,
-            scale: torch.Tensor | None = None,
-            global_scale: torch.Tensor | None = None,
-            out: QuantizedTensor | None = None,
-        ) -> QuantizedTensor:
-            require_device_type(x, want)
-            return silu_mul_quantize(x, config, scale=scale, global_scale=global_scale, out=out)
-
-        return run
-
-    def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
-        """Do nothing: no code depends on M."""
-
-
-kernel: Final = SiluMulQuantize()
+kernel: Final = ReferenceProducer("silu_mul_quantize", SiluMulQuantizeConfig, silu_mul_quantize)
