@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import model_validator
@@ -56,13 +57,7 @@ class Scheme(Frozen):
     @property
     def name(self) -> str:
         """Give the preset name, or a description; ``+exact`` marks exact accumulation."""
-        plain = self if self.accumulation == "fast" else self.replace(accumulation="fast")
-        suffix = "" if self.accumulation == "fast" else "+exact"
-        for preset, value in SCHEMES.items():
-            if value == plain:
-                return preset + suffix
-        activation = self.activation.name if self.activation else "16bit"
-        return f"{self.weight.family}*{activation}{suffix}"
+        return _name(self)
 
     @property
     def needs_static_activation_scale(self) -> bool:
@@ -72,6 +67,17 @@ class Scheme(Frozen):
 
     def __str__(self) -> str:
         return self.name
+
+
+@lru_cache(maxsize=1024)
+def _name(value: Scheme) -> str:
+    plain = value if value.accumulation == "fast" else value.replace(accumulation="fast")
+    suffix = "" if value.accumulation == "fast" else "+exact"
+    for preset, known in SCHEMES.items():
+        if known == plain:
+            return preset + suffix
+    activation = value.activation.name if value.activation else "16bit"
+    return f"{value.weight.family}*{activation}{suffix}"
 
 
 def as_weight(value: Operand | str) -> Operand:

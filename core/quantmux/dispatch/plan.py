@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig
     from quantmux.dispatch.selection import Selection
+
+
+_WORTH_SAYING: Final = ("reference", "weight_only")
+"""Tiers that a reader of a plan should hear of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,14 @@ def plan(
 
 def _warnings(layers: list[PlannedLayer], selections: Mapping[str, Selection]) -> list[str]:
     counts: dict[str, list[str]] = {}
+    fine = {
+        digest
+        for digest, found in selections.items()
+        if found.is_served and not any(c.tier in _WORTH_SAYING for c in found.ranges)
+    }
     for layer in layers:
+        if layer.selection in fine:
+            continue
         selection = selections[layer.selection]
         scheme = getattr(layer.config, "scheme", None)
         label = scheme.name if scheme is not None else str(layer.config)
@@ -103,7 +114,7 @@ def _warnings(layers: list[PlannedLayer], selections: Mapping[str, Selection]) -
             counts.setdefault(f"no kernel serves {label}", []).append(layer.name)
             continue
         for tier in {choice.tier for choice in selection.ranges}:
-            if tier in ("reference", "weight_only"):
+            if tier in _WORTH_SAYING:
                 counts.setdefault(f"{label} runs at tier {tier}", []).append(layer.name)
     lines: list[str] = []
     for what, names in sorted(counts.items()):
