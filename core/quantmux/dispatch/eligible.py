@@ -124,6 +124,8 @@ def _pair(
 ) -> tuple[list[Rejection], Tier | None]:
     scheme = config.scheme
     weight = list(reads(offer.weight, scheme.weight, makes=False, of="scheme.weight."))
+    if weight:  # another scheme altogether: what it says of activations tells nothing more
+        return weight, None
     computes = Tier.REFERENCE if capability.is_reference else Tier(capability.compute)
     if offer.activation is None and scheme.activation is not None and capability.is_reference:
         # the definition ignores no part of a scheme; another of its offers covers this one

@@ -514,3 +514,9 @@ def test_explain_names_every_kernel_and_the_origin_of_settings(
     assert "triton/q -> torch/b" in text
     assert "arch: needs 100f, found sm90" in text
     assert "from plugins.toml line 4" in text
+
+
+def test_a_kernel_of_other_weights_says_that_and_no_more(consumer: Make, ask: Ask) -> None:
+    int8 = consumer("torch/int8", "int8_channel_token", ("row_major",))
+    selection = ask(linear("nvfp4"), int8)
+    assert [r.field for r in selection.rejected["torch/int8"]] == ["scheme.weight.element"]
