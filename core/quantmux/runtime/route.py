@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quantmux.errors import BuildError, LaunchError, QuantmuxError
+from quantmux.errors import BuildError, LaunchError, QuantmuxError, RunError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.events import FallbackEvent, Stage, one_line
 from quantmux.runtime.failures import Failure, classify, is_capturing
 from quantmux.runtime.inputs import check_call, no_rows
+from quantmux.runtime.results import result_problem
 from quantmux.runtime.steps import Built, Call, KernelFailed, build
 
 if TYPE_CHECKING:
@@ -107,9 +108,12 @@ class Route:
     A kernel that raises in a call is taken out only when another one serves that same call. When
     none does, the call is the likelier culprit: nothing is taken out, and the next call finds all
     kernels as before. What does not build is out for good.
+
+    What the first call returns is looked at once (type, shape, dtype, device): a plugin that gives
+    rubbish has failed as if it had raised.
     """
 
-    __slots__ = ("_choice", "_excluded", "_memo", "_place", "_ready", "first", "run")
+    __slots__ = ("_choice", "_excluded", "_look", "_memo", "_place", "_ready", "first", "run")
 
     def __init__(self, place: Place, choice: RangeChoice, first: Built) -> None:
         """Begin with the pipeline that was built."""
@@ -119,7 +123,8 @@ class Route:
         self._memo: dict[int, Built] = {}
         self._ready: list[Built] = []
         self.first = first
-        self.run: Call = first.run
+        self._look: Call = self._first_call
+        self.run: Call = self._look
 
     @property
     def m_min(self) -> int:
@@ -139,7 +144,7 @@ class Route:
         self, run: Call, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Serve a call that raised by the next candidate, or raise what the caller must see."""
-        if run is not self.first.run:
+        if run is not self.first.run and run is not self._look:
             raise error  # the look-up by M has done all that can be done
         return self._retry(self.first, error, args, kwargs)
 
@@ -150,6 +155,17 @@ class Route:
         self._exclude(failed.kernel.id, reason)
         taken = self._in_use(self.m_min)
         place.report("build", str(built.pipeline), str(taken.pipeline), reason, failed.error)
+
+    def _first_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the pipeline, look at what it gives, and stand aside for the calls that follow."""
+        result = self.first.run(*args, **kwargs)
+        config, x = self._place.selection.config, args[0]
+        problem = result_problem(config, result, rows(x), x.device)
+        if problem is not None:
+            raise KernelFailed(self.first.last, "run", RunError(f"it {problem}"))
+        if self.run is self._look:
+            self.run = self.first.run
+        return result
 
     def _degraded(self, *args: Any, **kwargs: Any) -> Any:
         """Serve a call after something failed: by M."""

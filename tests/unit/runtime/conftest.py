@@ -30,12 +30,16 @@ MODULE = "quantmux_kernels_of_tests"
 
 @dataclass
 class Faulty:
-    """What a fake kernel does wrong. ``run`` takes M and gives an exception, or None."""
+    """What a fake kernel does wrong.
+
+    ``run`` takes M and gives an exception, or None; ``gives`` takes the result and gives another.
+    """
 
     prepare: BaseException | None = None
     bind: BaseException | None = None
     warmup: BaseException | None = None
     run: object = None
+    gives: object = None
     calls: dict = field(default_factory=lambda: {"prepare": 0, "bind": 0, "run": 0, "warmup": []})
 
     def meet(self, stage):
@@ -88,7 +92,8 @@ class FakeConsumer:
 
         def run(x, *, out=None):
             self.fault.meet_run(x)
-            return linear(x, weights, config, out=out)
+            y = linear(x, weights, config, out=out)
+            return self.fault.gives(y) if self.fault.gives else y
 
         return run
 

@@ -392,3 +392,35 @@ def test_weight_only_in_place_of_quantized_activations_is_told(shop, caplog):
     quiet = bound_of(shop, shop.context(fallback={"select": "silent"}))
     assert quiet.events
     assert caplog.records == []
+
+
+RUBBISH = [
+    lambda _: None,
+    lambda _: torch.zeros(1),
+    lambda y: y.T,
+    lambda y: y.float(),
+    lambda y: y[:, :-1],
+    lambda y: [y],
+]
+
+
+@pytest.mark.parametrize("gives", RUBBISH)
+def test_a_kernel_that_returns_rubbish_is_replaced_at_its_first_call(shop, gives):
+    shop.producer("one/quantize")
+    bad = shop.consumer("one/bad", gives=gives)
+    shop.consumer("two/good")
+    context = shop.context(order=("one", "two"), fallback={"run": "silent"})
+    bound = bound_of(shop, context)
+    for _ in range(3):
+        assert right(shop, bound, 5)
+    assert bad.calls["run"] == 1
+    (event,) = bound.events
+    assert event.stage == "run"
+    assert "returned" in event.reason
+
+
+def test_rubbish_with_nobody_behind_it_is_an_error(shop):
+    shop.producer("one/quantize")
+    shop.consumer("one/bad", gives=lambda _: None)
+    with pytest.raises(LaunchError, match="returned a NoneType, needs a tensor"):
+        bound_of(shop, shop.context())(shop.x(3))
