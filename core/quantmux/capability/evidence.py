@@ -43,6 +43,9 @@ class Evidence:
         cases: Cases that were run.
         worst_error: Greatest relative error of them, None when none was run.
         date: Day of the run, ISO 8601, None when none was run.
+        why_stale: What has changed since, one line, "" when nothing has.
+        driver: Driver version of the run.
+        versions: Package → version of the run.
     """
 
     level: EvidenceLevel = EvidenceLevel.DECLARED
@@ -50,6 +53,9 @@ class Evidence:
     cases: int = 0
     worst_error: float | None = None
     date: str | None = None
+    why_stale: str = ""
+    driver: str | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Give the evidence as JSON-ready data."""
@@ -59,6 +65,9 @@ class Evidence:
             "cases": self.cases,
             "worst_error": self.worst_error,
             "date": self.date,
+            "why_stale": self.why_stale,
+            "driver": self.driver,
+            "versions": dict(self.versions),
         }
 
 

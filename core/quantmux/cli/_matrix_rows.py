@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.capability.capability import OPS, OpName
-from quantmux.capability.evidence import Evidence
 from quantmux.capability.matrix import MatrixRow
 from quantmux.config import (
     OPERANDS,
@@ -105,7 +104,7 @@ def matrix_rows(
                     tier=str(pipeline.tier) if pipeline else None,
                     eligible=pipeline is not None,
                     rejections=() if pipeline else found.rejected.get(spec.id, ()),
-                    evidence=Evidence(level=inventory.level(spec.id)),
+                    evidence=inventory.proof(spec.id),
                 )
             )
     return rows

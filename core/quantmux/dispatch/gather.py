@@ -29,7 +29,7 @@ def gather(
     *,
     installed_only: bool = False,
     quarantined: Mapping[str, Rejection] | None = None,
-    tuning_folder: Path | None = None,
+    user_folder: Path | None = None,
 ) -> Inventory:
     """Give everything selection may know of a device.
 
@@ -41,7 +41,7 @@ def gather(
         device: The device, here or a named profile.
         installed_only: Ask this machine for packages and tools whatever the device.
         quarantined: Kernel id → its rejection.
-        tuning_folder: The user's measured rows, read over those that plugins ship.
+        user_folder: The user's measured rows and evidence, read over those that plugins ship.
     """
     is_asked = installed_only or device.is_present or device.arch.vendor == "cpu"
     states = registry.probe(device) if is_asked else {}
@@ -65,7 +65,7 @@ def gather(
         kernels=registry.kernels,
         blocked=blocked,
         assumptions=assumptions,
-        tuning=_tuning(registry, device, tuning_folder),
+        tuning=_tuning(registry, device, user_folder),
     )
 
 
@@ -85,7 +85,7 @@ def _tuning(registry: Registry, device: DeviceProfile, user: Path | None) -> Tun
     folders = [registry.folder(record.name) for record in registry.plugins]
     files = [folder / "tuning" / f"{device.name}.json" for folder in folders if folder]
     if user is not None:
-        files.append(user / f"{device.name}.json")
+        files.append(user / "tuning" / f"{device.name}.json")
     for file in files:
         for row in read_tuning(file):
             rows[row.pipeline, row.scheme, row.n, row.k, row.m] = row

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from quantmux.capability.evidence import EvidenceLevel
+from quantmux.capability.evidence import DECLARED, Evidence, EvidenceLevel
 from quantmux.dispatch.tuning import TuningTable
 
 if TYPE_CHECKING:
@@ -22,20 +22,25 @@ class Inventory:
         kernels: Every registered kernel.
         blocked: Per kernel id, rejections that no config changes: packages, tools, quarantine.
         assumptions: What was assumed present because the device is only a named profile.
-        evidence: Level reached per kernel id; ``declared`` when absent.
+        evidence: What is known per kernel id; ``declared`` when absent.
         tuning: Measured times.
     """
 
     kernels: tuple[KernelSpec, ...]
     blocked: Mapping[str, tuple[Rejection, ...]] = field(default_factory=dict)
     assumptions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    evidence: Mapping[str, EvidenceLevel] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
     tuning: TuningTable = field(default_factory=TuningTable)
 
     def of_op(self, op: str) -> tuple[KernelSpec, ...]:
         """Give the kernels of one op in the order of registration."""
         return tuple(k for k in self.kernels if k.op == op)
 
+    def proof(self, kernel_id: str) -> Evidence:
+        """Give what is known of a kernel on the device."""
+        return self.evidence.get(kernel_id, DECLARED)
+
     def level(self, kernel_id: str) -> EvidenceLevel:
-        """Give the evidence level of a kernel."""
-        return self.evidence.get(kernel_id, EvidenceLevel.DECLARED)
+        """Give the evidence level that counts: stale evidence counts as ``declared``."""
+        proof = self.proof(kernel_id)
+        return EvidenceLevel.DECLARED if proof.stale else proof.level

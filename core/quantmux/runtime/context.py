@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quantmux.config.policy import Policy
 from quantmux.config.policy_context import current_context
 from quantmux.config.settings import resolve
+from quantmux.config.user_folder import user_folder
 from quantmux.dispatch.gather import gather
 from quantmux.dispatch.select import no_kernel, survey
 from quantmux.dispatch.select import select as dispatch_select
@@ -161,6 +162,7 @@ class Context:
                 device,
                 installed_only=self.installed_only,
                 quarantined=quarantined,
+                user_folder=user_folder(),
             )
             with self._lock:
                 found = self._inventories.setdefault(key, found)

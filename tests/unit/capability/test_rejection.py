@@ -47,5 +47,8 @@ def test_evidence_gives_the_keys_of_the_matrix():
         "cases": 0,
         "worst_error": None,
         "date": None,
+        "why_stale": "",
+        "driver": None,
+        "versions": {},
     }
     assert Evidence(EvidenceLevel.MEASURED, cases=3).to_dict()["level"] == "measured"

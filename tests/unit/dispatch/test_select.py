@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quantmux.capability.capability import Capability, OperandOffer
-from quantmux.capability.evidence import EvidenceLevel
+from quantmux.capability.evidence import Evidence, EvidenceLevel
 from quantmux.capability.profiles import PROFILES
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.config import LinearConfig, QuantizeConfig, operand
@@ -405,7 +405,7 @@ def test_forcing_a_producer_by_id_leaves_the_consumer_free(
     assert ids(ask(linear(), *kernels, force="torch/q")) == ("torch/q", "cutlass/a")
 
 
-def test_required_evidence_keeps_out_what_is_only_declared(
+def test_required_evidence_keeps_out_what_is_declared_or_stale(
     producer: Make, consumer: Make, ask: Ask
 ) -> None:
     kernels = (
@@ -413,7 +413,11 @@ def test_required_evidence_keeps_out_what_is_only_declared(
         consumer("cutlass/a", "fp8_block128", ("row_major",)),
         consumer("torch/b", "fp8_block128", ("row_major",)),
     )
-    evidence = {"triton/q": EvidenceLevel.VERIFIED, "torch/b": EvidenceLevel.MEASURED}
+    evidence = {
+        "triton/q": Evidence(EvidenceLevel.VERIFIED),
+        "torch/b": Evidence(EvidenceLevel.MEASURED),
+        "cutlass/a": Evidence(EvidenceLevel.VERIFIED, stale=True),
+    }
     selection = ask(
         linear(), *kernels, require_evidence="verified", inventory={"evidence": evidence}
     )
