@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from quantmux.config.policy import Policy
 from quantmux.config.policy_context import current_context
 from quantmux.config.settings import resolve
-from quantmux.config.user_folder import user_folder
 from quantmux.dispatch.gather import gather
 from quantmux.dispatch.select import no_kernel, survey
 from quantmux.dispatch.select import select as dispatch_select
 from quantmux.errors import ForcedKernelError
 from quantmux.registry.default import default_registry
 from quantmux.registry.digest import kernel_digest
+from quantmux.registry.user_folder import user_folder
 from quantmux.runtime.events import FallbackEvent, Stage, report
 from quantmux.runtime.quarantine import Quarantine, default_quarantine
 
