@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     import torch
 
+    from quantmux.capability.arch import Arch
     from quantmux.capability.device import DeviceProfile
-    from quantmux.config import LinearConfig, RelayoutConfig
+    from quantmux.config import LayerConfig, LinearConfig, RelayoutConfig
     from quantmux.config.layers import ProducerConfig
     from quantmux.ops.quantized import LinearWeights, QuantizedTensor
 
@@ -106,6 +107,43 @@ class Relayouter(Protocol):
 
     def warmup(self, config: RelayoutConfig, ms: Sequence[int]) -> None:
         """Compile everything that calls with these M need."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledCode:
+    """Machine code that a compiler made for a GPU that need not be here.
+
+    Attributes:
+        name: Name of the device function or of the source file.
+        target: What it was assembled for: ``sm_90a``, ``sm_100f``, ``sm_89``.
+        code: The machine code, an ELF object ("cubin").
+        tool: The compiler: ``triton``, ``nvcc``.
+        tool_version: Its version.
+    """
+
+    name: str
+    target: str
+    code: bytes = field(repr=False)
+    tool: str
+    tool_version: str
+
+
+@runtime_checkable
+class CompilesAhead(Protocol):
+    """Optional, for a kernel with device code of its own: compiling it without the GPU.
+
+    `quantmux.testing.compile_triton` and `quantmux.testing.compile_cuda` do the work. A kernel
+    without the method runs as well as any; it only cannot be proved on a machine without the GPU.
+    """
+
+    def compile_for(self, config: LayerConfig, arch: Arch) -> Sequence[CompiledCode]:
+        """Give the machine code of everything that a call with this config launches on ``arch``.
+
+        Raises:
+            BuildError: A compiler refuses; carries its last lines (code ``compile``), or the tool
+                is not on this machine (code ``no_compiler``).
+        """
         ...
 
 
