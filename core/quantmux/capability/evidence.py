@@ -46,6 +46,11 @@ class Evidence:
         why_stale: What has changed since, one line, "" when nothing has.
         driver: Driver version of the run.
         versions: Package → version of the run.
+        refused: Cases refused with the declared reason.
+        failed: Cases that neither agreed nor were refused: evidence *against* the kernel, whose
+            level is then ``declared``.
+        archs: Architectures it was compiled for, in a run without the device.
+        note: One line of the run, e.g. the first failure.
     """
 
     level: EvidenceLevel = EvidenceLevel.DECLARED
@@ -56,6 +61,33 @@ class Evidence:
     why_stale: str = ""
     driver: str | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    refused: int = 0
+    failed: int = 0
+    archs: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def total(self) -> int:
+        """Cases of the run, however they came out."""
+        return self.cases + self.refused + self.failed
+
+    @property
+    def mark(self) -> str:
+        """The one word for it: ``failed``, ``stale``, or the level."""
+        if self.failed:
+            return "failed"
+        return "stale" if self.stale else str(self.level)
+
+    @property
+    def text(self) -> str:
+        """Give it for a table: ``verified, 40 cases``, ``failed 3 of 40``, with ``stale``."""
+        if self.failed:
+            text = f"failed {self.failed} of {self.total}"
+        else:
+            text = str(self.level)
+            if self.cases:
+                text += f", {self.cases} cases"
+        return text + (", stale" if self.stale else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the evidence as JSON-ready data."""
@@ -68,6 +100,10 @@ class Evidence:
             "why_stale": self.why_stale,
             "driver": self.driver,
             "versions": dict(self.versions),
+            "refused": self.refused,
+            "failed": self.failed,
+            "archs": list(self.archs),
+            "note": self.note,
         }
 
 

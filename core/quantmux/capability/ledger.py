@@ -5,15 +5,25 @@ A file ``<device>.json`` is ``{"schema": 1, "device", "rows": [...]}``; keys may
 
 from __future__ import annotations
 
-from typing import Final
+import datetime as dt
+import hashlib
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ConfigDict, Field
 
 from quantmux.capability.evidence import EvidenceLevel
 from quantmux.config._base import Frozen
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 SCHEMA: Final = 1
 """Number of this file format; a file of a greater one is not read."""
+
+_DIGEST: Final = re.compile(r"^[0-9a-f]{16}$")
 
 
 class EvidenceRow(Frozen):
@@ -33,6 +43,7 @@ class EvidenceRow(Frozen):
         versions: Package → version, those that the kernel's numbers depend on.
         archs: Architectures it was compiled for, in a run without the device.
         note: One line, e.g. the first failure.
+        seal: `seal_of` the row as it was written, "" before; shows that nobody edited it.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -49,6 +60,31 @@ class EvidenceRow(Frozen):
     versions: dict[str, str] = Field(default_factory=dict)
     archs: tuple[str, ...] = ()
     note: str = ""
+    seal: str = ""
+
+    @property
+    def total(self) -> int:
+        """Cases of the run, however they came out."""
+        return self.cases + self.refused + self.failed
+
+    @property
+    def problem(self) -> str:
+        """What it says that no run can have shown, one line; "" when nothing."""
+        if not _DIGEST.match(self.digest):
+            return f"digest {self.digest!r} is no digest: 16 hex digits"
+        if self.level.reaches(EvidenceLevel.VERIFIED) and not self.cases:
+            return f"{self.level} with no case that agreed"
+        if self.failed and self.level is not EvidenceLevel.DECLARED:
+            return f"{self.level} with {self.failed} failed cases"
+        error = self.worst_error
+        if error is not None and not (math.isfinite(error) and error >= 0):
+            return f"worst_error {error} is no error"
+        return _date_problem(self.date)
+
+    def sealed(self, device: str) -> dict[str, Any]:
+        """Give the row as JSON-ready data with its seal, as it stands in the device's file."""
+        data = self.model_dump(mode="json", exclude={"seal"})
+        return {**data, "seal": seal_of(data, device)}
 
 
 class EvidenceFile(Frozen):
@@ -62,6 +98,25 @@ class EvidenceFile(Frozen):
 
     model_config = ConfigDict(extra="ignore")
 
-    schema_number: int = Field(default=SCHEMA, alias="schema")
+    schema_number: int = Field(alias="schema")
     device: str
     rows: tuple[EvidenceRow, ...] = ()
+
+
+def seal_of(row: Mapping[str, Any], device: str) -> str:
+    """Give 16 hex digits over a row's JSON and its device, whatever stands under ``seal``.
+
+    Keys that this version does not know count too. It guards against edits made in good faith,
+    not against forgers, who can seal as we do.
+    """
+    data = {key: value for key, value in row.items() if key != "seal"}
+    text = json.dumps([device, data], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _date_problem(day: str) -> str:
+    try:
+        dt.date.fromisoformat(day)
+    except ValueError:
+        return f"date {day!r} is no day of ISO 8601"
+    return ""

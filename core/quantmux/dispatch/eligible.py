@@ -14,6 +14,7 @@ from quantmux.dispatch.tier import Tier
 if TYPE_CHECKING:
     from quantmux.capability.capability import Capability, SchemeOffer
     from quantmux.capability.device import DeviceProfile
+    from quantmux.capability.evidence import Evidence
     from quantmux.config import LayerConfig, LinearConfig, RelayoutConfig
     from quantmux.config.layers import ProducerConfig
     from quantmux.config.settings import Settings
@@ -227,11 +228,19 @@ def _policy(spec: KernelSpec, settings: Settings, inventory: Inventory) -> list[
             need = f"not {pattern} (by {settings.origin('deny')})"
             found.append(reject(Code.DENIED, "deny", need, spec.id, "take it off the deny list"))
     required = settings.require_evidence
-    if required != "declared":
-        level = inventory.level(spec.id)
-        if not level.reaches(EvidenceLevel(required)):
-            found.append(reject(Code.EVIDENCE, "require_evidence", required, level))
+    if required != "declared" and not inventory.level(spec.id).reaches(EvidenceLevel(required)):
+        found.append(_unproved(spec, required, inventory.proof(spec.id)))
     return found
+
+
+def _unproved(spec: KernelSpec, required: str, proof: Evidence) -> Rejection:
+    have = proof.text
+    if proof.why_stale:
+        have += f" ({proof.why_stale})"
+    verb = "bench" if required == "measured" and proof.mark == "verified" else "sweep"
+    how = f"{spec.op} --record" if verb == "bench" else f"--backend {spec.backend} --record"
+    hint = f"run on the device: quantmux {verb} {how}"
+    return reject(Code.EVIDENCE, "require_evidence", required, have, hint)
 
 
 def _veto(spec: KernelSpec, config: LayerConfig, device: DeviceProfile) -> list[Rejection]:

@@ -1,4 +1,4 @@
-"""Gather the inventory of one device: kernels, what blocks them, measured times."""
+"""Gather the inventory of one device: kernels, what blocks them, what proves them, their times."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from quantmux.dispatch.inventory import Inventory
 from quantmux.dispatch.tuning import TuningRow, TuningTable
 from quantmux.errors import ConfigError
 from quantmux.registry.digest import kernel_digest
+from quantmux.registry.ledger import read_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,11 +62,14 @@ def gather(
             reasons.append(quarantined[spec.id])
         if reasons:
             blocked[spec.id] = tuple(reasons)
+    ledger = read_ledger(registry, device, user_folder)
     return Inventory(
         kernels=registry.kernels,
         blocked=blocked,
         assumptions=assumptions,
+        evidence=ledger.evidence,
         tuning=_tuning(registry, device, user_folder),
+        evidence_problems=ledger.problems,
     )
 
 

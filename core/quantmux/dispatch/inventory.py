@@ -24,6 +24,7 @@ class Inventory:
         assumptions: What was assumed present because the device is only a named profile.
         evidence: What is known per kernel id; ``declared`` when absent.
         tuning: Measured times.
+        evidence_problems: Evidence files and rows that do not count and why, one line each.
     """
 
     kernels: tuple[KernelSpec, ...]
@@ -31,6 +32,7 @@ class Inventory:
     assumptions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     tuning: TuningTable = field(default_factory=TuningTable)
+    evidence_problems: tuple[str, ...] = ()
 
     def of_op(self, op: str) -> tuple[KernelSpec, ...]:
         """Give the kernels of one op in the order of registration."""

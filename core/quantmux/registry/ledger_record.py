@@ -1,0 +1,169 @@
+"""Recording evidence: rows of a run laid over those that are kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from quantmux.capability.evidence import EvidenceLevel
+from quantmux.capability.ledger import SCHEMA, EvidenceRow
+from quantmux.errors import ConfigError, QuantmuxError
+from quantmux.registry.ledger_files import (
+    EvidenceContent,
+    evidence_path,
+    locked,
+    parse_evidence,
+    set_aside,
+    write_whole,
+)
+from quantmux.registry.ledger_versions import same_release
+from quantmux.registry.user_folder import user_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+_log: Final = logging.getLogger("quantmux.evidence")
+
+
+def record_evidence(rows: Iterable[EvidenceRow], device_name: str, folder: Path) -> Path:
+    """Lay the rows of a run over those kept in ``folder/<device>.json``; gives the file.
+
+    Processes that record at once wait for each other; a reader sees the old file or the new one.
+    Rows of other kernels stay. A row of the same kernel is replaced, except that, for one digest,
+
+    - ``compiled`` without cases adds its architectures and takes nothing away;
+    - ``measured`` without cases raises a row that is ``verified`` under the same releases; where
+      there is none it is dropped, since a time proves no number;
+    - ``verified`` leaves a row ``measured`` that is, under the same releases;
+    - a smaller run under the same releases does not wipe out a failure.
+
+    What was not to be trusted is kept as ``<device>.json.bad-<n>``.
+
+    Args:
+        rows: What the run has shown; an empty ``date`` becomes today.
+        device_name: Name of the device's profile.
+        folder: A plugin's ``evidence`` folder, or the one in the user's folder.
+
+    Raises:
+        ConfigError: A row says what no run can show, or the device's name is no name.
+        QuantmuxError: The folder cannot be written, or holds a file of a later version
+            (code ``evidence_write``); what stood there stands.
+    """
+    file = evidence_path(folder, device_name)
+    if file is None:
+        raise ConfigError(f'"{device_name}" is no device name', code="device")
+    given = [_checked(row) for row in rows]
+    try:
+        with locked(file):
+            kept = _kept(file, device_name)
+            merged = {row.kernel: (row, raw) for row, raw in kept.rows}
+            for row in given:
+                old = merged.get(row.kernel)
+                new = _merge(old[0] if old else None, row)
+                if new is not None and (old is None or new != old[0]):
+                    merged[row.kernel] = (new, new.sealed(device_name))
+            ordered = [raw for _, (_, raw) in sorted(merged.items())]
+            write_whole(file, _text(device_name, ordered))
+    except OSError as error:
+        raise QuantmuxError(
+            f"evidence of {device_name} cannot be written",
+            facts={"file": file, "reason": error.strerror or error},
+            hint=f"record it into your own folder: {user_folder() / 'evidence'}",
+            code="evidence_write",
+        ) from error
+    return file
+
+
+def _checked(row: EvidenceRow) -> EvidenceRow:
+    changes: dict[str, Any] = {"note": " ".join(row.note.split())}
+    if not row.date:
+        changes["date"] = datetime.now(UTC).date().isoformat()
+    if row.failed:
+        changes["level"] = EvidenceLevel.DECLARED
+    found = row.replace(**changes)
+    if found.problem and not _is_time_only(found):
+        raise ConfigError(
+            f"the evidence of {row.kernel} says what no run can have shown",
+            facts=[found.problem],
+            code="evidence",
+        )
+    return found
+
+
+def _kept(file: Path, device: str) -> EvidenceContent:
+    # read anew under the lock: what this process remembers of the file may be of before
+    try:
+        text = file.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return EvidenceContent()
+    content = parse_evidence(text, device)
+    if content.is_newer:
+        raise QuantmuxError(
+            f"evidence of {device} is kept by a later version of quantmux",
+            facts=[f"{file}: {content.problems[0]}"],
+            hint="update quantmux, or record into another folder",
+            code="evidence_write",
+        )
+    if content.problems:
+        aside = set_aside(file)
+        _log.warning("%s was kept as %s: %s", file, aside.name, "; ".join(content.problems))
+    return content
+
+
+def _merge(old: EvidenceRow | None, new: EvidenceRow) -> EvidenceRow | None:
+    """Give the row to keep, None for none."""
+    if _is_time_only(new):
+        return _with_time(old, new)
+    if old is None or old.digest != new.digest:
+        return new
+    if not new.cases and new.level is EvidenceLevel.COMPILED:
+        return _with_archs(old, new)
+    if not _same_releases(old, new):
+        return new
+    if old.failed and not new.failed and new.total < old.total:
+        _log.warning(
+            "%s keeps its failure (%d of %d cases): %d cases are too few to lift it",
+            old.kernel,
+            old.failed,
+            old.total,
+            new.total,
+        )
+        return old
+    level = new.level
+    if not old.failed and not new.failed and old.level.rank > level.rank:
+        level = old.level
+    return new.replace(archs=_archs(old, new), level=level)
+
+
+def _with_time(old: EvidenceRow | None, new: EvidenceRow) -> EvidenceRow | None:
+    if old is None or old.digest != new.digest or not _same_releases(old, new):
+        return old
+    if old.failed or not old.level.reaches(EvidenceLevel.VERIFIED):
+        return old
+    return old.replace(level=EvidenceLevel.MEASURED, date=new.date, driver=new.driver)
+
+
+def _with_archs(old: EvidenceRow, new: EvidenceRow) -> EvidenceRow:
+    ran = old.failed or old.level.reaches(EvidenceLevel.VERIFIED)
+    return (old if ran else new).replace(archs=_archs(old, new))
+
+
+def _archs(old: EvidenceRow, new: EvidenceRow) -> tuple[str, ...]:
+    return tuple(sorted({*old.archs, *new.archs}))
+
+
+def _is_time_only(row: EvidenceRow) -> bool:
+    return row.level is EvidenceLevel.MEASURED and not row.cases
+
+
+def _same_releases(old: EvidenceRow, new: EvidenceRow) -> bool:
+    both = old.versions.keys() & new.versions.keys()
+    return all(same_release(old.versions[name], new.versions[name]) for name in both)
+
+
+def _text(device: str, rows: list[dict[str, Any]]) -> str:
+    data = {"schema": SCHEMA, "device": device, "rows": rows}
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"

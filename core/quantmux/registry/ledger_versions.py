@@ -1,0 +1,60 @@
+"""When evidence is stale: what a kernel's numbers depend on, then and now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from packaging.version import InvalidVersion, Version
+
+from quantmux.capability.needs import package_version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quantmux.registry.kernel_spec import KernelSpec
+
+_ALWAYS = ("torch", "triton")
+
+
+def versions_here(spec: KernelSpec) -> dict[str, str]:
+    """Give the installed versions of what a kernel's numbers depend on: torch and its needs.
+
+    Packages that are not installed are left out; programs (nvcc) have no version that could be
+    read without running them.
+    """
+    needed = [need.name for need in spec.capability.needs if need.kind == "package"]
+    found = {name: package_version(name) for name in dict.fromkeys(("torch", *needed))}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def digest_change(run: str, here: str) -> str:
+    """Say that the sources have changed since the run, "" when they have not."""
+    if run == here:
+        return ""
+    return f"sources changed since: digest {run[:8]} was run, {here[:8]} is here"
+
+
+def version_change(spec: KernelSpec, run: Mapping[str, str]) -> str:
+    """Say which package is of another release than in the run, "" when none is.
+
+    A release is major.minor: 2.11.0+cu130 and 2.11.1 are one. Asked are torch, triton and the
+    packages that the kernel needs, each only where the run has named it.
+    """
+    needed = {need.name for need in spec.capability.needs if need.kind == "package"}
+    for name, version in sorted(run.items()):
+        if name not in needed and name not in _ALWAYS:
+            continue
+        here = package_version(name)
+        if here is None:
+            return f"{name} {version} was run, none is here"
+        if not same_release(version, here):
+            return f"{name} {version} was run, {here} is here"
+    return ""
+
+
+def same_release(one: str, other: str) -> bool:
+    """Tell whether two versions agree in major.minor, or in spelling where they are no versions."""
+    try:
+        return Version(one).release[:2] == Version(other).release[:2]
+    except InvalidVersion:
+        return one == other
