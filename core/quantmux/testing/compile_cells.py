@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from quantmux.config.settings import Settings
 from quantmux.dispatch.eligible import judge
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 CHECK: Final = "compiles"
 """Name of the check."""
 
-_Key = tuple[int, str, str, tuple[Any, ...]]
-_done: Final[dict[_Key, Outcome]] = {}
+_Key = tuple[str, str, tuple[Any, ...]]
+_done: Final[WeakKeyDictionary[Registry, dict[_Key, Outcome]]] = WeakKeyDictionary()
 
 
 def compile_cells(
@@ -117,10 +118,11 @@ def _run(cell: Cell, registry: Registry) -> Outcome:
     if not configs:
         reason = f"claims {device.arch}, and serves no case of {spec.op} on {device.name}"
         return _fails(reason, "no_case")
-    key = (id(registry), spec.id, str(device.arch), configs)
-    if key not in _done:
-        _done[key] = _compile_all(method, configs, device)
-    return _done[key]
+    done = _done.setdefault(registry, {})
+    key = (spec.id, str(device.arch), configs)
+    if key not in done:
+        done[key] = _compile_all(method, configs, device)
+    return done[key]
 
 
 def _compile_all(method: Any, configs: Sequence[LayerConfig], device: DeviceProfile) -> Outcome:
