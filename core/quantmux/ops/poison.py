@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from quantmux.ops.linear.spec import empty_output
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.ops.spec import op_spec
 
@@ -62,15 +63,21 @@ class PoisonedOutput:
             arena[GUARD_BYTES : GUARD_BYTES + size] = POISON
 
 
-def poisoned_output(config: LayerConfig, m: int, device: torch.device | str) -> PoisonedOutput:
+def poisoned_output(
+    config: LayerConfig, m: int, device: torch.device | str, *, row_multiple: int | None = None
+) -> PoisonedOutput:
     """Give an output of a config for M rows, poisoned and guarded.
 
     Args:
         config: Layer config; its op's spec says shape, strides and dtype.
         m: Rows.
         device: Where.
+        row_multiple: `Capability.output_row_multiple` of a linear kernel: its rows lie this
+            multiple of elements apart. None is the op's own.
     """
     fake = op_spec(config.op).fake(config, m)
+    if row_multiple is not None and isinstance(fake, torch.Tensor):
+        fake = empty_output(m, config.n, fake.dtype, "meta", row_multiple, config.contiguous_output)
     arenas: dict[str, tuple[torch.Tensor, int]] = {}
     if isinstance(fake, torch.Tensor):
         return PoisonedOutput(_place("out", fake, device, arenas), arenas)
