@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantmux.capability.capability import Capability, Needs, OperandOffer, SchemeOffer
     from quantmux.capability.device import DeviceProfile
     from quantmux.capability.evidence import EvidenceLevel
+    from quantmux.capability.needs import needs_rejections
     from quantmux.capability.rejection import Rejection, RejectionCode
     from quantmux.config.layers import (
         InverseRopeQuantizeConfig,
@@ -67,11 +68,12 @@ if TYPE_CHECKING:
     from quantmux.layers.quantize import quantize_
     from quantmux.layers.report import QuantizeReport
     from quantmux.layers.shared import shared_input
-    from quantmux.ops.quantized import LinearWeights, QuantizedTensor
-    from quantmux.registry.default import register_plugin, unregister_plugin
+    from quantmux.ops.linear.spec import empty_output
+    from quantmux.ops.quantized import LinearWeights, QuantizedTensor, empty_quantized
+    from quantmux.registry.default import plugin_options, register_plugin, unregister_plugin
     from quantmux.registry.hookspecs import hookimpl
     from quantmux.registry.kernel_spec import BackendInfo, BackendStatus, KernelSpec
-    from quantmux.registry.protocol import PreparedWeights
+    from quantmux.registry.protocol import Consumer, PreparedWeights, Producer, Relayouter
     from quantmux.runtime.events import FallbackEvent, reset_stats, stats
     from quantmux.runtime.producers import (
         inverse_rope_quantize,
@@ -94,6 +96,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     },
     "DeviceProfile": ("quantmux.capability.device", "DeviceProfile"),
     "EvidenceLevel": ("quantmux.capability.evidence", "EvidenceLevel"),
+    "needs_rejections": ("quantmux.capability.needs", "needs_rejections"),
     "Rejection": ("quantmux.capability.rejection", "Rejection"),
     "RejectionCode": ("quantmux.capability.rejection", "RejectionCode"),
     **{
@@ -149,16 +152,24 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "QuantizeReport": ("quantmux.layers.report", "QuantizeReport"),
     "quantize_": ("quantmux.layers.quantize", "quantize_"),
     "shared_input": ("quantmux.layers.shared", "shared_input"),
-    "LinearWeights": ("quantmux.ops.quantized", "LinearWeights"),
-    "QuantizedTensor": ("quantmux.ops.quantized", "QuantizedTensor"),
-    "register_plugin": ("quantmux.registry.default", "register_plugin"),
-    "unregister_plugin": ("quantmux.registry.default", "unregister_plugin"),
+    "empty_output": ("quantmux.ops.linear.spec", "empty_output"),
+    **{
+        name: ("quantmux.ops.quantized", name)
+        for name in ("LinearWeights", "QuantizedTensor", "empty_quantized")
+    },
+    **{
+        name: ("quantmux.registry.default", name)
+        for name in ("plugin_options", "register_plugin", "unregister_plugin")
+    },
     "hookimpl": ("quantmux.registry.hookspecs", "hookimpl"),
     **{
         name: ("quantmux.registry.kernel_spec", name)
         for name in ("BackendInfo", "BackendStatus", "KernelSpec")
     },
-    "PreparedWeights": ("quantmux.registry.protocol", "PreparedWeights"),
+    **{
+        name: ("quantmux.registry.protocol", name)
+        for name in ("Consumer", "PreparedWeights", "Producer", "Relayouter")
+    },
     **{
         name: ("quantmux.runtime.events", name)
         for name in ("FallbackEvent", "reset_stats", "stats")
@@ -178,6 +189,7 @@ __all__ = [
     "Capability",
     "CheckpointError",
     "ConfigError",
+    "Consumer",
     "DeviceProfile",
     "DtypeError",
     "EvidenceLevel",
@@ -204,6 +216,7 @@ __all__ = [
     "PluginError",
     "Policy",
     "PreparedWeights",
+    "Producer",
     "QuantizeConfig",
     "QuantizeReport",
     "QuantizedTensor",
@@ -211,6 +224,7 @@ __all__ = [
     "Rejection",
     "RejectionCode",
     "RelayoutConfig",
+    "Relayouter",
     "Rule",
     "RunError",
     "Scheme",
@@ -226,14 +240,18 @@ __all__ = [
     "config",
     "device",
     "devices",
+    "empty_output",
+    "empty_quantized",
     "errors",
     "explain",
     "hookimpl",
     "inverse_rope_quantize",
     "layer_config_schema",
+    "needs_rejections",
     "operand",
     "parse_layer_config",
     "plan",
+    "plugin_options",
     "plugins",
     "policy",
     "quantize",

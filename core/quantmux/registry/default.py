@@ -32,6 +32,15 @@ def set_default_registry(registry: Registry | None) -> None:
         _current = registry
 
 
+def plugin_options(name: str) -> dict[str, Any]:
+    """Give ``options`` of ``[plugins.NAME]`` in the policy of this process; {} without any.
+
+    Args:
+        name: Backend name.
+    """
+    return dict(default_registry().policy.policy.plugin(name).options)
+
+
 def register_plugin(plugin: Any, name: str) -> PluginRecord:
     """Add a plugin that no package declares, and rebuild the process-wide registry.
 
