@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from quantmux.ops.linear.spec import empty_output
-from quantmux.ops.quantized import QuantizedTensor
+from quantmux.ops.quantized import DTYPES, QuantizedTensor
 from quantmux.ops.spec import op_spec
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def poisoned_output(
             multiple of elements apart. None is the op's own.
     """
     fake = op_spec(config.op).fake(config, m)
-    if row_multiple is not None and isinstance(fake, torch.Tensor):
-        fake = empty_output(m, config.n, fake.dtype, "meta", row_multiple, config.contiguous_output)
+    if row_multiple is not None and config.op == "linear":
+        fake = empty_output(m, config.n, DTYPES[config.out_dtype], "meta", row_multiple, config.contiguous_output)
     arenas: dict[str, tuple[torch.Tensor, int]] = {}
     if isinstance(fake, torch.Tensor):
         return PoisonedOutput(_place("out", fake, device, arenas), arenas)

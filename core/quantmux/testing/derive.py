@@ -47,6 +47,7 @@ _CONTENTS: Final = (
     *_LINEAR_CONTENTS,
     ("wide", 1.0),
     ("pow2_edges", 1.0),
+    ("ties", 1.0),
     ("nan", 1.0),
     ("inf", 1.0),
     ("mixed", 1.0),
@@ -55,6 +56,9 @@ _PRODUCERS: Final[dict[str, Callable[..., Any]]] = {
     "quantize": QuantizeConfig,
     "silu_mul_quantize": SiluMulQuantizeConfig,
 }
+
+_PLAIN_FEW: Final = 6
+"""Configs of ops whose fields are too many to take each."""
 
 Derived = tuple[Case, dict[str, Any]]
 """A case, and what the trial needs besides (see `Stage.trial`)."""
@@ -144,6 +148,67 @@ def beside(value: int, align: int, pad: int) -> tuple[int, ...]:
     """Give extents on the alignment: the value, one step either side, and off the padding."""
     found = (value, value + align, value - align, value + pad, value + pad // 2)
     return tuple(dict.fromkeys(v for v in found if v > 0 and v % align == 0))
+
+
+def plain_cases(spec: KernelSpec, stage: Stage, wanted: Iterable[int]) -> tuple[Derived, ...]:
+    """Give one aligned case per scheme or operand that the kernel serves, and numbers of rows.
+
+    What is not a question of shapes is asked of these: every scheme of a consumer (and the first
+    with a bias), every operand of a producer in the last of its layouts.
+
+    Args:
+        spec: The kernel.
+        stage: Where.
+        wanted: Numbers of rows; those are taken that the kernel serves, or else its least.
+    """
+    ms = rows_served(spec.capability, wanted)
+    found: list[Derived] = []
+    for config in _plain_configs(spec, stage):
+        if stage.verdict(spec, config).is_eligible:
+            found += [(Case(config, m, source="plain"), {}) for m in ms]
+    return tuple(found)
+
+
+def rows_served(capability: Capability, wanted: Iterable[int]) -> tuple[int, ...]:
+    """Give the numbers of rows that a kernel serves among some, or the least that it does."""
+    least, step = round_up(capability.m_min, capability.m_multiple), capability.m_multiple
+    last = capability.m_max
+    found = tuple(m for m in wanted if m >= least and (last is None or m <= last) and m % step == 0)
+    return found or (least,)
+
+
+def _plain_configs(spec: KernelSpec, stage: Stage) -> Iterator[Any]:
+    capability = spec.capability
+    match spec.op:
+        case "linear":
+            n, k = suiting(capability)
+            fields: dict[str, Any] = {
+                "in_features": k,
+                "out_features": n,
+                "in_dtype": capability.in_dtypes[0],
+                "out_dtype": capability.out_dtypes[0],
+            }
+            names = schemes_served(spec, stage)
+            for name in names:
+                yield LinearConfig(scheme=name, **fields)
+            if names and capability.takes_bias:
+                yield LinearConfig(scheme=names[0], bias=True, **fields)
+        case "quantize" | "silu_mul_quantize":
+            for operand in operands_made(capability):
+                for layout in layouts_made(capability, operand)[-1:]:
+                    yield _PRODUCERS[spec.op](
+                        operand=operand,
+                        n=_width(capability, operand, 0),
+                        layout=layout,
+                        in_dtype=capability.in_dtypes[0],
+                    )
+        case "inverse_rope_quantize" | "relayout":
+            seen: set[str] = set()
+            for case, _ in derived(spec, stage):
+                kind = str(case.config).partition(" padded")[0]
+                if kind not in seen and len(seen) < _PLAIN_FEW:
+                    seen.add(kind)
+                    yield case.config
 
 
 def _linears(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:

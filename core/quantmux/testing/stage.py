@@ -155,6 +155,11 @@ class Stage:
         )[1]
         return Trial(spec, case, case.config, call, run)
 
+    def any_config(self, spec: KernelSpec) -> LayerConfig:
+        """Give a config of the kernel's op, served or not."""
+        config: LayerConfig = op_spec(spec.op).cases()[0].config
+        return config
+
     def inputs_read(self, spec: KernelSpec, config: LinearConfig) -> int:
         """Give how many quantized inputs a consumer may be given; 0 where it takes a plain x."""
         return len(self._reads(spec, config))

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from quantmux.testing.checks import numbers
+from quantmux.testing.checks import (
+    bounds,
+    graph,
+    host_sync,
+    launches,
+    numbers,
+    poisoned_scales,
+    prepare,
+    repeat,
+    sources,
+    strides,
+    variants,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,4 +41,17 @@ class Check(Protocol):
         ...
 
 
-CHECKS: Final[dict[str, Check]] = {"numbers": numbers}
+CHECKS: Final[dict[str, Check]] = {
+    "numbers": numbers,
+    "bounds": bounds,
+    "prepare": prepare,
+    "repeat": repeat,
+    "poisoned_scales": poisoned_scales,
+    "strides": strides,
+    "sources": sources,
+    "variants": variants,
+    "launches": launches,
+    "graph": graph,
+    "host_sync": host_sync,
+}
+"""Name → check, in the order in which they run."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from quantmux.ops.spec import op_spec
 from quantmux.testing.answers import judged, not_here, refused
 from quantmux.testing.cell import Cell
-from quantmux.testing.derive import derived, labelled
+from quantmux.testing.derive import Derived, derived, labelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,9 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
     Shapes of real layers come where they are quick: on a GPU.
     """
     small_only = small_only or not stage.device.is_cuda
-    cases = [(c, {}) for c in op_spec(spec.op).cases() if c.is_small or not small_only]
+    cases: list[Derived] = [
+        (c, {}) for c in op_spec(spec.op).cases() if c.is_small or not small_only
+    ]
     for label, case, detail in labelled([*cases, *derived(spec, stage)]):
         yield Cell(spec.id, "numbers", label, case, tuple(detail.items()))
     for offer in spec.capability.produces:

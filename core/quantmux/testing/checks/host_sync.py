@@ -1,0 +1,63 @@
+"""host_sync: a bound call never waits for the GPU."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from quantmux.testing.answers import agrees, fails, not_here, refused, told
+from quantmux.testing.cell import Cell
+from quantmux.testing.derive import labelled, plain_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quantmux.registry.kernel_spec import KernelSpec
+    from quantmux.testing.cell import Outcome
+    from quantmux.testing.stage import Stage
+
+ALWAYS: Final = False
+
+
+def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
+    """Give one cell per scheme or operand."""
+    del small_only
+    if not stage.device.is_cuda:
+        yield Cell(spec.id, "host_sync", "no GPU")
+        return
+    for label, case, detail in labelled(plain_cases(spec, stage, (16, 64))):
+        yield Cell(spec.id, "host_sync", label, case, tuple(detail.items()))
+
+
+def run(cell: Cell, stage: Stage) -> Outcome:
+    """Call with PyTorch told to raise at the first wait."""
+    spec, case = stage.spec(cell.kernel), cell.case
+    if case is None:
+        return not_here("a CPU has nothing to wait for", "gpu")
+    reasons = stage.refusals(spec, case.config, case.m)
+    if reasons:
+        return refused(reasons)
+    trial = stage.trial(spec, case, **dict(cell.detail))
+    stage.registry.load_kernel(spec.id).warmup(case.config, [case.m])
+    trial()
+    torch.cuda.synchronize(stage.home)
+    try:
+        with _no_waiting():
+            trial()
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        return fails(f"a call waits for the GPU: {told(error)}", "host_sync")
+    return agrees()
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    was = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(was)

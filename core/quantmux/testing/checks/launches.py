@@ -1,0 +1,73 @@
+"""launches: the profiler counts what the capability declares, and nothing for no rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from quantmux.ops.spec import Case
+from quantmux.testing.answers import agrees, fails, not_here, refused
+from quantmux.testing.cell import Cell
+from quantmux.testing.derive import labelled, plain_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from quantmux.registry.kernel_spec import KernelSpec
+    from quantmux.testing.cell import Outcome
+    from quantmux.testing.stage import Stage
+
+ALWAYS: Final = False
+CALLS: Final = 4
+
+
+def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
+    """Give one cell per scheme or operand at few and at many rows."""
+    del small_only
+    if not stage.device.is_cuda:
+        yield Cell(spec.id, "launches", "no GPU")
+        return
+    ms = (16, 1024) if spec.op == "linear" else (16,)
+    for label, case, detail in labelled(plain_cases(spec, stage, ms)):
+        yield Cell(spec.id, "launches", label, case, tuple(detail.items()))
+
+
+def run(cell: Cell, stage: Stage) -> Outcome:
+    """Count what reaches the GPU."""
+    spec, case = stage.spec(cell.kernel), cell.case
+    if case is None:
+        return not_here("a CPU launches no kernels", "gpu")
+    reasons = stage.refusals(spec, case.config, case.m)
+    if reasons:
+        return refused(reasons)
+    stage.registry.load_kernel(spec.id).warmup(case.config, [case.m])
+    empty = stage.trial(spec, Case(case.config, 0))
+    names = launched(empty, 1)
+    if names:
+        return fails(f"M = 0 launches {len(names)}: {_shown(names)}", "empty")
+    declared = spec.capability.launches
+    if declared is None:
+        return not_here("it declares no number of launches", "launches")
+    names = launched(stage.trial(spec, case, **dict(cell.detail)), CALLS)
+    if len(names) != declared * CALLS:
+        seen = f"{len(names) / CALLS:g}: {_shown(names)}"
+        return fails(f"declares {declared} launches, found {seen}", "launches")
+    return agrees()
+
+
+def launched(call: Callable[[], Any], calls: int) -> list[str]:
+    """Give the names of everything that runs on the GPU during some calls, warm ones."""
+    from torch.profiler import ProfilerActivity, profile
+
+    call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize()
+    return [e.name for e in recorded.events() if str(e.device_type).endswith("CUDA")]
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(sorted({name[:60] for name in names}))

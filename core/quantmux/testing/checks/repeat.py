@@ -1,0 +1,75 @@
+"""repeat: the same call gives the same, another input gives another, and no input is changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from quantmux.testing.answers import (
+    agrees,
+    changed_inputs,
+    checksums,
+    compared,
+    difference,
+    fails,
+    refused,
+)
+from quantmux.testing.cell import Cell, Verdict
+from quantmux.testing.derive import labelled, plain_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quantmux.registry.kernel_spec import KernelSpec
+    from quantmux.testing.cell import Outcome
+    from quantmux.testing.stage import Stage
+
+ALWAYS: Final = False
+CALLS: Final = 10
+"""Calls that a deterministic kernel must give the same bits for."""
+
+
+def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
+    """Give one cell per scheme or operand."""
+    del small_only
+    for label, case, detail in labelled(plain_cases(spec, stage, (33,))):
+        yield Cell(spec.id, "repeat", label, case, tuple(detail.items()))
+
+
+def run(cell: Cell, stage: Stage) -> Outcome:
+    """Call with one input, with another, and with the first again.
+
+    A kernel that gives what it gave the last time, or keeps something per shape, is found by the
+    second; one that is tagged ``deterministic`` must repeat itself to the bit.
+    """
+    spec, case = stage.spec(cell.kernel), cell.case
+    if case is None:
+        raise ValueError(f"{cell.id} has no case")
+    reasons = stage.refusals(spec, case.config, case.m)
+    if reasons:
+        return refused(reasons)
+    first, second = (stage.trial(spec, case, other=i) for i in (0, 1))
+    before = checksums(first)
+    result = first()
+    worst = 0.0
+    for name, trial, found in (
+        ("", first, result),
+        ("with other contents: ", second, second()),
+        ("with the first contents again: ", first, first()),
+    ):
+        outcome = compared(trial, found)
+        if outcome.verdict is Verdict.FAILS:
+            return fails(name + outcome.reason, outcome.code, outcome.error)
+        worst = max(worst, outcome.error or 0.0)
+    # the first result must not have been written to by the calls after it
+    outcome = compared(first, result)
+    if outcome.verdict is Verdict.FAILS:
+        return fails(f"a later call changed an earlier result: {outcome.reason}", "shared_output")
+    if "deterministic" in spec.capability.tags:
+        for call in range(2, CALLS + 1):
+            differs = difference(result, first())
+            if differs:
+                return fails(f"deterministic, and call {call} differs: {differs}", "repeat")
+    changed = changed_inputs(first, before)
+    if changed:
+        return fails(f"changed its input: {changed}", "mutates")
+    return agrees(worst)
