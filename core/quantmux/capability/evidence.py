@@ -89,6 +89,10 @@ class Evidence:
                 text += f", {self.cases} cases"
         return text + (", stale" if self.stale else "")
 
+    def holds(self, level: EvidenceLevel) -> bool:
+        """Tell whether it reaches a level and is not stale."""
+        return not self.stale and self.level.reaches(level)
+
     def to_dict(self) -> dict[str, Any]:
         """Give the evidence as JSON-ready data."""
         return {

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.capability.rejection import Rejection
 
+MARKS: Final = ("measured", "verified", "compiled", "declared", "stale", "failed")
+"""What `Evidence.mark` may be, best first."""
+
 _HEADER: Final = ("kernel", "op", "scheme", "tier", "serves", "evidence")
 
 
@@ -57,31 +60,51 @@ class MatrixRow:
         }
 
 
-def matrix_dict(device: DeviceProfile, rows: Iterable[MatrixRow]) -> dict[str, Any]:
-    """Give the matrix as JSON-ready data: ``{"device", "kernels": [...]}``, in a fixed order."""
-    return {"device": device.name, "kernels": [row.to_dict() for row in _in_order(rows)]}
+def matrix_dict(
+    device: DeviceProfile, rows: Iterable[MatrixRow], problems: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Give the matrix as JSON-ready data: ``{"device", "kernels": [...]}``, in a fixed order.
+
+    Args:
+        device: The device.
+        rows: The rows.
+        problems: Evidence that does not count and why, one line each.
+    """
+    return {
+        "device": device.name,
+        "kernels": [row.to_dict() for row in _in_order(rows)],
+        "evidence_problems": list(problems),
+    }
 
 
-def matrix_text(device: DeviceProfile, rows: Iterable[MatrixRow]) -> str:
-    """Give the matrix as aligned columns with a summary line."""
+def matrix_text(
+    device: DeviceProfile, rows: Iterable[MatrixRow], problems: Sequence[str] = ()
+) -> str:
+    """Give the matrix as aligned columns under a summary, with remarks on the evidence below."""
     ordered = _in_order(rows)
     if not ordered:
-        return f"{device}: no kernel is registered"
+        return "\n".join([f"{device}: no kernel to show", *_remarks(ordered, problems)])
     table = [_HEADER, *(_cells(row) for row in ordered)]
     widths = [max(len(line[i]) for line in table) for i in range(len(_HEADER))]
     lines = [
         "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip()
         for line in table
     ]
-    return "\n".join([f"{device}: {_summary(ordered)}", "", *lines])
+    head = [f"{device}: {_summary(ordered)}", _evidence_summary(ordered), ""]
+    return "\n".join([*head, *lines, *_remarks(ordered, problems)])
 
 
-def matrix_markdown(device: DeviceProfile, rows: Iterable[MatrixRow]) -> str:
-    """Give the matrix as a Markdown table under a heading."""
+def matrix_markdown(
+    device: DeviceProfile, rows: Iterable[MatrixRow], problems: Sequence[str] = ()
+) -> str:
+    """Give the matrix as a Markdown table under a heading, with remarks on the evidence below."""
     ordered = _in_order(rows)
-    lines = [f"## {device}", "", _summary(ordered), ""]
+    lines = [f"## {device}", "", f"{_summary(ordered)}; {_evidence_summary(ordered)}", ""]
     lines += [_markdown_line(_HEADER), _markdown_line(["---"] * len(_HEADER))]
     lines += [_markdown_line([cell.replace("|", "\\|") for cell in _cells(row)]) for row in ordered]
+    remarks = [remark for remark in _remarks(ordered, problems) if remark]
+    if remarks:
+        lines += ["", *(f"- {remark}" for remark in remarks)]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +113,7 @@ def _in_order(rows: Iterable[MatrixRow]) -> list[MatrixRow]:
 
 
 def _cells(row: MatrixRow) -> tuple[str, ...]:
-    return (row.id, row.op, row.scheme, row.tier or "-", _serves(row), _proof(row.evidence))
+    return (row.id, row.op, row.scheme, row.tier or "-", _serves(row), row.evidence.text)
 
 
 def _serves(row: MatrixRow) -> str:
@@ -103,13 +126,6 @@ def _serves(row: MatrixRow) -> str:
     return text + (f" +{len(others)}" if others else "")
 
 
-def _proof(evidence: Evidence) -> str:
-    text = str(evidence.level)
-    if evidence.cases:
-        text += f", {evidence.cases} cases"
-    return text + (", stale" if evidence.stale else "")
-
-
 def _summary(rows: Sequence[MatrixRow]) -> str:
     kernels = {row.id for row in rows}
     serving = {row.id for row in rows if row.eligible}
@@ -117,6 +133,26 @@ def _summary(rows: Sequence[MatrixRow]) -> str:
     text = f"{len(serving)} of {len(kernels)} kernels serve"
     shown = ", ".join(f"{count} {tier}" for tier, count in sorted(tiers.items()))
     return f"{text} ({shown})" if shown else text
+
+
+def _evidence_summary(rows: Sequence[MatrixRow]) -> str:
+    marks = {row.id: row.evidence.mark for row in rows}
+    counts = Counter(marks.values())
+    return "evidence: " + (", ".join(f"{counts[m]} {m}" for m in MARKS if counts[m]) or "none")
+
+
+def _remarks(rows: Sequence[MatrixRow], problems: Sequence[str]) -> list[str]:
+    """Say under the table what of the evidence is stale, speaks against, or does not count."""
+    lines: dict[str, None] = {}
+    for row in rows:
+        evidence = row.evidence
+        if evidence.failed:
+            note = f": {evidence.note}" if evidence.note else ""
+            lines[f"{row.id} {evidence.text}{note}"] = None
+        if evidence.stale:
+            lines[f"{row.id} is stale: {evidence.why_stale}"] = None
+    lines.update(dict.fromkeys(f"does not count: {problem}" for problem in problems))
+    return ["", *lines] if lines else []
 
 
 def _markdown_line(cells: Iterable[str]) -> str:

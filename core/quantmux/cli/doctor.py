@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from quantmux._version import __version__
 from quantmux.capability.detect import detect_devices
+from quantmux.capability.evidence import DECLARED
+from quantmux.capability.matrix import MARKS
 from quantmux.capability.needs import find_tool, package_version
 from quantmux.cli._options import AsJson, DeviceName, PluginsFile
 from quantmux.cli._render import heading, out, print_json, state_text, table
 from quantmux.cli._session import find_device, open_context
 from quantmux.config.environment import KNOWN, unknown_variables
+from quantmux.registry.ledger import Ledger, read_ledger
+from quantmux.registry.user_folder import user_folder
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
@@ -37,7 +42,8 @@ def doctor(
     context = open_context(plugins)
     profile = find_device(device)
     records = context.registry.plugins_on(profile)
-    report = _report(context.registry, profile, records)
+    ledger = read_ledger(context.registry, profile, user_folder())
+    report = _report(context.registry, profile, records, ledger)
     if as_json:
         print_json(report)
     else:
@@ -47,7 +53,7 @@ def doctor(
 
 
 def _report(
-    registry: Registry, device: DeviceProfile, records: tuple[PluginRecord, ...]
+    registry: Registry, device: DeviceProfile, records: tuple[PluginRecord, ...], ledger: Ledger
 ) -> dict[str, Any]:
     policy = registry.policy
     return {
@@ -57,6 +63,7 @@ def _report(
         "device": device.name,
         "plugins": [record.to_dict() for record in records],
         "kernels": len(registry.kernels),
+        "evidence": _evidence(registry, ledger),
         "policy": {
             "file": str(policy.path) if policy.path else None,
             "order": list(policy.policy.order),
@@ -64,6 +71,22 @@ def _report(
         "variables": {name: os.environ[name] for name in KNOWN if name in os.environ},
         "unknown_variables": unknown_variables(),
         "usable": any(r.state == "ok" and r.kernels for r in records),
+    }
+
+
+def _evidence(registry: Registry, ledger: Ledger) -> dict[str, Any]:
+    marks = Counter(ledger.evidence.get(k.id, DECLARED).mark for k in registry.kernels)
+    return {
+        "user_folder": str(user_folder()),
+        "kernels": {mark: marks[mark] for mark in MARKS},
+        "stale": {i: e.why_stale for i, e in sorted(ledger.evidence.items()) if e.stale},
+        "failed": {
+            i: ": ".join(filter(None, (e.text, e.note)))
+            for i, e in sorted(ledger.evidence.items())
+            if e.failed
+        },
+        "problems": list(ledger.problems),
+        "unknown": list(ledger.unknown),
     }
 
 
@@ -117,6 +140,7 @@ def _show(report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRe
             "\n".join(_remarks(record)),
         )
     console.print(rows)
+    _show_evidence(report["evidence"], device)
     for name, near in report["unknown_variables"].items():
         hint = f"; did you mean {near}?" if near else ""
         console.print(f"\n{name} is set, but nothing reads it{hint}")
@@ -126,6 +150,24 @@ def _show(report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRe
         if report["usable"]
         else "\nnot usable: no plugin with kernels works here"
     )
+
+
+def _show_evidence(evidence: dict[str, Any], device: DeviceProfile) -> None:
+    console = out()
+    console.print(heading(f"evidence on {device.name}"))
+    counts = [f"{number} {mark}" for mark, number in evidence["kernels"].items() if number]
+    facts = table("", ("", "fold"))
+    facts.show_header = False
+    facts.add_row("  kernels", ", ".join(counts) or "none")
+    facts.add_row("  your folder", evidence["user_folder"])
+    for mark in ("failed", "stale"):
+        for kernel, text in evidence[mark].items():
+            facts.add_row(f"  {mark}", f"{kernel}: {text}")
+    for line in evidence["problems"]:
+        facts.add_row("  not counted", line)
+    for line in evidence["unknown"]:
+        facts.add_row("  not used", line)
+    console.print(facts)
 
 
 def _remarks(record: PluginRecord) -> list[str]:

@@ -43,13 +43,14 @@ def test_json_has_the_promised_keys_and_one_order():
 def test_text_has_aligned_columns_reasons_and_a_summary():
     lines = matrix_text(PROFILES["l40s"], ROWS).splitlines()
     assert lines[0] == "l40s (sm89): 2 of 4 kernels serve (1 native, 1 reference)"
-    columns = [lines[2].index(word) for word in ("op", "scheme", "tier", "serves", "evidence")]
-    for line in lines[3:]:
+    assert lines[1] == "evidence: 3 declared, 1 stale"
+    columns = [lines[3].index(word) for word in ("op", "scheme", "tier", "serves", "evidence")]
+    for line in lines[4:8]:
         for column in columns[:-1]:
             assert line[column - 1] == " "
             assert line[column] != " "
-    assert "no: arch (needs 90a | 100f, found sm89) +1" in lines[4]
-    assert "verified, 12 cases, stale" in lines[6]
+    assert "no: arch (needs 90a | 100f, found sm89) +1" in lines[5]
+    assert "verified, 12 cases, stale" in lines[7]
 
 
 def test_markdown_cells_cannot_break_the_table():
@@ -62,4 +63,35 @@ def test_markdown_cells_cannot_break_the_table():
 @pytest.mark.parametrize("render", [matrix_text, matrix_markdown])
 def test_an_empty_matrix_is_rendered(render):
     assert "l40s" in render(PROFILES["l40s"], [])
-    assert matrix_dict(PROFILES["l40s"], []) == {"device": "l40s", "kernels": []}
+    found = matrix_dict(PROFILES["l40s"], [])
+    assert (found["device"], found["kernels"]) == ("l40s", [])
+    assert "cut short" in render(PROFILES["l40s"], [], ["l40s.json: cut short"])
+
+
+AGAINST = Evidence(cases=37, failed=3, note="numbers[m=7]: 0.2 | far")
+OLD = Evidence(EvidenceLevel.VERIFIED, stale=True, cases=4, why_stale="torch 2.8 was run")
+
+
+def test_what_speaks_against_a_kernel_is_said_under_the_table():
+    rows = [
+        MatrixRow("a/bad", "linear", "a", "nvfp4", "native", eligible=True, evidence=AGAINST),
+        MatrixRow("a/bad", "linear", "a", "fp8_tensor", "native", eligible=True, evidence=AGAINST),
+        MatrixRow("a/old", "linear", "a", "nvfp4", "native", eligible=True, evidence=OLD),
+    ]
+    lines = matrix_text(PROFILES["l40s"], rows, ["x.json: it is no JSON"]).splitlines()
+    assert lines[1] == "evidence: 1 stale, 1 failed"
+    assert lines[-3:] == [
+        "a/bad failed 3 of 40: numbers[m=7]: 0.2 | far",
+        "a/old is stale: torch 2.8 was run",
+        "does not count: x.json: it is no JSON",
+    ]
+    markdown = matrix_markdown(PROFILES["l40s"], rows, ["x.json: it is no JSON"])
+    assert markdown.endswith("- does not count: x.json: it is no JSON\n")
+    assert matrix_dict(PROFILES["l40s"], rows, ["x"])["evidence_problems"] == ["x"]
+
+
+def test_failed_evidence_is_shown_as_such_and_holds_nothing():
+    assert (AGAINST.mark, AGAINST.text) == ("failed", "failed 3 of 40")
+    assert not AGAINST.holds(EvidenceLevel.COMPILED)
+    assert not OLD.holds(EvidenceLevel.VERIFIED)
+    assert Evidence(EvidenceLevel.MEASURED).holds(EvidenceLevel.VERIFIED)

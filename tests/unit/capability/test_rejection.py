@@ -50,5 +50,9 @@ def test_evidence_gives_the_keys_of_the_matrix():
         "why_stale": "",
         "driver": None,
         "versions": {},
+        "refused": 0,
+        "failed": 0,
+        "archs": [],
+        "note": "",
     }
     assert Evidence(EvidenceLevel.MEASURED, cases=3).to_dict()["level"] == "measured"

@@ -1,5 +1,11 @@
 import pytest
 
+from quantmux.capability.ledger import EvidenceRow
+from quantmux.registry.default import default_registry
+from quantmux.registry.digest import kernel_digest
+from quantmux.registry.ledger import record_evidence
+from quantmux.registry.user_folder import user_folder
+
 
 def test_gives_the_shape_of_the_design(cli):
     data = cli("matrix", "--device", "h200", "--json").json
@@ -75,3 +81,122 @@ def test_refuses_unknown_names_with_the_nearest(cli, args, near):
     answer = cli("matrix", *args)
     assert answer.code == 2
     assert f'did you mean "{near}"?' in answer.err
+
+
+@pytest.fixture
+def record():
+    """Record evidence of today's torch kernels in the user's folder."""
+
+    def write(device="h200", kernels=("torch/linear_emulated",), **fields):
+        registry = default_registry()
+        rows = []
+        for name in kernels:
+            spec = registry.get(name)
+            digest = kernel_digest(spec, registry.folder(spec.backend))
+            data = {"kernel": name, "digest": digest, "level": "verified", "cases": 40}
+            rows.append(EvidenceRow(**{**data, **fields}))
+        return record_evidence(rows, device, user_folder() / "evidence")
+
+    return write
+
+
+def levels(rows):
+    return {row["id"]: row["evidence"]["level"] for row in rows}
+
+
+def test_evidence_of_the_user_is_shown_for_a_named_device(cli, record):
+    record()
+    rows = cli("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear", "--json").json["kernels"]
+    assert levels(rows)["torch/linear_emulated"] == "verified"
+    assert levels(rows)["torch/linear_reference"] == "declared"
+    text = cli("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear").out
+    assert "verified, 40 cases" in text
+    assert "evidence: 1 verified, 1 declared" in text
+
+
+def test_level_keeps_what_is_proved_so_far(cli, record):
+    record()
+    record(kernels=["torch/linear_reference"], digest="0" * 16)
+    args = ("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear", "--json", "--level")
+    assert set(levels(cli(*args, "verified").json["kernels"])) == {"torch/linear_emulated"}
+    assert cli(*args, "measured").json["kernels"] == []
+
+
+def test_a_broken_evidence_file_is_told_and_counts_for_nothing(cli, record):
+    file = record()
+    file.write_text(file.read_text()[:-40])
+    answer = cli("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear")
+    assert answer.code == 0
+    assert "verified" not in answer.out
+    assert f"does not count: {file}: it is no JSON" in answer.out
+    assert "does not count" in answer.err
+    data = cli("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear", "--json").json
+    assert str(file) in data["evidence_problems"][0]
+    doctor = cli("doctor", "-d", "h200", "--json").json["evidence"]
+    assert str(file) in doctor["problems"][0]
+    assert doctor["kernels"]["verified"] == 0
+
+
+def test_doctor_counts_and_names_what_is_stale_or_failed(cli, record):
+    record()
+    record(kernels=["torch/quantize"], failed=3, note="numbers[m=7]")
+    record(kernels=["torch/linear_reference"], digest="0" * 16)
+    found = cli("doctor", "-d", "h200", "--json").json["evidence"]
+    assert {k: n for k, n in found["kernels"].items() if k != "declared"} == {
+        "measured": 0,
+        "verified": 1,
+        "compiled": 0,
+        "stale": 1,
+        "failed": 1,
+    }
+    assert found["failed"] == {"torch/quantize": "failed 3 of 43: numbers[m=7]"}
+    assert "sources changed since" in found["stale"]["torch/linear_reference"]
+    out = cli("doctor", "-d", "h200").out
+    assert "1 verified" in out
+    assert "torch/quantize: failed 3 of 43" in out
+
+
+def test_the_policy_may_take_verified_kernels_only(cli, record, policy):
+    wants = policy('[policy]\nrequire_evidence = "verified"')
+    args = ("explain", "linear", "--scheme", "fp8_w8a16", "--n", "64", "--k", "64", "-d", "h200")
+    assert cli(*args, "--plugins", wants, "--json").code == 1
+    record()
+    record(kernels=["torch/linear_reference"], digest="0" * 16)
+    answer = cli(*args, "--plugins", wants, "--json")
+    assert answer.code == 0
+    assert answer.json["ranges"][0]["pipeline"][-1] == "torch/linear_emulated"
+    (why,) = answer.json["rejected"]["torch/linear_reference"]
+    assert why["code"] == "evidence"
+    assert why["required"] == "verified"
+    assert "stale (sources changed since: digest 00000000 was run" in why["actual"]
+    assert "quantmux sweep --backend torch --record" in why["hint"]
+
+
+def test_html_is_one_page_of_every_known_device(cli, tmp_path):
+    file = tmp_path / "matrix.html"
+    answer = cli("matrix", "--html", file)
+    assert answer.code == 0
+    assert answer.out.startswith(f"wrote {file}: ")
+    text = file.read_text()
+    assert text.startswith("<!doctype html>")
+    for name in ("cpu", "a100", "h200", "b300", "dgx_spark"):
+        assert f"<b>{name}</b>" in text
+    assert "torch/</span>linear_scaled_mm_block" in text
+    assert file.stat().st_size < 1_500_000
+
+
+def test_html_takes_the_devices_named_and_what_is_proved(cli, record, tmp_path):
+    record()
+    file = tmp_path / "matrix.html"
+    cli("matrix", "-d", "h200", "-d", "b200", "--level", "verified", "--html", file)
+    text = file.read_text()
+    assert "linear_emulated" in text
+    assert "linear_reference" not in text
+    assert "<b>cpu</b>" not in text
+
+
+@pytest.mark.parametrize(
+    "args", [("--json",), ("--format", "md"), ("--level", "proved"), ("--html", "/no/such/x.html")]
+)
+def test_html_refuses_what_does_not_go_with_it(cli, tmp_path, args):
+    assert cli("matrix", "--html", tmp_path / "m.html", *args).code == 2
