@@ -1,0 +1,1 @@
+"""DeepGEMM as a backend of quantmux. Importing it imports nothing else."""
