@@ -96,13 +96,39 @@ def _wide(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def _pow2_edges(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
-    """Give rows whose largest element is 448 · 2^k, or a 16-bit neighbour of it."""
+    """Give rows whose largest element is 448 · 2^k, or the neighbour of it in 16 or 32 bit."""
     values = torch.rand(m, n, generator=generator) * 300.0
     rows = torch.arange(m)
-    step = torch.tensor([1.0, 1.0 - 2.0**-8, 1.0 + 2.0**-7])[rows % 3]
-    scale = torch.exp2((rows % 9 - 4).to(torch.float32))
-    values[:, 0] = 448.0 * step
-    return values * scale[:, None] / 448.0
+    step = torch.tensor([1.0, 1.0 - 2.0**-8, 1.0 + 2.0**-7, 1.0 + 2.0**-23, 1.0 - 2.0**-24])
+    values[:, 0] = 448.0 * step[rows % 5]
+    # log2 of a scale this far from 1 has no bits left for its neighbours
+    return values * torch.exp2((rows % 9 * 2 - 12).to(torch.float32)).unsqueeze(1)
+
+
+def _ties(m: int, n: int, _: torch.Generator) -> torch.Tensor:
+    """Give rows that, divided by their scale, lie halfway between two codes.
+
+    By turns for int8, e4m3, e2m1, and for the e4m3 scales of NVFP4, where 32 bit show a neighbour
+    of the halfway point. Every block of 16 holds the element that its scale comes from.
+    """
+    column, kind = torch.arange(n), torch.arange(m) % 4
+    i, exponent = column % 8, column // 8 % 14 - 6
+    of_e2m1 = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])[column % 7]
+    halves = torch.stack(
+        (
+            column % 126 + 0.5,
+            torch.exp2(exponent.to(torch.float32)) * (1.0 + (2 * i + 1) / 16.0),
+            of_e2m1,
+            of_e2m1,
+        )
+    )
+    values = halves[kind] * torch.where(column // 3 % 2 == 0, 1.0, -1.0)
+    peaks = torch.tensor([127.0, 448.0, 6.0, 0.0])[kind].unsqueeze(1).repeat(1, -(-n // 16))
+    of_scale = 6.0 * (17.0 + 2.0 * (torch.arange(peaks.shape[1]) % 8)) * (1.0 - 2.0**-24)
+    peaks[3::4] = of_scale
+    peaks[3::4, -1] = 2688.0  # g = 1
+    values[:, ::16] = peaks
+    return values
 
 
 def _nan(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
@@ -134,6 +160,7 @@ KINDS: Final[dict[str, _Fill]] = {
     "outliers": _outliers,
     "wide": _wide,
     "pow2_edges": _pow2_edges,
+    "ties": _ties,
     "nan": _nan,
     "inf": _inf,
     "mixed": _mixed,

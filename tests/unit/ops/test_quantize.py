@@ -15,7 +15,7 @@ from quantmux.ops.quantized import empty_quantized
 
 FP8 = ("fp8_tensor", "fp8_token", "fp8_group128", "fp8_group64")
 POW2 = tuple(f"{name}_pow2" for name in FP8)
-KINDS = ("normal", "zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges")
+KINDS = ("normal", "zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges", "ties")
 
 
 def config(name, n, **changes):

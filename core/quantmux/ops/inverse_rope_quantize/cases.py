@@ -52,7 +52,7 @@ def _contents() -> Iterator[Case]:
     for layout in LAYOUTS:
         for magnitude in (1e-12, 1e-4, 1e4):
             yield Case(_config(layout), 7, magnitude=magnitude, source="magnitudes")
-        for kind in ("zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges"):
+        for kind in ("zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges", "ties"):
             yield Case(_config(layout), 7, kind, source="special matrices")
         for kind in ("nan", "inf", "mixed"):
             yield Case(_config(layout), 7, kind, source="only its own group is spoiled")

@@ -138,7 +138,7 @@ def _contents(config: Callable[..., Any]) -> Iterator[Case]:
         for magnitude in (1e-8, 1e-4, 1e4):
             yield Case(plain, 9, magnitude=magnitude, source="magnitudes")
         yield Case(plain, 9, magnitude=1e-12, source="below the floor eps")
-        for kind in ("zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges"):
+        for kind in ("zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges", "ties"):
             yield Case(plain, 9, kind, source="special matrices")
         for kind in ("nan", "inf", "mixed"):
             yield Case(plain, 9, kind, source="non-finite: only its own block is spoiled")
@@ -146,6 +146,8 @@ def _contents(config: Callable[..., Any]) -> Iterator[Case]:
             other = config(operand=name, n=n, in_dtype=dtype)
             yield Case(other, 9, source="input formats")
             yield Case(other, 9, "wide", source="input formats, subnormal results")
+            for kind in ("pow2_edges", "ties"):
+                yield Case(other, 9, kind, source="input formats, neighbours of an edge")
         yield Case(config(operand=name, n=n, in_dtype="fp32"), 3, magnitude=1e36,
                    source="near the end of fp32")  # fmt: skip
 
