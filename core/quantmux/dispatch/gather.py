@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from typing import TYPE_CHECKING, Any
 
 from quantmux.capability.needs import needs_rejections
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.dispatch.inventory import Inventory
 from quantmux.dispatch.tuning import TuningRow, TuningTable
-from quantmux.errors import ConfigError
+from quantmux.dispatch.tuning_files import read_tuning
 from quantmux.registry.digest import kernel_digest
 from quantmux.registry.ledger import read_ledger
+from quantmux.registry.ledger_versions import version_change
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from quantmux.capability.device import DeviceProfile
+    from quantmux.registry.kernel_spec import KernelSpec
     from quantmux.registry.manager import Registry
-
-_log = logging.getLogger("quantmux.select")
 
 
 def gather(
@@ -63,12 +61,15 @@ def gather(
         if reasons:
             blocked[spec.id] = tuple(reasons)
     ledger = read_ledger(registry, device, user_folder)
+    is_here = device.is_present or device.arch.vendor == "cpu"
+    tuning, tuning_problems = _tuning(registry, device, user_folder, is_here=is_here)
     return Inventory(
         kernels=registry.kernels,
         blocked=blocked,
         assumptions=assumptions,
         evidence=ledger.evidence,
-        tuning=_tuning(registry, device, user_folder),
+        tuning=tuning,
+        tuning_problems=tuning_problems,
         evidence_problems=ledger.problems,
     )
 
@@ -83,47 +84,48 @@ def _unavailable(backend: str, state: Any) -> Rejection:
     )
 
 
-def _tuning(registry: Registry, device: DeviceProfile, user: Path | None) -> TuningTable:
-    """Read ``tuning/<device>.json`` of every plugin, and the user's file over them."""
-    rows: dict[tuple[Any, ...], TuningRow] = {}
-    folders = [registry.folder(record.name) for record in registry.plugins]
-    files = [folder / "tuning" / f"{device.name}.json" for folder in folders if folder]
-    if user is not None:
-        files.append(user / "tuning" / f"{device.name}.json")
-    for file in files:
-        for row in read_tuning(file):
-            rows[row.pipeline, row.scheme, row.n, row.k, row.m] = row
-    if not rows:
-        return TuningTable()
-    digests = {
-        spec.id: kernel_digest(spec, registry.folder(spec.backend)) for spec in registry.kernels
-    }
-    return TuningTable(rows.values(), digests)
+def _tuning(
+    registry: Registry, device: DeviceProfile, user: Path | None, *, is_here: bool
+) -> tuple[TuningTable, tuple[str, ...]]:
+    """Read ``tuning/<device>.json`` of every plugin, and the user's file over them.
 
-
-def read_tuning(file: Path) -> Iterable[TuningRow]:
-    """Give the rows of a tuning file ``{"rows": [...]}``; none if it does not exist.
-
-    A file that cannot be read costs its rows and one warning, never a selection.
+    A plugin's file may speak of pipelines that end in a kernel of its own only. Rows taken with
+    another release of torch, Triton or a package that a kernel needs are stale, as evidence is.
     """
-    try:
-        text = file.read_text()
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        _log.warning("tuning rows of %s are not used: %s", file, error)
-        return ()
-    try:
-        data = json.loads(text)
-        return tuple(_row(item) for item in data["rows"])
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
-        _log.warning("tuning rows of %s are not used: %s", file, error)
-        return ()
+    rows: dict[tuple[Any, ...], TuningRow] = {}
+    problems: list[str] = []
+    for owners, folder in _folders(registry, user):
+        file = folder / "tuning" / f"{device.name}.json"
+        content = read_tuning(file)
+        problems += [f"{file}: {problem}" for problem in content.problems]
+        for row in content.rows:
+            if owners and row.pipeline[-1].partition("/")[0] not in owners:
+                whose = " or ".join(sorted(owners))
+                problems.append(f"{file}: {' -> '.join(row.pipeline)} does not end in {whose}")
+            else:
+                rows[row.key] = row
+    if not rows:
+        return TuningTable(), tuple(problems)
+    specs = {spec.id: spec for spec in registry.kernels}
+    digests = {
+        spec.id: kernel_digest(spec, registry.folder(spec.backend)) for spec in specs.values()
+    }
+    current = [row for row in rows.values() if not (is_here and _is_of_before(row, specs))]
+    table = TuningTable(current, digests)
+    table.stale += len(rows) - len(current)
+    return table, tuple(problems)
 
 
-def _row(item: dict[str, Any]) -> TuningRow:
-    data = dict(item)
-    for name in ("digests", "versions"):
-        if isinstance(data.get(name), dict):
-            data[name] = tuple(sorted(data[name].items()))
-    return TuningRow(**data)
+def _folders(registry: Registry, user: Path | None) -> list[tuple[set[str], Path]]:
+    owners: dict[Path, set[str]] = {}
+    for record in registry.plugins:
+        folder = registry.folder(record.name) if record.is_usable else None
+        if folder is not None:
+            owners.setdefault(folder, set()).add(record.name)
+    places = [(names, folder) for folder, names in owners.items()]
+    return places if user is None else [*places, (set(), user)]
+
+
+def _is_of_before(row: TuningRow, specs: Mapping[str, KernelSpec]) -> bool:
+    known = [specs[name] for name in row.pipeline if name in specs]
+    return any(version_change(spec, dict(row.versions)) for spec in known)

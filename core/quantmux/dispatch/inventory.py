@@ -25,6 +25,7 @@ class Inventory:
         evidence: What is known per kernel id; ``declared`` when absent.
         tuning: Measured times.
         evidence_problems: Evidence files and rows that do not count and why, one line each.
+        tuning_problems: The same for files of measured times.
     """
 
     kernels: tuple[KernelSpec, ...]
@@ -33,6 +34,7 @@ class Inventory:
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     tuning: TuningTable = field(default_factory=TuningTable)
     evidence_problems: tuple[str, ...] = ()
+    tuning_problems: tuple[str, ...] = ()
 
     def of_op(self, op: str) -> tuple[KernelSpec, ...]:
         """Give the kernels of one op in the order of registration."""

@@ -90,11 +90,8 @@ def _score(layouts: frozenset[str], ordered: dict[int, list[Pipeline]], ranking:
         tiers += mine.tier.rank
         experimental += mine.is_experimental
         ranks += place
-        us, best = ranking.us(mine, m), ranking.us(ranked[0], m)
-        if us is None or best is None or slowdown is None:
-            slowdown = None
-        else:
-            slowdown += math.log(us / best)
+        times = ranking.slowdown(mine, ranked[0], m)
+        slowdown = None if times is None or slowdown is None else slowdown + math.log(times)
     return _Score(missing, tiers, experimental, ranks, slowdown)
 
 
@@ -110,8 +107,7 @@ def m_ranges(
         starts.add(pipeline.m_min)
         if pipeline.m_max is not None:
             starts.add(pipeline.m_max + 1)
-        starts |= ranking.thresholds(pipeline)
-    edges = sorted(starts)
+    edges = sorted(starts | ranking.thresholds(pipelines))
     choices: list[RangeChoice] = []
     for first, following in zip(edges, [*edges[1:], None], strict=True):
         last = None if following is None else following - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quantmux.dispatch.tuning import NOISE_BAND
+from quantmux.dispatch.tuning import NOISE_BAND, tuning_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ class Ranking:
         self._device = device
         self._order = {name: i for i, name in enumerate(settings.order)}
         self._tuning = tuning
-        self._scheme, self._n, self._k = tuning_key(config)
+        self._place = tuning_key(config)
         self._keys: dict[int, StaticKey] = {}
 
     def order(self, pipelines: Iterable[Pipeline], m: int) -> list[Pipeline]:
@@ -50,13 +50,16 @@ class Ranking:
             group.append(pipeline)
         return result + self._by_time(group, m)
 
-    def us(self, pipeline: Pipeline, m: int) -> float | None:
-        """Give the measured time of a pipeline near this shape, µs, or None."""
-        return self._tuning.us(pipeline.ids, self._scheme, self._n, self._k, m)
+    def slowdown(self, pipeline: Pipeline, best: Pipeline, m: int) -> float | None:
+        """Give the measured time over that of ``best``, at one point near this shape, or None."""
+        times = self._tuning.times(((pipeline.ids,), (best.ids,)), *self._place, m)
+        return times[pipeline.ids] / times[best.ids] if times else None
 
-    def thresholds(self, pipeline: Pipeline) -> set[int]:
-        """Give the Ms at which the measured winner may change."""
-        return self._tuning.thresholds(pipeline.ids, self._scheme, self._n, self._k)
+    def thresholds(self, pipelines: Iterable[Pipeline]) -> set[int]:
+        """Give the Ms at which the measured winner among them may change."""
+        if not len(self._tuning):
+            return set()
+        return self._tuning.thresholds((p.ids for p in pipelines), *self._place)
 
     def _by_time(self, group: list[Pipeline], m: int) -> list[Pipeline]:
         """Order one tier by time if every contender has been measured; ties keep their order.
@@ -64,16 +67,13 @@ class Ranking:
         A contender is a consumer kernel, in its fastest measured pipeline: to ask for a row of
         every combination of producer and consumer would mean that none is ever used.
         """
-        best: dict[str, float] = {}
-        time_of: dict[tuple[str, ...], float] = {}
+        contenders: dict[str, list[tuple[str, ...]]] = {}
         for pipeline in group:
-            us = self.us(pipeline, m)
-            if us is not None:
-                time_of[pipeline.ids] = us
-                best[pipeline.main.id] = min(us, best.get(pipeline.main.id, us))
-        if len(best) < len({p.main.id for p in group}) or not best:
+            contenders.setdefault(pipeline.main.id, []).append(pipeline.ids)
+        time_of = self._tuning.times(contenders.values(), *self._place, m)
+        if not time_of:
             return group
-        fastest = min(best.values())
+        fastest = min(time_of.values())
 
         def key(item: tuple[int, Pipeline]) -> tuple[float, int]:
             position, pipeline = item
@@ -114,13 +114,6 @@ class Ranking:
         )
         self._keys[id(pipeline)] = key
         return key
-
-
-def tuning_key(config: LayerConfig) -> tuple[str, int, int]:
-    """Give (scheme or operand name, N, K) under which times of a config are kept."""
-    if config.op == "linear":
-        return config.scheme.name, config.n, config.k
-    return config.operand.name, config.n, config.n
 
 
 def _class(pipeline: Pipeline) -> tuple[int, bool]:

@@ -6,9 +6,14 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import ConfigDict, Field, field_validator
 
 from quantmux.config._base import Frozen
+
+if TYPE_CHECKING:
+    from quantmux.config import LayerConfig
 
 MAX_DISTANCE: Final = 2 * math.log(2)
 """Farthest a measured (N, K) may lie, in log units: a factor 4 over both together."""
@@ -16,58 +21,169 @@ MAX_DISTANCE: Final = 2 * math.log(2)
 NOISE_BAND: Final = 1.03
 """Pipelines within 3 % of the fastest tie, so that winners do not flip between runs."""
 
+Ids = tuple[str, ...]
+Shape = tuple[int, int]
+Pairs = tuple[tuple[str, str], ...]
+
+_Extent = Annotated[int, Field(gt=0, strict=True)]
+
 
 class TuningRow(Frozen):
-    """One measurement: a pipeline on one shape. Times in µs."""
+    """One measurement: a pipeline on one shape.
 
-    pipeline: tuple[str, ...]
-    scheme: str
-    n: int
-    k: int
-    m: int
-    us: float
-    noise: float = 0.0
-    digests: tuple[tuple[str, str], ...] = ()
-    versions: tuple[tuple[str, str], ...] = ()
+    Attributes:
+        pipeline: Kernel ids in the order of the call.
+        scheme: What was run, as `tuning_key` spells it.
+        n: Output width; see `tuning_key` for other ops than a linear.
+        k: Input width.
+        m: Rows.
+        us: Median time of a call, µs.
+        noise: Half the spread of the rounds over their median.
+        digests: Kernel id → its digest when it was run.
+        versions: Package → version when it was run.
+        date: Day of the run, ISO 8601.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    pipeline: Annotated[Ids, Field(min_length=1)]
+    scheme: Annotated[str, Field(min_length=1)]
+    n: _Extent
+    k: _Extent
+    m: _Extent
+    us: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    digests: Pairs = ()
+    versions: Pairs = ()
     date: str = ""
+
+    @field_validator("digests", "versions", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return tuple(sorted(value.items())) if isinstance(value, dict) else value
+
+    @property
+    def key(self) -> tuple[Ids, str, int, int, int]:
+        """What it is a measurement of; a later one of the same replaces it."""
+        return self.pipeline, self.scheme, self.n, self.k, self.m
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the row as it stands in a file."""
+        data = self.model_dump(mode="json")
+        return {**data, "digests": dict(self.digests), "versions": dict(self.versions)}
 
 
 class TuningTable:
     """Rows by (pipeline, scheme); empty until somebody measures."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_rows", "stale")
 
     def __init__(
         self, rows: Iterable[TuningRow] = (), digests: Mapping[str, str] | None = None
     ) -> None:
-        """Keep the rows whose digests still hold; ``digests`` maps kernel id to today's."""
-        kept: dict[tuple[tuple[str, ...], str], dict[tuple[int, int], list[TuningRow]]]
-        kept = defaultdict(lambda: defaultdict(list))
+        """Keep the rows whose digests still hold; ``digests`` maps kernel id to today's.
+
+        ``stale`` tells how many do not.
+        """
+        kept: dict[tuple[Ids, str], dict[Shape, dict[int, float]]]
+        kept = defaultdict(lambda: defaultdict(dict))
+        self.stale = 0
         for row in rows:
             if digests is None or all(digests.get(i) == d for i, d in row.digests):
-                kept[row.pipeline, row.scheme][row.n, row.k].append(row)
+                kept[row.pipeline, row.scheme][row.n, row.k][row.m] = row.us
+            else:
+                self.stale += 1
         self._rows = {key: dict(shapes) for key, shapes in kept.items()}
 
     def __len__(self) -> int:
-        return sum(len(rows) for shapes in self._rows.values() for rows in shapes.values())
+        return sum(len(times) for shapes in self._rows.values() for times in shapes.values())
 
-    def _shape(self, pipeline: tuple[str, ...], scheme: str, n: int, k: int) -> list[TuningRow]:
-        shapes = self._rows.get((pipeline, scheme))
-        if not shapes:
-            return []
-        far, shape = min((abs(math.log(n / a)) + abs(math.log(k / b)), (a, b)) for a, b in shapes)
-        return shapes[shape] if far <= MAX_DISTANCE else []
+    def _near(self, pipeline: Ids, scheme: str, n: int, k: int) -> dict[Shape, dict[int, float]]:
+        shapes = self._rows.get((pipeline, scheme), {})
+        return {s: times for s, times in shapes.items() if _distance(s, n, k) <= MAX_DISTANCE}
 
-    def us(self, pipeline: tuple[str, ...], scheme: str, n: int, k: int, m: int) -> float | None:
+    def us(self, pipeline: Ids, scheme: str, n: int, k: int, m: int) -> float | None:
         """Give the measured time nearest in log(N, K), then in log M; None if nothing is near."""
-        rows = self._shape(pipeline, scheme, n, k)
-        if not rows:
-            return None
-        target = math.log(max(m, 1))
-        nearest = min(rows, key=lambda r: (abs(math.log(max(r.m, 1)) - target), r.m))
-        return nearest.us
+        return self.times([[pipeline]], scheme, n, k, m).get(pipeline)
 
-    def thresholds(self, pipeline: tuple[str, ...], scheme: str, n: int, k: int) -> set[int]:
-        """Give the first M behind each geometric mean of neighbouring measured Ms."""
-        ms = sorted({max(r.m, 1) for r in self._shape(pipeline, scheme, n, k)})
-        return {math.floor(math.sqrt(a * b)) + 1 for a, b in itertools.pairwise(ms)}
+    def times(
+        self, contenders: Iterable[Iterable[Ids]], scheme: str, n: int, k: int, m: int
+    ) -> dict[Ids, float]:
+        """Give the times of pipelines at one point, so that they can be compared.
+
+        The point is the nearest in log(N, K), then in log M, at which every contender was
+        measured. Nothing is given when there is none: a time at one shape says nothing against a
+        time at another.
+
+        Args:
+            contenders: Pipelines by contender; one pipeline with a row is enough for each.
+            scheme: As `tuning_key` spells it.
+            n: Output width.
+            k: Input width.
+            m: Rows.
+        """
+        found: list[dict[Shape, dict[int, dict[Ids, float]]]] = []
+        for pipelines in contenders:
+            points: dict[Shape, dict[int, dict[Ids, float]]] = {}
+            for ids in pipelines:
+                for shape, times in self._near(ids, scheme, n, k).items():
+                    at = points.setdefault(shape, {})
+                    for measured_m, us in times.items():
+                        at.setdefault(measured_m, {})[ids] = us
+            if not points:
+                return {}
+            found.append(points)
+        if not found:
+            return {}
+        target = math.log(max(m, 1))
+        shapes = set.intersection(*(set(points) for points in found))
+        for shape in sorted(shapes, key=lambda s: (_distance(s, n, k), s)):
+            ms = set.intersection(*(set(points[shape]) for points in found))
+            if ms:
+                at = min(ms, key=lambda one: (abs(math.log(one) - target), one))
+                return {ids: us for points in found for ids, us in points[shape][at].items()}
+        return {}
+
+    def thresholds(self, pipelines: Iterable[Ids], scheme: str, n: int, k: int) -> set[int]:
+        """Give the first M behind each geometric mean of two measured Ms that may be neighbours.
+
+        Where all were measured at the same Ms these are the neighbours among them. Else every
+        pair may be, since those are left out at which one of the contenders was not measured.
+        """
+        found = {
+            frozenset(times)
+            for ids in pipelines
+            for times in self._near(ids, scheme, n, k).values()
+        }
+        ms = sorted(set().union(*found))
+        pairs = itertools.pairwise(ms) if len(found) == 1 else itertools.combinations(ms, 2)
+        return {math.isqrt(a * b) + 1 for a, b in pairs}
+
+
+def tuning_key(config: LayerConfig) -> tuple[str, int, int]:
+    """Give (what, N, K) under which times of a config are kept.
+
+    Rows of bf16 serve fp16 and the other way round: they move the same bytes and the tensor cores
+    are as fast. fp32 does not, and is spelled out. A bias is N more elements of M·N and is left
+    out, as padding is. A producer's N and K are its row width; of inverse_rope_quantize, K is that
+    of all groups.
+    """
+    if config.op == "linear":
+        wide = [
+            f" {name}=fp32"
+            for name, dtype in (("in", config.in_dtype), ("out", config.out_dtype))
+            if dtype == "fp32"
+        ]
+        return config.scheme.name + "".join(wide), config.n, config.k
+    if config.op == "relayout":
+        move = f"{config.source.scales}->{config.target.scales}"
+        return f"{config.operand.name} {move}", config.n, config.n
+    what = f"{config.operand.name} {config.layout.scales}"
+    if config.in_dtype == "fp32":
+        what += " in=fp32"
+    groups = config.groups if config.op == "inverse_rope_quantize" else 1
+    return what, config.n, config.n * groups
+
+
+def _distance(shape: Shape, n: int, k: int) -> float:
+    return abs(math.log(n / shape[0])) + abs(math.log(k / shape[1]))
