@@ -99,7 +99,10 @@ def _answer(
     from quantmux.testing.cell import Outcome, Verdict
 
     try:
-        outcome: Outcome = engine.run_cell(cell, registry, device, seed=seed)
+        outcome = engine.run_cell(cell, registry, device, seed=seed)
+        if not isinstance(outcome, Outcome):
+            reason = f"the check gave a {type(outcome).__name__}, not an Outcome"
+            return Outcome(Verdict.FAILS, reason, "raised")
     except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt of a kernel's too: here is no user
         lost = isinstance(error, LaunchError) and error.context_poisoned
         code = POISONED if lost else "raised"

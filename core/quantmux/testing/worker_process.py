@@ -41,6 +41,7 @@ class WorkerProcess:
         answered: Cells it has answered.
         is_ready: It has set up and said so.
         is_idle: It waits for cells.
+        was_asked: It was asked where it is, being late.
         broken: What it said when it could not set up, or the channel carried rubbish.
     """
 
@@ -54,6 +55,7 @@ class WorkerProcess:
     answered: int = 0
     is_ready: bool = False
     is_idle: bool = False
+    was_asked: bool = False
     broken: str = ""
     _outgoing: bytearray = field(default_factory=bytearray)
     _incoming: bytearray = field(default_factory=bytearray)
