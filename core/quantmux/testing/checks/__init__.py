@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from quantmux.testing.checks import (
     bounds,
+    compiles,
     graph,
     host_sync,
     launches,
@@ -53,5 +54,6 @@ CHECKS: Final[dict[str, Check]] = {
     "launches": launches,
     "graph": graph,
     "host_sync": host_sync,
+    "compiles": compiles,
 }
 """Name → check, in the order in which they run."""
