@@ -84,7 +84,7 @@
     all("button", button.parentNode).forEach((b) => b.setAttribute("aria-pressed", String(!set.has(b.dataset[kind]))));
     apply();
   });
-  by("reset").addEventListener("click", () => {
+  by("clear").addEventListener("click", () => {
     form.reset();
     Object.values(off).forEach((set) => set.clear());
     all("button[aria-pressed]", form).forEach((b) => b.setAttribute("aria-pressed", "true"));

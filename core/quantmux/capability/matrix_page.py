@@ -254,7 +254,7 @@ def _controls(
         + _select("scheme", "all schemes", schemes)
         + _select("proof", "any evidence", MARKS)
         + "<label><input type=checkbox id=serves> only what serves</label>\n"
-        "<button type=button id=reset>reset</button>\n"
+        "<button type=button id=clear>reset</button>\n"
         '<button type=button id=theme aria-label="Dark or light">◐</button>\n'
         "<output id=count></output>\n</form>\n"
     )

@@ -175,6 +175,13 @@ def test_a_hundred_kernels_on_nine_devices_stay_small():
     assert len(Page(text).rows) == 1002
 
 
+def test_no_control_hides_a_method_of_the_form():
+    controls = page([row()]).partition("<form")[2].partition("</form>")[0]
+    ids = re.findall(r"\bid=(\w+)", controls)
+    assert {"find", "clear", "count"} <= set(ids)
+    assert not set(ids) & {"reset", "submit", "elements", "length", "name", "action", "method"}
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not here to parse the script")
 def test_the_script_parses(tmp_path):
     script = page([row()]).rpartition("<script>")[2].partition("</script>")[0]
