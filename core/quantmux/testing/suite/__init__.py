@@ -1,0 +1,3 @@
+"""The conformance suite: ``pytest --pyargs quantmux.testing.suite --backend NAME``."""
+
+from __future__ import annotations
