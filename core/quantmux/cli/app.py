@@ -14,6 +14,7 @@ from quantmux.cli.matrix import matrix
 from quantmux.cli.plan import plan
 from quantmux.cli.plugins import plugins
 from quantmux.cli.run import run
+from quantmux.cli.sweep import sweep
 
 app = typer.Typer(
     name="quantmux",
@@ -46,5 +47,5 @@ def _program(
     del version, debug
 
 
-for _verb in (doctor, plugins, matrix, explain, plan, convert, run):
+for _verb in (doctor, plugins, matrix, explain, plan, convert, run, sweep):
     app.command()(_verb)

@@ -149,7 +149,7 @@ def sweep(
     cells = _cells(selection, registry, profile, source)
     stamps = {kernel: stamp_of(registry, kernel) for kernel in {cell.kernel for cell in cells}}
     folder = out or user_folder() / "sweeps" / profile.name
-    slots = _slots(profile, jobs)
+    slots = _slots(profile, jobs, only=isinstance(device, str) and ":" in device)
     options = PoolOptions(slots, timeout, memory_limit(len(slots), memory_gib))
     hello = {
         "path": sys.path,
@@ -185,6 +185,7 @@ def sweep(
                 interrupted = True
         path = journal.path
     return SweepResult(
+        registry=registry,
         device=profile,
         cells=cells,
         outcomes=outcomes,
@@ -278,10 +279,11 @@ def _cells(
     return tuple(found)
 
 
-def _slots(device: DeviceProfile, jobs: int | None) -> tuple[Mapping[str, str], ...]:
+def _slots(device: DeviceProfile, jobs: int | None, *, only: bool) -> tuple[Mapping[str, str], ...]:
     """Give the environment of each worker: on GPUs one device each, on CPUs a share of threads."""
     if device.is_cuda:
-        alike = [d for d in detect_devices() if d.name == device.name and d.index is not None]
+        # GPUs of another model would give answers of another device
+        alike = [device] if only else [d for d in detect_devices() if d.name == device.name]
         count = jobs or len(alike)
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = shown.split(",") if shown else None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantmux.capability.device import DeviceProfile
+    from quantmux.registry.manager import Registry
     from quantmux.registry.status import PluginRecord
     from quantmux.testing.cell import Cell, Outcome
 
@@ -55,6 +56,7 @@ class SweepResult:
     """The answers of a sweep.
 
     Attributes:
+        registry: The plugins that were asked.
         device: The device of this machine that it ran on.
         cells: Every cell that was to be asked, in order.
         outcomes: Cell id → outcome, of those that were answered.
@@ -66,6 +68,7 @@ class SweepResult:
         notes: What is worth knowing besides, one line each.
     """
 
+    registry: Registry
     device: DeviceProfile
     cells: tuple[Cell, ...]
     outcomes: dict[str, Outcome]
@@ -85,6 +88,16 @@ class SweepResult:
     def failures(self) -> tuple[tuple[Cell, Outcome], ...]:
         """The cells that failed."""
         return tuple((c, o) for c, o in self.results if o.verdict is Verdict.FAILS)
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether all was asked, something was shown, and nothing failed."""
+        return (
+            not self.interrupted
+            and not self.failures
+            and not self.failed_plugins
+            and self.shows_something
+        )
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -125,6 +138,7 @@ class SweepResult:
             "counts": {str(verdict): counts.get(verdict, 0) for verdict in Verdict},
             "kept": self.kept,
             "interrupted": self.interrupted,
+            "ok": self.ok,
             "kernels": [kernel.to_dict() for kernel in self.kernels()],
             "failures": [
                 {
