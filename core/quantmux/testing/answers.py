@@ -86,12 +86,13 @@ def judged(trial: Trial) -> Outcome:
     if trial.case.m and poisoned.untouched:
         where = ", ".join(poisoned.untouched)
         return fails(f"left its output as it found it: {where}", "untouched")
-    outcome = compared(trial, result)
-    if outcome.verdict is Verdict.FAILS:
-        return outcome
+    # first, as the reference would be asked about inputs that the kernel was not given
     changed = changed_inputs(trial, before)
     if changed:
         return fails(f"changed its input: {changed}", "mutates")
+    outcome = compared(trial, result)
+    if outcome.verdict is Verdict.FAILS:
+        return outcome
     second = trial()
     if "deterministic" in trial.spec.capability.tags:
         differs = difference(result, second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from math import lcm
 from typing import TYPE_CHECKING, Any, Final
 
@@ -196,16 +197,25 @@ def _plain_configs(spec: KernelSpec, stage: Stage) -> Iterator[Any]:
         case "quantize" | "silu_mul_quantize":
             for operand in operands_made(capability):
                 for layout in layouts_made(capability, operand)[-1:]:
-                    yield _PRODUCERS[spec.op](
-                        operand=operand,
-                        n=_width(capability, operand, 0),
-                        layout=layout,
-                        in_dtype=capability.in_dtypes[0],
+                    configs = (
+                        _config(
+                            _PRODUCERS[spec.op],
+                            operand=operand,
+                            n=_width(capability, operand, choice),
+                            layout=layout,
+                            in_dtype=capability.in_dtypes[0],
+                        )
+                        for choice in range(4)
                     )
+                    # whole blocks, or the first width that a veto leaves
+                    served = (c for c in configs if c and stage.verdict(spec, c).is_eligible)
+                    yield from islice(served, 1)
         case "inverse_rope_quantize" | "relayout":
             seen: set[str] = set()
             for case, _ in derived(spec, stage):
                 kind = str(case.config).partition(" padded")[0]
+                if not stage.verdict(spec, case.config).is_eligible:
+                    continue
                 if kind not in seen and len(seen) < _PLAIN_FEW:
                     seen.add(kind)
                     yield case.config

@@ -102,8 +102,11 @@ def _answer(cell: Cell, stage: Stage) -> Outcome:
         outcome = check.run(cell, stage)
         if stage.device.is_cuda and stage.device.is_present:
             torch.cuda.synchronize(stage.home)
-    # a plugin's code ran: it may raise anything, even SystemExit, and must cost this cell only
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except KeyboardInterrupt:
+        raise  # the user's
+    # a plugin's code ran: it may raise anything and must cost this cell only. Not every exception
+    # is an Exception: SystemExit is none, nor is pytest's skip, which would make the cell green.
+    except BaseException as error:  # noqa: BLE001
         failure = classify(error)
         if failure is Failure.POISONED:
             stage.lost = cell.id

@@ -86,6 +86,7 @@ class Stage:
     _verdicts: dict[tuple[str, LayerConfig], Verdict] = field(default_factory=dict)
     _weights: OrderedDict[Any, LinearWeights] = field(default_factory=OrderedDict)
     _bound: OrderedDict[Any, tuple[Any, Callable[..., Any]]] = field(default_factory=OrderedDict)
+    _elsewhere: dict[DeviceProfile, Stage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Ask what blocks the kernels here; a quarantined one is looked at like any other."""
@@ -154,6 +155,12 @@ class Stage:
             lambda: (None, kernel.bind(case.config, self.device)),
         )[1]
         return Trial(spec, case, case.config, call, run)
+
+    def on(self, device: DeviceProfile) -> Stage:
+        """Give the same registry on another device, where selection can be asked."""
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Stage(self.registry, device, self.seed)
+        return self._elsewhere[device]
 
     def any_config(self, spec: KernelSpec) -> LayerConfig:
         """Give a config of the kernel's op, served or not."""

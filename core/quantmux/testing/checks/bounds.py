@@ -7,11 +7,13 @@ reason says nothing about the bound.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.capability.rejection import RejectionCode
 from quantmux.testing.answers import agrees, fails, judged, not_here, refused
 from quantmux.testing.cell import Cell, Outcome, Verdict
+from quantmux.testing.derive import plain_cases
 from quantmux.testing.edges import arch_fits, edges
 
 if TYPE_CHECKING:
@@ -72,7 +74,10 @@ def run(cell: Cell, stage: Stage) -> Outcome:
 def _arch(spec: KernelSpec, stage: Stage, name: str) -> Outcome:
     profile = stage.registry.profiles()[name]
     fits = any(arch_fits(str(arch), str(profile.arch)) for arch in spec.capability.arch)
-    config = stage.any_config(spec)
+    # a veto is asked only about what the data declares; without one such config it cannot speak
+    bare = replace(spec, veto=None)
+    declared = plain_cases(bare, stage.on(profile), (8,))
+    config = declared[0][0].config if declared else stage.any_config(spec)
     reasons = stage.verdict_on(spec, config, profile).rejections
     refusals = [r for r in reasons if r.code is RejectionCode.ARCH]
     if fits and refusals:
