@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import safetensors.torch
 
+from quantmux.ops.layouts import as_bits
 from quantmux.ops.quantized import LinearWeights
-from quantmux.testing.answers import agrees, fails, logical_bytes, refused
-from quantmux.testing.cell import Cell
+from quantmux.ops.spec import Call
+from quantmux.testing.answers import agrees, compared, fails, logical_bytes, refused
+from quantmux.testing.cell import Cell, Verdict
 from quantmux.testing.derive import derived, labelled, plain_cases
 
 if TYPE_CHECKING:
@@ -76,7 +79,28 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     problem = _same("a call changed the prepared weights", form, _described(first)) or _same(
         "a call changed the checkpoint's tensors", before, _bits(weights.named())
     )
-    return fails(problem, "mutates") if problem else agrees()
+    if problem:
+        return fails(problem, "mutates")
+    return _other_weights(cell, stage)
+
+
+def _other_weights(cell: Cell, stage: Stage) -> Outcome:
+    """Prepare another layer of the same shape: what is kept by shape would serve it wrongly."""
+    spec, case = stage.spec(cell.kernel), cell.case
+    if case is None:
+        raise ValueError(f"{cell.id} has no case")
+    trial = stage.trial(spec, case, **dict(cell.detail))
+    x, weights = trial.call.args
+    data = as_bits(weights.data).roll(1, dims=0).view(weights.data.dtype)
+    other = replace(weights, data=data)
+    kernel = stage.registry.load_kernel(spec.id)
+    prepared = kernel.prepare(other, case.config, stage.device)
+    run_ = kernel.bind(case.config, prepared, stage.device)
+    trial = replace(trial, call=Call((x, other)), run=run_, prepared=prepared)
+    outcome = compared(trial, trial())
+    if outcome.verdict is Verdict.FAILS:
+        return fails(f"another layer of the same shape: {outcome.reason}", "prepare")
+    return agrees(outcome.error)
 
 
 def _form_problem(prepared: PreparedWeights, spec: KernelSpec, config: LinearConfig) -> str:
