@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from quantmux.capability.evidence import Evidence, EvidenceLevel
@@ -50,9 +51,8 @@ def read_ledger(registry: Registry, device: DeviceProfile, user_folder: Path | N
         device: Of this machine, or a named profile: then versions are not compared.
         user_folder: Folder that holds the user's ``evidence``; None reads what plugins ship.
     """
-    is_here = device.is_present or device.arch.vendor == "cpu"
     kernels = {spec.id: spec for spec in registry.kernels}
-    found: dict[str, Evidence] = {}
+    found: dict[str, list[EvidenceRow]] = {}
     problems: list[str] = []
     unknown: list[str] = []
     for owners, folder in _folders(registry, user_folder):
@@ -70,10 +70,43 @@ def read_ledger(registry: Registry, device: DeviceProfile, user_folder: Path | N
             if spec is None:
                 unknown.append(f"{file}: {row.kernel} is no kernel that is registered")
                 continue
-            evidence = _evidence(row, spec, registry.folder(spec.backend), is_here=is_here)
-            known = found.get(spec.id)
-            found[spec.id] = evidence if known is None else _stronger(known, evidence)
-    return Ledger(found, tuple(problems), tuple(unknown))
+            found.setdefault(row.kernel, []).append(row)
+    is_here = device.is_present or device.arch.vendor == "cpu"
+
+    def judge(kernel: str) -> Evidence:
+        spec = kernels[kernel]
+        folder = registry.folder(spec.backend)
+        judged = (_evidence(row, spec, folder, is_here=is_here) for row in found[kernel])
+        return reduce(_stronger, judged)
+
+    return Ledger(_Judged(found, judge), tuple(problems), tuple(unknown))
+
+
+class _Judged(Mapping[str, Evidence]):
+    """Evidence per kernel, judged when it is first asked for.
+
+    Digests read every source of a kernel; a selection that demands no evidence shall not wait for
+    those of all kernels.
+    """
+
+    def __init__(self, rows: Mapping[str, object], judge: Callable[[str], Evidence]) -> None:
+        self._rows = rows
+        self._judge = judge
+        self._known: dict[str, Evidence] = {}
+
+    def __getitem__(self, kernel: str) -> Evidence:
+        found = self._known.get(kernel)
+        if found is None:
+            if kernel not in self._rows:
+                raise KeyError(kernel)
+            found = self._known[kernel] = self._judge(kernel)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def _folders(registry: Registry, user: Path | None) -> list[tuple[set[str], Path]]:

@@ -38,7 +38,8 @@ def record_evidence(rows: Iterable[EvidenceRow], device_name: str, folder: Path)
     - ``measured`` without cases raises a row that is ``verified`` under the same releases; where
       there is none it is dropped, since a time proves no number;
     - ``verified`` leaves a row ``measured`` that is, under the same releases;
-    - a smaller run under the same releases does not wipe out a failure.
+    - a smaller run under the same releases, of fewer cases than had not failed, does not wipe out a
+      failure.
 
     What was not to be trusted is kept as ``<device>.json.bad-<n>``.
 
@@ -123,7 +124,7 @@ def _merge(old: EvidenceRow | None, new: EvidenceRow) -> EvidenceRow | None:
         return _with_archs(old, new)
     if not _same_releases(old, new):
         return new
-    if old.failed and not new.failed and new.total < old.total:
+    if old.failed and not new.failed and new.total < old.cases + old.refused:
         _log.warning(
             "%s keeps its failure (%d of %d cases): %d cases are too few to lift it",
             old.kernel,

@@ -306,6 +306,23 @@ def test_a_file_is_parsed_once_for_each_of_its_states(registry, user, row, monke
     assert parsed == ["h200", "h200"]
 
 
+def test_digests_are_asked_for_only_where_evidence_is(registry, user, row, monkeypatch):
+    from quantmux.registry import ledger
+
+    record_evidence([row(), row("zeta/one")], "h200", user / "evidence")
+    asked = []
+
+    def counting(spec, folder):
+        asked.append(spec.id)
+        return kernel_digest(spec, folder)
+
+    monkeypatch.setattr(ledger, "kernel_digest", counting)
+    found = read_ledger(registry, H200, user).evidence
+    assert (asked, len(found), found.get("acme/two")) == ([], 2, None)
+    assert found["zeta/one"] is found["zeta/one"]
+    assert asked == ["zeta/one"]
+
+
 def test_a_device_name_leads_out_of_no_folder(registry, tmp_path, row):
     outside = tmp_path / "user" / "secret.json"
     record_evidence([row()], "secret", outside.parent)
