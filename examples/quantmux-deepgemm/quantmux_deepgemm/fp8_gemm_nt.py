@@ -27,7 +27,7 @@ class Fp8GemmNt:
     def prepare(
         self, weights: qm.LinearWeights, config: qm.LinearConfig, device: qm.DeviceProfile
     ) -> qm.PreparedWeights:
-        """Share the canonical tensors: codes [N, K], fp32 scales [ceil(N/128), K/128]."""
+        """Share the canonical tensors: codes [N, K], fp32 scales [ceil(N/128), ceil(K/128)]."""
         if device.is_present and weights.data.device.type != "cuda":
             weights = weights.to(device.torch_name)
         tensors = {name: tensor.contiguous() for name, tensor in weights.named().items()}
@@ -69,7 +69,7 @@ class Fp8GemmNt:
         gemm, device = fp8_gemm_nt(), torch.device("cuda", torch.cuda.current_device())
         n, k = config.n, config.k
         data = torch.zeros((n, k), dtype=torch.float8_e4m3fn, device=device)
-        scales = torch.zeros((-(-n // 128), k // 128), dtype=torch.float32, device=device)
+        scales = torch.zeros((-(-n // 128), -(-k // 128)), dtype=torch.float32, device=device)
         layout = qm.Layout(scales="col_major_aligned4", padded_n=k)
         for m in ms:
             if m == 0:

@@ -61,8 +61,10 @@ def quantmux_kernels() -> Iterable[qm.KernelSpec]:
                 # the library has sm100 kernels too, of other scale layouts: not tried, not offered
                 arch="90a",
                 schemes=(_FP8_BLOCK128,),
-                align_n=64,
-                align_k=128,
+                # n % 8: a trap in the device code. k % 16: rows of both matrices, for the TMA unit.
+                # Partial blocks of 128 are right too (48 shapes, and the suite, on an H200).
+                align_n=8,
+                align_k=16,
                 out_dtypes=("bf16",),
                 # every block of 128 products is added up in fp32 outside the tensor core
                 accumulations=("fast", "exact"),
@@ -81,20 +83,20 @@ def quantmux_kernels() -> Iterable[qm.KernelSpec]:
 @qm.hookimpl
 def quantmux_probe(device: qm.DeviceProfile) -> qm.BackendStatus:
     # asks metadata and looks for files; a probe must not import the library
+    if not device.is_cuda:
+        reason = f"DeepGEMM runs on NVIDIA GPUs, the device is {device.name}"
+        return qm.BackendStatus("unavailable", (reason,))
     missing = qm.needs_rejections(NEEDS)
     reasons = [f"{r.field}: needs {r.required}, found {r.actual}" for r in missing]
     hints = [r.hint for r in missing if r.hint]
-    if not device.is_cuda:
-        reasons.append(f"DeepGEMM runs on NVIDIA GPUs, the device is {device.name}")
     found = find_libraries()
-    if device.is_cuda and device.is_present:
-        lost = [name for name, path in found.items() if path is None]
-        reasons += [f"{name}: not found" for name in lost]
-        hints += [MISSING_HINT] if lost else []
-    details = {name: str(path) for name, path in found.items() if path is not None}
+    lost = [f"{name}: not found" for name, path in found.items() if path is None]
+    if device.is_present and lost:
+        reasons += lost
+        hints.append(MISSING_HINT)
     return qm.BackendStatus(
         state="unavailable" if reasons else "ok",
         reasons=tuple(reasons),
         hint=hints[0] if hints else None,
-        details=details,
+        details={name: str(path) for name, path in found.items() if path is not None},
     )

@@ -8,6 +8,7 @@ from quantmux_deepgemm.plugin import quantmux_kernels
 import quantmux as qm
 
 H200 = qm.device("h200")
+SHAPES = [(1, 64, 128), (3, 192, 256), (4, 320, 384), (33, 64, 640), (5, 8, 16), (9, 200, 1376)]
 
 
 def inputs(config, m, seed=0):
@@ -22,7 +23,7 @@ def inputs(config, m, seed=0):
     )
     x = torch.randn(m, config.k, generator=generator, dtype=torch.float32).to(torch.bfloat16)
     codes = torch.randn(config.n, config.k, generator=generator).to(torch.float8_e4m3fn)
-    grid = (-(-config.n // 128), config.k // 128)
+    grid = (-(-config.n // 128), -(-config.k // 128))
     scales = torch.rand(grid, generator=generator) + 0.5
     if config.scheme.name.startswith("fp8_block128_pow2"):
         scales = torch.exp2(torch.randint(-3, 3, grid, generator=generator).to(torch.float32))
@@ -39,7 +40,8 @@ def product(q, weights):
 
 @pytest.mark.parametrize("scheme", ["fp8_block128", "fp8_block128_pow2", "fp8_block128+exact"])
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 64, 128), (3, 192, 256), (4, 320, 384), (33, 64, 640)]
+    ("m", "n", "k"),
+    [(1, 64, 128), (3, 192, 256), (4, 320, 384), (33, 64, 640), (5, 8, 16), (9, 200, 1376)],
 )
 def test_gives_the_product_in_bf16(kernel, scheme, m, n, k):
     config = qm.LinearConfig(in_features=k, out_features=n, scheme=scheme)

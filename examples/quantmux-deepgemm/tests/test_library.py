@@ -76,4 +76,10 @@ def test_probe_names_every_library_that_is_missing(monkeypatch):
 
 def test_probe_says_that_a_cpu_is_not_its_device():
     status = plugin.quantmux_probe(qm.device("cpu"))
-    assert any("runs on NVIDIA GPUs" in reason for reason in status.reasons)
+    assert status.reasons == ("DeepGEMM runs on NVIDIA GPUs, the device is cpu",)
+
+
+def test_probe_names_every_package_that_is_missing(monkeypatch):
+    status = plugin.quantmux_probe(qm.device("h200"))
+    assert "sgl-deep-gemm: needs ==0.1.2, found not installed" in status.reasons
+    assert status.hint == "pip install 'sgl-deep-gemm==0.1.2'"
