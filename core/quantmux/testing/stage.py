@@ -15,6 +15,7 @@ from quantmux.dispatch.gather import gather
 from quantmux.dispatch.inventory import Inventory
 from quantmux.dispatch.join import input_of
 from quantmux.dispatch.tier import Tier
+from quantmux.ops.linear.spec import make_weights, make_x, with_input_scales
 from quantmux.ops.quantize.reference import quantize
 from quantmux.ops.quantized import DTYPES
 from quantmux.ops.spec import Call, Case, op_spec
@@ -173,16 +174,16 @@ class Stage:
 
     def _linear(self, spec: KernelSpec, case: Case, reads: int, bias: str, other: int) -> Trial:
         config: LinearConfig = case.config
-        key = _weights_key(case, bias)
-        x, made = op_spec("linear").inputs(case, self.home, self.seed + 1000 * other).args
-        if bias and made.bias is not None:
-            made = replace(made, bias=made.bias.to(DTYPES[bias]))
-        weights = made
-        if other:  # other contents of x, the weights that the case has
-            weights = (
-                self._weights.get(key) or self._linear(spec, case, reads, bias, 0).call.args[1]
-            )
-        weights = self._keep(self._weights, key, lambda: weights)
+        x = make_x(case, self.home, self.seed + 1000 * other)
+        made = self._keep(
+            self._weights, _weights_key(case), lambda: make_weights(case, self.home, self.seed)
+        )
+        # other contents of x meet the weights, and the static scales, that the case has
+        first = make_x(case, self.home, self.seed) if other else x
+        weights = with_input_scales(made, config, first)
+        if bias and weights.bias is not None:
+            weights = replace(weights, bias=weights.bias.to(DTYPES[bias]))
+        key = (*_bound_key(case), bias)
         kernel = self.registry.load_kernel(spec.id)
 
         def bind() -> tuple[Any, Callable[..., Any]]:
@@ -237,15 +238,20 @@ class Stage:
         return found
 
 
-def _weights_key(case: Case, bias: str) -> tuple[Any, ...]:
-    """Give what the weights of a case depend on; those of most cases are the config's."""
+def _weights_key(case: Case) -> tuple[Any, ...]:
+    """Give what weights without their input scales depend on."""
     config: LinearConfig = case.config
-    key: list[Any] = [config, bias]
-    if config.bias:
-        key += [case.kind == "large_bias", case.magnitude]
-    if config.scheme.needs_static_activation_scale:
-        key += [case.m, case.kind, case.magnitude]
-    return tuple(key)
+    if not config.bias:
+        return (config,)
+    return config, case.kind == "large_bias", case.magnitude
+
+
+def _bound_key(case: Case) -> tuple[Any, ...]:
+    """Give what a bound linear depends on: for most cases the config alone."""
+    key = _weights_key(case)
+    if case.config.scheme.needs_static_activation_scale:
+        key += (case.m, case.kind, case.magnitude)
+    return key
 
 
 def _holds(limit: Rejection, spec: KernelSpec, m: int) -> bool:

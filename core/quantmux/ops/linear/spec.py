@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from quantmux.ops.spec import Call, Case, OpSpec
 
 if TYPE_CHECKING:
     from quantmux.config import LinearConfig
+    from quantmux.ops.quantized import LinearWeights
 
 
 def empty_output(
@@ -57,33 +59,48 @@ def make_inputs(case: Case, device: torch.device | str, seed: int) -> Call:
     is found. Static activation scales come from x. A bias is as large as typical outputs, and
     100 times larger for the kind ``large_bias``.
     """
+    x = make_x(case, device, seed)
+    return Call((x, with_input_scales(make_weights(case, device, seed), case.config, x)))
+
+
+def make_x(case: Case, device: torch.device | str, seed: int) -> torch.Tensor:
+    """Give the plain x [M, K] of a case; see `make_inputs`."""
+    kind = "normal" if case.kind == "large_bias" else case.kind
+    config: LinearConfig = case.config
+    dtype, size = config.in_dtype, case.magnitude
+    return make_matrix(kind, case.m, config.k, dtype, magnitude=size, seed=seed, device=device)
+
+
+def make_weights(case: Case, device: torch.device | str, seed: int) -> LinearWeights:
+    """Give the canonical weights of a case without the scales that come from x.
+
+    They depend on the config, on the seed and, where there is a bias, on the size of that.
+    """
     from quantmux.ops.linear.weights import quantize_weight
 
     config: LinearConfig = case.config
-    kind = "normal" if case.kind == "large_bias" else case.kind
-    x = make_matrix(kind, case.m, config.k, config.in_dtype, magnitude=case.magnitude, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     weight = torch.randn(config.n, config.k, generator=generator) * config.k**-0.5
-    weight *= torch.exp2(torch.arange(config.n) % 3).unsqueeze(1)
     bias = None
     if config.bias:
         size = case.magnitude * (100.0 if case.kind == "large_bias" else 1.0)
-        bias = torch.randn(config.n, generator=generator) * size
-    peak = finite_amax(x.to(torch.float32)).clamp(min=2.0**-60)
+        bias = (torch.randn(config.n, generator=generator) * size).to(device)
+    # on the device: a product with a power of two and the quantization give the same bits there
+    weight = weight.to(device) * torch.exp2(torch.arange(config.n) % 3).unsqueeze(1).to(device)
+    return quantize_weight(weight, config.scheme, bias=bias)
+
+
+def with_input_scales(
+    weights: LinearWeights, config: LinearConfig, x: torch.Tensor
+) -> LinearWeights:
+    """Give weights with the static activation scales that x calls for, where there are any."""
     activation = config.scheme.activation
-    scale = global_scale = None
-    if activation is not None and not activation.dynamic:
-        scale = peak / activation.max_value
-    if activation is not None and activation.global_scale == "static":
-        global_scale = peak / NVFP4_GLOBAL_DENOMINATOR
-    weights = quantize_weight(
-        weight,
-        config.scheme,
-        bias=bias,
-        input_scale=scale,
-        input_global_scale=global_scale,
-    )
-    return Call((x.to(device), weights.to(device)))
+    if activation is None or not config.scheme.needs_static_activation_scale:
+        return weights
+    peak = finite_amax(x.to(torch.float32)).clamp(min=2.0**-60)
+    if activation.global_scale == "static":
+        return replace(weights, input_global_scale=peak / NVFP4_GLOBAL_DENOMINATOR)
+    return replace(weights, input_scale=peak / activation.max_value)
 
 
 def build_spec() -> OpSpec:
