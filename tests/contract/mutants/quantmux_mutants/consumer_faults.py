@@ -171,6 +171,29 @@ class _PreparedOnce(ChannelLinear):
         return super().prepare(weights, config, device)
 
 
+class _PreparedByShape(ChannelLinear):
+    """Keeps what it prepared by shape and scheme: the next layer of that shape gets it too."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Any, PreparedWeights] = {}
+
+    def prepare(self, weights: LinearWeights, config: Any, device: Any) -> PreparedWeights:
+        key = (config, None if weights.bias is None else weights.bias.data_ptr())
+        if key not in self.kept:
+            self.kept[key] = super().prepare(weights, config, device)
+        return self.kept[key]
+
+
+class _OutStrideIgnored(ChannelLinear):
+    """Stores rows N apart, whatever the stride of ``out``."""
+
+    def stored(self, y: torch.Tensor, config: LinearConfig, out: Any) -> torch.Tensor:
+        if out is None or not out.numel():
+            return super().stored(y, config, out)
+        out.as_strided(y.shape, (config.n, 1)).copy_(y.to(torch.float32))
+        return out
+
+
 class _PaddedN(ChannelLinear):
     """Takes the padded N for the logical one."""
 
@@ -359,3 +382,5 @@ weight_global_forgotten = _WeightGlobalForgotten()
 nibbles = _Nibbles()
 read_as_small_tiles = _ReadAsSmallTiles()
 padding_counts = _PaddingCounts()
+prepared_by_shape = _PreparedByShape()
+out_stride_ignored = _OutStrideIgnored()

@@ -128,6 +128,34 @@ class _RopeDirtyRows(InverseRope):
         stored[:, :, : columns.shape[2]] = columns
 
 
+class _VariantPerRows(InverseRope):
+    """Compiles for T = 1, for multiples of 16, and for the rest."""
+
+    def variant(self, config: Any, m: int) -> Any:
+        return config, m == 1, m % 16 == 0
+
+
+class _BuiltByCalls(InverseRope):
+    def warmup(self, config: Any, ms: Any) -> None:
+        """Leave it to the first call."""
+
+
+class _RelayoutKept(Relayout):
+    """Gives one buffer again and again."""
+
+    def bind(self, config: Any, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
+        right = super().bind(config, device)
+        kept: dict[int, QuantizedTensor] = {}
+
+        def run(q: QuantizedTensor, *, out: QuantizedTensor | None = None) -> QuantizedTensor:
+            if out is None and q.m in kept:
+                return right(q, out=kept[q.m])
+            made = right(q, out=out)
+            return kept.setdefault(q.m, made) if out is None else made
+
+        return run
+
+
 class _RelaidOnlyByName(Relayout):
     """Copies the bytes of the scales as they lie."""
 
@@ -175,3 +203,6 @@ rope_dirty_rows = _RopeDirtyRows()
 relaid_only_by_name = _RelaidOnlyByName()
 relayout_dirty = _RelayoutDirty()
 relayout_loses_global = _RelayoutLosesGlobal()
+variant_per_rows = _VariantPerRows()
+built_by_calls = _BuiltByCalls()
+relayout_kept = _RelayoutKept()

@@ -232,7 +232,23 @@ class Nvfp4Quantizer(RowQuantizer):
 
 
 class InverseRope(RowQuantizer):
-    """o [T, H, D]: the last columns rotated back, then groups with power-of-two scales."""
+    """o [T, H, D]: the last columns rotated back, then groups with power-of-two scales.
+
+    It plays a compiled kernel: one variant for a config, which the warmup builds.
+    """
+
+    def __init__(self) -> None:
+        self.built: set[Any] = set()
+
+    def compiled_variants(self) -> int:
+        return len(self.built)
+
+    def warmup(self, config: Any, ms: Sequence[int]) -> None:
+        self.built |= {self.variant(config, m) for m in ms}
+
+    def variant(self, config: Any, m: int) -> Any:
+        del m
+        return config
 
     def bind(self, config: Any, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
         del device
@@ -254,6 +270,7 @@ class InverseRope(RowQuantizer):
         from quantmux.ops.spec import op_spec
 
         t, operand = o.shape[0], config.operand
+        self.built.add(self.variant(config, t))
         if out is None:
             like = op_spec(config.op).fake(config, t)
             data, scales = (

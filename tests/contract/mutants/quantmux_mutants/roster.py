@@ -31,7 +31,7 @@ class Twin:
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mutant:
     """A twin with one fault.
 
@@ -226,7 +226,7 @@ TWINS: Final = (
     ),
 )
 
-_TO_H100: Final = {"arch": ("cpu", "90a")}
+_GPUS_TOO: Final = {"arch": ("cpu", "80+")}
 
 MUTANTS: Final = (
     Mutant("group", "all_zeros", "every byte of the result is zero"),
@@ -260,6 +260,7 @@ MUTANTS: Final = (
     Mutant("group", "nan_codes", "what is beyond 448 becomes NaN, not 448"),
     Mutant("group", "overrun", "writes 16 bytes beyond its data"),
     Mutant("group", "input_changed", "clamps the caller's x in place", "repeat"),
+    Mutant("group", "strides_ignored", "takes x to be contiguous", "strides"),
     Mutant(
         "group",
         "too_many_rows",
@@ -271,9 +272,9 @@ MUTANTS: Final = (
     Mutant(
         "group",
         "vetoed_arch",
-        "declares 9.0, which its veto refuses",
+        "declares 80+, and its veto refuses every GPU",
         "bounds",
-        changes=_TO_H100,
+        changes=_GPUS_TOO,
         spec={"veto": vetoes.no_gpu},
         code="",
     ),
@@ -281,16 +282,7 @@ MUTANTS: Final = (
         "group",
         "raising_veto",
         "its veto raises for widths that it declares",
-        "bounds",
         spec={"veto": vetoes.raises_for_odd_groups},
-        code="",
-    ),
-    Mutant(
-        "group",
-        "loose_alignment",
-        "declares any width, and its veto refuses those off 256 as misaligned",
-        "bounds",
-        spec={"veto": vetoes.refuses_off_256},
         code="",
     ),
     Mutant(
@@ -330,6 +322,14 @@ MUTANTS: Final = (
     Mutant("rope", "rope_first_columns", "rotates the first columns of a head"),
     Mutant("rope", "rope_in_bf16", "rounds to bf16 between rotation and quantization"),
     Mutant("rope", "rope_dirty_rows", "rows T … R4(T) of the scales are not written"),
+    Mutant(
+        "rope",
+        "variant_per_rows",
+        "compiles for T = 1, for multiples of 16, and for the rest",
+        "variants",
+    ),
+    Mutant("rope", "built_by_calls", "its warmup builds nothing", "variants"),
+    Mutant("relayout", "relayout_kept", "gives the same buffer in every call", "repeat"),
     Mutant("relayout", "relaid_only_by_name", "copies the scales as they lie, under a new name"),
     Mutant("relayout", "relayout_dirty", "padding of the tiles is not written"),
     Mutant("relayout", "relayout_loses_global", "the global scale becomes 1"),
@@ -348,6 +348,13 @@ MUTANTS: Final = (
     Mutant("channel", "eight_rows_wrong", "right only where M is a multiple of 8"),
     Mutant("channel", "prepared_in_place", "preparing changes the checkpoint's scales", "prepare"),
     Mutant("channel", "prepared_once", "preparing twice gives other scales", "prepare"),
+    Mutant(
+        "channel",
+        "prepared_by_shape",
+        "a second layer of one shape gets the first one's weights",
+        "prepare",
+    ),
+    Mutant("channel", "out_stride_ignored", "stores rows N apart, whatever the stride of `out`"),
     Mutant("channel", "padded_n", "takes padded N and K for the logical ones", "prepare"),
     Mutant("channel", "restores_padded", "restore() gives padded codes", "prepare"),
     Mutant(
@@ -370,9 +377,16 @@ MUTANTS: Final = (
     Mutant("channel", "padding_counts", "adds up the padding of K"),
     Mutant("block", "grid_transposed", "reads the grid of weight scales transposed"),
     Mutant("block", "row_major_read", "reads column-major scales of x as rows"),
-    Mutant("inside", "placeholder", "reads an activation scale that nobody wrote"),
+    Mutant(
+        "inside", "placeholder", "reads an activation scale that nobody wrote", "poisoned_scales"
+    ),
     Mutant("inside", "activation_kept", "leaves x in 16 bit, where the scheme quantizes it"),
-    Mutant("weight_only", "placeholder_weight_only", "multiplies by a scale that nobody wrote"),
+    Mutant(
+        "weight_only",
+        "placeholder_weight_only",
+        "multiplies by a scale that nobody wrote",
+        "poisoned_scales",
+    ),
     Mutant("int8", "short_sum", "adds up in 16 bit"),
     Mutant("nvfp4_linear", "alpha_forgotten", "both global scales are left out"),
     Mutant("nvfp4_linear", "weight_global_forgotten", "the weight's global scale is left out"),

@@ -22,10 +22,3 @@ def raises_for_odd_groups(config: LayerConfig, device: DeviceProfile) -> Rejecti
     if config.n // 128 % 2:
         raise ValueError(f"{config.n} columns are an odd number of groups")
     return None
-
-
-def refuses_off_256(config: LayerConfig, device: DeviceProfile) -> Rejection | None:
-    del device
-    if config.n % 256 == 0:
-        return None
-    return Rejection(RejectionCode.ALIGN_K, "n", "a multiple of 256", str(config.n))
