@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from quantmux.cli._render import device_line, err, heading, out, table
+from quantmux.cli._render import device_line, err, heading, out, state_text, table
 from quantmux.testing.cell import Verdict
 from quantmux.testing.sweep_result import repeat_command
 
@@ -26,14 +26,19 @@ _EVERY: Final = 15.0
 
 
 class SweepProgress:
-    """A bar on a terminal, else a line now and then; on stderr. A context."""
+    """A bar on a terminal, else a line now and then; on stderr. A context.
 
-    def __init__(self) -> None:
+    Args:
+        verb: What the lines begin with.
+    """
+
+    def __init__(self, verb: str = "sweep") -> None:
+        self._verb = verb
         self._console = err()
         self._total = self._done = self._failed = 0
         self._told = time.monotonic()
         self._bar = Progress(
-            TextColumn("sweep"),
+            TextColumn(verb),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -62,7 +67,7 @@ class SweepProgress:
         self._bar.update(self._task, total=total, completed=kept)
         if not self._console.is_terminal:
             before = f", {kept} of them answered before" if kept else ""
-            self._console.print(f"sweep: {total} cells{before}")
+            self._console.print(f"{self._verb}: {total} cells{before}")
 
     def answer(self, cell: Cell, outcome: Outcome) -> None:
         """Take one answer."""
@@ -74,7 +79,8 @@ class SweepProgress:
         if not self._console.is_terminal and now - self._told > _EVERY:
             self._told = now
             self._console.print(
-                f"sweep: {self._done} of {self._total}, {failed}at {cell.kernel}", soft_wrap=True
+                f"{self._verb}: {self._done} of {self._total}, {failed}at {cell.kernel}",
+                soft_wrap=True,
             )
 
 
@@ -87,7 +93,7 @@ def show_sweep(result: SweepResult, recorded: Recorded | None) -> None:
     _failures(console, result)
     _not_asked(console, result)
     if recorded is not None:
-        _recorded(console, recorded)
+        show_recorded(console, recorded)
     for note in result.notes:
         console.print(f"\nnote: {note}", soft_wrap=True)
     console.print(Text(f"\n{_last_line(result)}", style="bold"), soft_wrap=True)
@@ -127,24 +133,34 @@ def _failures(console: Console, result: SweepResult) -> None:
 
 def _not_asked(console: Console, result: SweepResult) -> None:
     asked = {cell.kernel.partition("/")[0] for cell in result.cells}
+    rows = table("  backend", "state", ("why", "fold"))
     for record in result.registry.plugins_on(result.device):
         failed = record in result.failed_plugins
-        if record.name in asked and not failed:
-            continue
-        if not failed and record.kernels:
-            continue  # it has kernels, which were not selected
-        why = "; ".join(record.reasons) or "it registers no kernel"
-        text = f"\nnot asked: {record.name} ({record.state}): {why}"
-        console.print(Text(text, style="bold red" if failed else "yellow"), soft_wrap=True)
+        # one that has kernels and is not among those asked was not selected
+        if failed or (record.name not in asked and not record.kernels):
+            why = "\n".join(record.reasons) or "it registers no kernel"
+            rows.add_row(f"  {record.name}", state_text(record.state), why)
+    if rows.row_count:
+        console.print(heading("not asked"))
+        console.print(rows)
 
 
-def _recorded(console: Console, recorded: Recorded) -> None:
+def show_recorded(console: Console, recorded: Recorded) -> None:
+    """Print which files were written, and of which kernels nothing was."""
     if recorded.files or recorded.left_out:
         console.print(heading("recorded"))
     for file, kernels in recorded.files.items():
-        console.print(f"  {file}: {len(kernels)} kernels", soft_wrap=True)
+        console.print(f"  {file}: {count(len(kernels), 'kernel')}", soft_wrap=True)
+    alike: dict[str, list[str]] = {}
     for kernel, why in recorded.left_out.items():
-        console.print(f"  not {kernel}: {why}", soft_wrap=True)
+        alike.setdefault(why, []).append(kernel)
+    for why, names in alike.items():
+        console.print(f"  left out, {why}: {' '.join(names)}", soft_wrap=True)
+
+
+def count(number: int, word: str) -> str:
+    """Give a number of things."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _last_line(result: SweepResult) -> str:

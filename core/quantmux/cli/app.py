@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from quantmux._version import __version__
+from quantmux.cli.build import build
 from quantmux.cli.convert import convert
 from quantmux.cli.doctor import doctor
 from quantmux.cli.explain import explain
@@ -47,5 +48,5 @@ def _program(
     del version, debug
 
 
-for _verb in (doctor, plugins, matrix, explain, plan, convert, run, sweep):
+for _verb in (doctor, plugins, matrix, explain, plan, convert, run, sweep, build):
     app.command()(_verb)

@@ -57,6 +57,15 @@ def sweep(
         float | None,
         typer.Option("--memory", metavar="GIB", help="Memory one worker may hold."),
     ] = None,
+    give_up: Annotated[
+        int,
+        typer.Option(
+            "--give-up",
+            metavar="N",
+            min=0,
+            help="After N cells of a kernel that crashed or hung, fail its others unrun; 0: never.",
+        ),
+    ] = 3,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="Where the journal lies.")
     ] = None,
@@ -120,6 +129,7 @@ def sweep(
             jobs=jobs,
             timeout=timeout,
             memory_gib=memory,
+            give_up=give_up,
             out=out,
             resume=resume,
             seed=seed,

@@ -108,6 +108,7 @@ def sweep(
     jobs: int | None = None,
     timeout: float = 120.0,
     memory_gib: float | None = None,
+    give_up: int = 3,
     out: Path | None = None,
     resume: bool | None = None,
     seed: int = 0,
@@ -127,6 +128,8 @@ def sweep(
         jobs: Number of workers; None is one per GPU, or fit for the CPU.
         timeout: Seconds one cell may take; ten times that where it compiles.
         memory_gib: Memory one worker may hold, GiB; None is its share of the machine's.
+        give_up: After so many cells of a kernel that took their process along, its other cells
+            fail without being run; 0 is never.
         out: Folder of the journal; None is ``sweeps/<device>`` in the user's folder.
         resume: True goes on from the journal and refuses another one's, False asks everything
             anew, None takes what fits.
@@ -150,7 +153,7 @@ def sweep(
     stamps = {kernel: stamp_of(registry, kernel) for kernel in {cell.kernel for cell in cells}}
     folder = out or user_folder() / "sweeps" / profile.name
     slots = _slots(profile, jobs, only=isinstance(device, str) and ":" in device)
-    options = PoolOptions(slots, timeout, memory_limit(len(slots), memory_gib))
+    options = PoolOptions(slots, timeout, memory_limit(len(slots), memory_gib), give_up)
     hello = {
         "path": sys.path,
         "policy": None if plugins.policy is None else str(plugins.policy),

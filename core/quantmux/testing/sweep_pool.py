@@ -28,6 +28,7 @@ CRASH: Final = "crash"
 TIMEOUT: Final = "timeout"
 MEMORY: Final = "memory"
 CHANNEL: Final = "channel"
+GIVEN_UP: Final = "given_up"
 
 START_TIMEOUT: Final = 300.0
 """Seconds a worker may take to import the plugins."""
@@ -50,11 +51,14 @@ class PoolOptions:
         slots: Environment of each worker, over this process's own; one per worker.
         timeout: Seconds one cell may take.
         memory: Bytes one worker may hold; None is no limit.
+        give_up: After so many cells of a kernel that took their process along, its other cells
+            fail without being run: a kernel that always hangs would cost hours. 0 is never.
     """
 
     slots: tuple[Mapping[str, str], ...]
     timeout: float = 120.0
     memory: int | None = None
+    give_up: int = 3
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class Pool:
     _chunks: deque[tuple[Cell, ...]] = field(default_factory=deque)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _deaths: int = 0
+    _fatal: dict[str, list[str]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self
@@ -162,6 +167,7 @@ class Pool:
                 yield cell, outcome
                 if outcome.code == POISONED:
                     self._replace(worker)
+                    yield from self._took_along(cell)
                     return
 
     def _watch(self, worker: WorkerProcess) -> Iterator[tuple[Cell, Outcome]]:
@@ -205,6 +211,7 @@ class Pool:
         if cell is not None:
             self._replace(worker)
             yield cell, Outcome(Verdict.FAILS, reason, code, seconds=seconds)
+            yield from self._took_along(cell)
             return
         # no cell is to blame: tried again, but not for ever
         self._deaths += 1
@@ -220,6 +227,19 @@ class Pool:
             )
         if is_ready:
             self.notes.append(f"a worker ended between two cells, after {answered}: {reason}")
+
+    def _took_along(self, cell: Cell) -> Iterator[tuple[Cell, Outcome]]:
+        """Count a cell that ended its process; answer for the rest of its kernel when it is due."""
+        fatal = self._fatal.setdefault(cell.kernel, [])
+        fatal.append(f"{cell.check}[{cell.label}]")
+        if not self.options.give_up or len(fatal) < self.options.give_up:
+            return
+        rest = [chunk for chunk in self._chunks if chunk[0].kernel == cell.kernel]
+        self._chunks = deque(c for c in self._chunks if c[0].kernel != cell.kernel)
+        reason = f"not run: {len(fatal)} cells of it took their process along, {fatal[0]} first"
+        for chunk in rest:
+            for other in chunk:
+                yield other, Outcome(Verdict.FAILS, reason, GIVEN_UP)
 
     def _replace(self, worker: WorkerProcess) -> None:
         """End a worker and put back what it has not begun."""

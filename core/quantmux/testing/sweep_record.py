@@ -48,16 +48,22 @@ def record_sweep(result: SweepResult, where: str = USER) -> Recorded:
         ConfigError: A plugin's package has no folder that could hold evidence.
         QuantmuxError: A file cannot be written.
     """
-    results = result.results
-    files: dict[Path, tuple[str, ...]] = {}
     # compiled first: what was run says more of the same kernel on the same device
-    for device, compiled in compiled_rows(results, result.registry).items():
-        _write(compiled, device, where, result.registry, files)
+    files = dict(record_compiled(result, where).files)
+    results = result.results
     rows = evidence_rows(results, result.registry, result.device)
     _write(rows, result.device.name, where, result.registry, files)
     left_out = unrecorded(results, result.registry, result.device)
     recorded = {kernel for kernels in files.values() for kernel in kernels}
     return Recorded(files, {k: why for k, why in left_out.items() if k not in recorded})
+
+
+def record_compiled(result: SweepResult, where: str = USER) -> Recorded:
+    """Record what was compiled for which named GPU; see `record_sweep`."""
+    files: dict[Path, tuple[str, ...]] = {}
+    for device, compiled in compiled_rows(result.results, result.registry).items():
+        _write(compiled, device, where, result.registry, files)
+    return Recorded(files, {})
 
 
 def _write(

@@ -110,6 +110,15 @@ def _runs(pid):
     return state != "Z"
 
 
+def test_a_worker_that_hangs_does_not_outlive_a_sweep_that_was_killed(fake):
+    process = started(fake, "agrees hangs", answers=3)
+    time.sleep(0.3)  # the cells that hang have begun
+    process.kill()
+    process.communicate()
+    _wait_for_workers(fake)
+    assert any("::hangs[hangs 0]" in name for name in fake.runs())
+
+
 def test_killing_a_worker_costs_the_cell_it_was_at_and_no_other(fake, monkeypatch):
     monkeypatch.setenv("TEST_CELLS", "10")
     process = started(fake, "slow", answers=4)

@@ -80,6 +80,18 @@ def test_a_cell_that_takes_all_memory_is_ended(fake):
     assert len(result.results) == 6
 
 
+def test_a_kernel_that_always_crashes_is_given_up_and_no_other(fake, monkeypatch):
+    monkeypatch.setenv("TEST_ALWAYS", "acme/one")
+    monkeypatch.setenv("TEST_CELLS", "8")
+    result = fake.sweep("exits", give_up=3)
+    one = [o for c, o in result.results if c.kernel == "acme/one"]
+    assert [o.code for o in one] == ["crash"] * 3 + ["given_up"] * 5
+    assert "not run: 3 cells of it took their process along, exits[exits 0] first" in one[-1].reason
+    assert sum(o.verdict is Verdict.AGREES for _, o in result.results) == 7
+    assert fake.sweep("exits", give_up=0, resume=False).counts[Verdict.FAILS] == 9
+    assert {c for n, c in fake.runs().items() if "one::" in n} == {1, 2}
+
+
 def test_what_a_kernel_prints_disturbs_nothing(fake):
     result = fake.sweep("prints agrees")
     assert result.counts == {Verdict.AGREES: 12}

@@ -148,7 +148,7 @@ def run_cell(cell, registry, device, *, seed=0):
         log.write(f"{cell.id}\t{os.getpid()}\n")
     # of the cells of a check the first one does it, the others agree
     does = CHECKS[cell.check] if cell.label.endswith(" 0") else CHECKS["agrees"]
-    if cell.check in ("slow", "compiles", "prints"):
+    if cell.check in ("slow", "compiles", "prints") or cell.kernel == os.environ.get("TEST_ALWAYS"):
         does = CHECKS[cell.check]
     return does()
 
