@@ -56,15 +56,18 @@ class LinearScaledMmCpu:
                 require_output(out, m, n, dtype, q.data.device)
             if m == 0:
                 return q.data.new_empty((0, n), dtype=dtype) if out is None else out
-            return scaled_mm(
+            # torch writes into the storage of a strided out as if its rows were contiguous
+            target = out if out is None or out.is_contiguous() else None
+            y = scaled_mm(
                 q.data,
                 weight_t,
                 scale_a=q.scales,
                 scale_b=scale_b,
                 bias=bias,
                 out_dtype=dtype,
-                out=out,
+                out=target,
             )
+            return y if out is target else out.copy_(y)
 
         return run
 

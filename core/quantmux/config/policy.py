@@ -29,6 +29,7 @@ OnFallback = Literal["error", "warn", "silent"]
 AllowLossy = Literal["forbid", "warn", "allow"]
 KeepCanonical = Literal["auto", "cpu", "never"]
 RequiredEvidence = Literal["declared", "compiled", "verified", "measured"]
+SelfCheck = Literal["first_use", "never"]
 
 STAGES: Final = ("load", "select", "build", "run")
 _OPS: Final = ("linear", "quantize", "silu_mul_quantize", "inverse_rope_quantize", "relayout")
@@ -135,6 +136,7 @@ class _Choices(Partial):
     keep_canonical: KeepCanonical = "auto"
     weight_copies: StrictInt = Field(default=1, ge=1, le=8)
     require_evidence: RequiredEvidence = "declared"
+    self_check: SelfCheck = "first_use"
     fallback: FallbackPolicy = FallbackPolicy()
 
     @field_validator("order", "deny", mode="before")
@@ -234,6 +236,8 @@ class Policy(_Choices):
             beside the prepared ones, ``cpu`` in host memory, ``never`` nowhere.
         weight_copies: Prepared forms of one weight that may be held at once.
         require_evidence: The least evidence a kernel must have on the device.
+        self_check: Whether a kernel without evidence on the device is compared with the reference
+            when it is first bound there: ``first_use`` or ``never``.
         fallback: What a fallback does, per stage.
         plugins: Settings of each plugin; read when plugins are loaded.
         rules: Settings for some layers only; the first that matches wins.

@@ -27,6 +27,7 @@ from quantmux.config.policy import (
     Policy,
     RequiredEvidence,
     Rule,
+    SelfCheck,
 )
 from quantmux.config.policy_file import LoadedPolicy, Where
 from quantmux.errors import ConfigError
@@ -56,6 +57,7 @@ class Settings:
     keep_canonical: KeepCanonical = "auto"
     weight_copies: int = 1
     require_evidence: RequiredEvidence = "declared"
+    self_check: SelfCheck = "first_use"
     fallback: FallbackPolicy = field(default_factory=FallbackPolicy)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 

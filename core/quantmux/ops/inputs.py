@@ -61,43 +61,52 @@ def static_global_scale(magnitude: float, device: torch.device | str) -> torch.T
     return torch.tensor([2.5 * magnitude / 2688.0], dtype=torch.float32, device=device)
 
 
+def _randn(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    # device and dtype are named: a program may have set other defaults
+    return torch.randn(m, n, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def _rand(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(m, n, generator=generator, dtype=torch.float32, device="cpu")
+
+
 def _normal(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(m, n, generator=generator)
+    return _randn(m, n, generator)
 
 
 def _positive(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(m, n, generator=generator)
+    return _rand(m, n, generator)
 
 
 def _zeros(m: int, n: int, _: torch.Generator) -> torch.Tensor:
-    return torch.zeros(m, n)
+    return torch.zeros(m, n, dtype=torch.float32, device="cpu")
 
 
 def _equal(m: int, n: int, _: torch.Generator) -> torch.Tensor:
-    return torch.ones(m, n)
+    return torch.ones(m, n, dtype=torch.float32, device="cpu")
 
 
 def _one_hot(m: int, n: int, _: torch.Generator) -> torch.Tensor:
-    values = torch.zeros(m, n)
+    values = torch.zeros(m, n, dtype=torch.float32, device="cpu")
     rows = torch.arange(m)
     values[rows, (rows * 7 + n - 1) % n] = 1.0
     return values
 
 
 def _outliers(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
-    values = torch.randn(m, n, generator=generator)
-    hit = torch.rand(m, n, generator=generator) < 0.01
+    values = _randn(m, n, generator)
+    hit = _rand(m, n, generator) < 0.01
     return torch.where(hit, values * 1000.0, values)
 
 
 def _wide(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
-    exponent = torch.rand(m, n, generator=generator) * 24.0 - 16.0
-    return torch.randn(m, n, generator=generator) * torch.exp2(exponent)
+    exponent = _rand(m, n, generator) * 24.0 - 16.0
+    return _randn(m, n, generator) * torch.exp2(exponent)
 
 
 def _pow2_edges(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
     """Give rows whose largest element is 448 · 2^k, or the neighbour of it in 16 or 32 bit."""
-    values = torch.rand(m, n, generator=generator) * 300.0
+    values = _rand(m, n, generator) * 300.0
     rows = torch.arange(m)
     step = torch.tensor([1.0, 1.0 - 2.0**-8, 1.0 + 2.0**-7, 1.0 + 2.0**-23, 1.0 - 2.0**-24])
     values[:, 0] = 448.0 * step[rows % 5]
@@ -145,7 +154,7 @@ def _mixed(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
 
 def _spoiled(m: int, n: int, generator: torch.Generator, bad: tuple[float, ...]) -> torch.Tensor:
     """Give normal values with one bad element in every third row; the other rows are clean."""
-    values = torch.randn(m, n, generator=generator)
+    values = _randn(m, n, generator)
     for i, row in enumerate(range(0, m, 3)):
         values[row, (row * 37 + n - 1) % n] = bad[i % len(bad)]
     return values

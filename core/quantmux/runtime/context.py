@@ -18,7 +18,9 @@ from quantmux.registry.default import default_registry
 from quantmux.registry.digest import kernel_digest
 from quantmux.registry.user_folder import user_folder
 from quantmux.runtime.events import FallbackEvent, Stage, report
-from quantmux.runtime.quarantine import Quarantine, default_quarantine
+from quantmux.runtime.quarantine_expiry import expires_in
+from quantmux.runtime.quarantine_file import default_quarantine
+from quantmux.runtime.quarantine_ground import Ground, ground_here
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from quantmux.dispatch.selection import Selection
     from quantmux.registry.kernel_spec import KernelSpec
     from quantmux.registry.manager import Registry
+    from quantmux.runtime.quarantine import Quarantine
 
 _CACHED: int = 65536
 """Selections that are kept; beyond it all are forgotten and made again."""
@@ -56,6 +59,7 @@ class Context:
         self.quarantine = default_quarantine() if quarantine is None else quarantine
         self.installed_only = installed_only
         self._lock = RLock()
+        self.quarantine.look()
         self._version = self.quarantine.version
         self._selections: dict[tuple[Any, ...], Selection] = {}
         self._inventories: dict[tuple[DeviceProfile, int], Inventory] = {}
@@ -156,7 +160,9 @@ class Context:
         key = (device, self._today())
         found = self._inventories.get(key)
         if found is None:
-            quarantined = self.quarantine.rejections(device.name, self.digest)
+            quarantined = self.quarantine.rejections(
+                device.name, lambda kernel: self.ground(kernel, device)
+            )
             found = gather(
                 self.registry,
                 device,
@@ -179,9 +185,35 @@ class Context:
                 return kernel_digest(spec, self.registry.folder(spec.backend))
         return ""
 
-    def put_away(self, kernel_id: str, device: DeviceProfile, reason: str) -> None:
-        """Quarantine a kernel on a device."""
-        self.quarantine.add(kernel_id, device.name, reason, digest=self.digest(kernel_id))
+    def ground(self, kernel_id: str, device: DeviceProfile) -> Ground | None:
+        """Give what a verdict on a kernel stands on today, None for one that is not registered."""
+        for spec in self.registry.kernels:
+            if spec.id == kernel_id:
+                return ground_here(spec, self.registry, device)
+        return None
+
+    def put_away(
+        self,
+        kernel_id: str,
+        device: DeviceProfile,
+        reason: str,
+        error: BaseException | None = None,
+    ) -> None:
+        """Quarantine a kernel on a device, as it is today.
+
+        Args:
+            kernel_id: The kernel.
+            device: Where it failed.
+            reason: What went wrong, one line.
+            error: The exception; what looks as if it passes by itself is tried again sooner.
+        """
+        self.quarantine.add(
+            kernel_id,
+            device.name,
+            reason,
+            ground=self.ground(kernel_id, device),
+            expires_in=expires_in(error),
+        )
 
     def report(
         self, event: FallbackEvent, mode: OnFallback, cause: BaseException | None = None

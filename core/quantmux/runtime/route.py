@@ -11,6 +11,7 @@ from quantmux.runtime.events import FallbackEvent, Stage, one_line
 from quantmux.runtime.failures import Failure, classify, is_capturing
 from quantmux.runtime.inputs import check_call, no_rows
 from quantmux.runtime.results import result_problem
+from quantmux.runtime.self_check import examiner
 from quantmux.runtime.steps import Built, Call, KernelFailed, build
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class Place:
 
     def build(self, pipeline: Pipeline) -> Built:
         """Build a pipeline here; see `steps.build`."""
-        return build(pipeline, self.context, self.selection.device, self.store)
+        examine = None
+        if self.selection.settings.self_check == "first_use":
+            examine = examiner(self.context, self.selection.device, self.store)
+        return build(pipeline, self.context, self.selection.device, self.store, examine)
 
     def mode(self, stage: Stage) -> OnFallback:
         """Give what the policy says of a stage."""
@@ -75,9 +79,10 @@ class Place:
             InputError: The weights are wrong, not the kernel.
             LaunchError: The CUDA context is lost.
         """
-        reason = f"{failed.kernel.id} raised in {failed.doing}: {one_line(failed.error)}"
+        how = "failed its" if failed.doing == "self-check" else "raised in"
+        reason = f"{failed.kernel.id} {how} {failed.doing}: {one_line(failed.error)}"
         refuse(failed.error, self.check, reason)
-        self.context.put_away(failed.kernel.id, self.selection.device, reason)
+        self.context.put_away(failed.kernel.id, self.selection.device, reason, failed.error)
         return reason
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from quantmux.runtime.prepare import WeightStore
 
 Call = Callable[..., Any]
+Examine = Callable[[Any, Any, Any], None]
+"""``examine(step, kernel, reads)``."""
 
 
 class KernelFailed(Exception):  # noqa: N818 - it is caught inside this room, never shown
@@ -59,12 +61,24 @@ class Built:
 
 
 def build(
-    pipeline: Pipeline, context: Context, device: DeviceProfile, store: WeightStore | None = None
+    pipeline: Pipeline,
+    context: Context,
+    device: DeviceProfile,
+    store: WeightStore | None = None,
+    examine: Examine | None = None,
 ) -> Built:
     """Load, prepare and bind every kernel of a pipeline.
 
+    Args:
+        pipeline: What to build.
+        context: Loads the kernels.
+        device: Where.
+        store: Weights of a linear, else None.
+        examine: Called with every loaded kernel before it is given the weights, with its step and
+            what it reads (see `Built.reads`); raises for one that is not to be used.
+
     Raises:
-        KernelFailed: One of them raised.
+        KernelFailed: One of them raised, or did not stand up to ``examine``.
     """
     kernels: tuple[Any, ...] = tuple(
         _guard(step, "load", partial(context.load, step.kernel)) for step in pipeline.steps
@@ -72,6 +86,13 @@ def build(
     *head, last = zip(pipeline.steps, kernels, strict=True)
     step, kernel = last
     config = step.config
+    reads = None
+    if head and isinstance(config, LinearConfig):
+        reads = _output_of(head[-1][0].config, config)
+    if examine is not None:
+        for s, k in head:
+            _guard(s, "self-check", partial(examine, s, k, None))
+        _guard(step, "self-check", partial(examine, step, kernel, reads))
     if store is None or not isinstance(config, LinearConfig):
         call = _callable(step, _guard(step, "bind", partial(kernel.bind, config, device)))
         return Built(pipeline, call, None, kernels)
@@ -82,7 +103,6 @@ def build(
     produce = [
         (s, _callable(s, _guard(s, "bind", partial(k.bind, s.config, device)))) for s, k in head
     ]
-    reads = _output_of(head[-1][0].config, config) if head else None
     scales: dict[str, torch.Tensor] = {}
     activation = config.scheme.activation
     if produce and activation is not None:

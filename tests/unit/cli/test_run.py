@@ -6,6 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import quantmux_torch.plugin
+from quantmux.config.policy_context import use_policy
 from quantmux.registry.default import set_default_registry
 from quantmux.registry.manager import Registry
 
@@ -120,7 +121,9 @@ def test_weight_only_is_judged_by_its_own_reference(cli, quantized, use):
 
 def test_a_wrong_kernel_is_found_and_exit_1(cli, quantized, use):
     use("Wrong", "nvfp4", reads_plain=False)
-    answer = run_one(cli, quantized("nvfp4"), "--json")
+    with use_policy(self_check="never"):
+        answer = run_one(cli, quantized("nvfp4"), "--json")
+        shown = run_one(cli, quantized("nvfp4")).out
     (row,) = answer.json["layers"]
     assert answer.code == 1
     assert answer.json["ok"] is False
@@ -129,7 +132,20 @@ def test_a_wrong_kernel_is_found_and_exit_1(cli, quantized, use):
     assert row["ok"] is False
     assert "out of tolerance" in answer.err
     assert "model.layers.0.mlp.down_proj at M = 4" in answer.err
-    assert "wrong" in run_one(cli, quantized("nvfp4")).out
+    assert "wrong" in shown
+
+
+def test_a_wrong_kernel_does_not_get_past_the_self_check(cli, quantized, use):
+    use("Wrong", "nvfp4", reads_plain=False)
+    answer = run_one(cli, quantized("nvfp4"), "--json")
+    (row,) = answer.json["layers"]
+    assert answer.code == 0, answer.err
+    assert row["pipeline"] == ["torch/quantize", "torch/linear_emulated"]
+    assert "acme/gemm failed its self-check: relative error 0.1" in row["fallbacks"][0]["reason"]
+    # the next command knows of it, and does not fall back anew
+    (row,) = run_one(cli, quantized("nvfp4"), "--json").json["layers"]
+    assert row["pipeline"] == ["torch/quantize", "torch/linear_emulated"]
+    assert row["fallbacks"] == []
 
 
 def test_a_kernel_that_does_not_build_is_a_counted_fallback(cli, quantized, use):

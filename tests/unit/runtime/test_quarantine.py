@@ -1,6 +1,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
-from quantmux.runtime.quarantine import Quarantine, default_quarantine
+import pytest
+
+from quantmux.runtime.quarantine import LOOK_S, Quarantine
+from quantmux.runtime.quarantine_file import default_quarantine
+from quantmux.runtime.quarantine_ground import Ground
 
 
 class Clock:
@@ -11,14 +15,24 @@ class Clock:
 
 
 class Memory:
+    """A store, as two processes see it; ``works`` says whether it can be written."""
+
     def __init__(self):
-        self.kept = ()
+        self.kept, self.works, self.writes = {}, True, 0
 
     def read(self):
-        return self.kept
+        return tuple(self.kept.values())
 
-    def write(self, entries):
-        self.kept = tuple(entries)
+    def change(self, put, drop):
+        if self.works:
+            self.writes += 1
+            for key in drop:
+                self.kept.pop(key, None)
+            self.kept.update({e.key: e for e in put})
+        return self.works
+
+    def stamp(self):
+        return self.writes
 
 
 def test_a_kernel_is_kept_away_from_one_device_only():
@@ -27,18 +41,33 @@ def test_a_kernel_is_kept_away_from_one_device_only():
     ((name, rejection),) = q.rejections("h200").items()
     assert name == "a/x"
     assert rejection.code == "quarantined"
-    assert rejection.actual == "nvcc is missing"
+    assert rejection.actual.startswith("nvcc is missing (since 20")
+    assert rejection.hint == "quantmux quarantine clear a/x"
     assert q.rejections("b200") == {}
     assert q.find("a/x", "h200").reason == "nvcc is missing"
     assert q.find("a/x", "b200") is None
 
 
-def test_a_repaired_kernel_with_another_digest_is_free():
+OLD = Ground("old", "580", (("torch", "2.11.0"),))
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        Ground("new", "580", OLD.versions),
+        Ground("old", "590", OLD.versions),
+        Ground("old", "580", (("torch", "2.12.0"),)),
+        Ground("old", "580", (*OLD.versions, ("triton", "3.6"))),
+    ],
+)
+def test_a_kernel_on_another_ground_is_free(here):
     q = Quarantine()
-    q.add("a/x", "h200", "bad", digest="old")
-    assert q.rejections("h200", {"a/x": "new"}.get) == {}
-    assert list(q.rejections("h200", {"a/x": "old"}.get)) == ["a/x"]
-    assert q.find("a/x", "h200", "new") is None
+    q.add("a/x", "h200", "bad", ground=OLD)
+    assert q.rejections("h200", {"a/x": here}.get) == {}
+    assert list(q.rejections("h200", {"a/x": OLD}.get)) == ["a/x"]
+    assert q.find("a/x", "h200", here) is None
+    assert q.find("a/x", "h200", OLD).reason == "bad"
+    assert OLD.change(here)
 
 
 def test_an_entry_expires_and_the_version_tells():
@@ -72,11 +101,63 @@ def test_lift_and_clear_let_kernels_be_tried_again():
 
 def test_a_store_keeps_entries_for_the_next_process():
     store = Memory()
-    Quarantine(store).add("a/x", "h200", "bad", digest="d")
+    Quarantine(store).add("a/x", "h200", "bad", ground=OLD)
     again = Quarantine(store)
-    assert again.rejections("h200")["a/x"].actual == "bad"
+    assert again.find("a/x", "h200", OLD).reason == "bad"
     again.lift("a/x")
-    assert store.kept == ()
+    assert store.kept == {}
+
+
+def test_what_another_process_adds_and_lifts_is_seen_a_second_later():
+    store, ticks = Memory(), Clock()
+    here, there = Quarantine(store, ticks=ticks), Quarantine(store)
+    before = here.version
+    there.add("a/x", "h200", "bad")
+    assert here.version == before
+    assert here.rejections("h200") == {}
+    ticks.now += LOOK_S
+    assert here.version != before
+    assert list(here.rejections("h200")) == ["a/x"]
+    there.lift("a/x")
+    ticks.now += LOOK_S
+    assert here.version
+    assert here.rejections("h200") == {}
+
+
+def test_both_processes_keep_what_the_other_has_added():
+    store = Memory()
+    here, there = Quarantine(store), Quarantine(store)
+    here.add("a/x", "h200", "bad")
+    there.add("a/y", "h200", "bad")
+    assert {e.kernel for e in Quarantine(store).entries()} == {"a/x", "a/y"}
+
+
+def test_what_cannot_be_kept_holds_in_memory_until_it_can():
+    store, ticks = Memory(), Clock()
+    q = Quarantine(store, ticks=ticks)
+    store.works = False
+    q.add("a/x", "h200", "bad")
+    store.writes += 1
+    ticks.now += LOOK_S
+    assert list(q.rejections("h200")) == ["a/x"]
+    assert q.version == q.version
+    store.works = True
+    q.add("a/y", "h200", "bad")
+    assert {e.kernel for e in store.kept.values()} == {"a/x", "a/y"}
+
+
+def test_what_was_lifted_stays_lifted_though_it_cannot_be_written():
+    store, ticks = Memory(), Clock()
+    q = Quarantine(store, ticks=ticks)
+    q.add("a/x", "h200", "bad")
+    store.works = False
+    assert [e.kernel for e in q.lift("a/x")] == ["a/x"]
+    store.writes += 1
+    ticks.now += LOOK_S
+    assert q.version
+    assert q.rejections("h200") == {}
+    assert q.add("a/x", "h200", "again")
+    assert list(q.rejections("h200")) == ["a/x"]
 
 
 def test_many_threads_add_at_once():
