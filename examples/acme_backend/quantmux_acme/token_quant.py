@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from quantmux.ops.quantized import QuantizedTensor, empty_quantized
-from quantmux.registry.default import default_registry
+from quantmux import empty_quantized, plugin_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quantmux import DeviceProfile, QuantizeConfig
+    from quantmux import DeviceProfile, QuantizeConfig, QuantizedTensor
 
 E4M3_MAX = 448.0
 BLOCK_KIB = 256  # of fp32 values: the level-2 cache of small cores
@@ -72,8 +71,7 @@ def _ceiling(scale_ub: float | None) -> float:
 
 def _block_kib() -> int:
     """Give the option of ``[plugins.acme] options = { block_kib = 512 }`` in plugins.toml."""
-    options = default_registry().policy.policy.plugin("acme").options
-    return int(options.get("block_kib", BLOCK_KIB))
+    return int(plugin_options("acme").get("block_kib", BLOCK_KIB))
 
 
 KERNEL = TokenQuant()

@@ -80,6 +80,8 @@ def test_probe_says_that_a_cpu_is_not_its_device():
 
 
 def test_probe_names_every_package_that_is_missing(monkeypatch):
+    monkeypatch.setattr(plugin, "NEEDS", (qm.Needs(kind="package", name="no-gemm", version="==1"),))
     status = plugin.quantmux_probe(qm.device("h200"))
-    assert "sgl-deep-gemm: needs ==0.1.2, found not installed" in status.reasons
-    assert status.hint == "pip install 'sgl-deep-gemm==0.1.2'"
+    assert status.state == "unavailable"
+    assert status.reasons == ("no-gemm: needs ==1, found not installed",)
+    assert status.hint == "pip install 'no-gemm==1'"
