@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -80,13 +80,16 @@ def make_weights(case: Case, device: torch.device | str, seed: int) -> LinearWei
 
     config: LinearConfig = case.config
     generator = torch.Generator().manual_seed(seed + 1)
-    weight = torch.randn(config.n, config.k, generator=generator) * config.k**-0.5
+    # dtype and device are named: a program may have set other defaults
+    plain: Any = {"dtype": torch.float32, "device": torch.device("cpu")}
+    weight = torch.randn(config.n, config.k, generator=generator, **plain) * config.k**-0.5
     bias = None
     if config.bias:
         size = case.magnitude * (100.0 if case.kind == "large_bias" else 1.0)
-        bias = (torch.randn(config.n, generator=generator) * size).to(device)
+        bias = (torch.randn(config.n, generator=generator, **plain) * size).to(device)
     # on the device: a product with a power of two and the quantization give the same bits there
-    weight = weight.to(device) * torch.exp2(torch.arange(config.n) % 3).unsqueeze(1).to(device)
+    rows = torch.exp2(torch.arange(config.n, **plain) % 3).unsqueeze(1)
+    weight = weight.to(device) * rows.to(device)
     return quantize_weight(weight, config.scheme, bias=bias)
 
 
