@@ -129,7 +129,8 @@ class Capability(Frozen):
         output_row_multiple: Rows of y have stride N rounded up to this (1 = always contiguous).
         weight_layout: Name of the prepared weight form; kernels naming the same one share it.
             ``canonical`` is the checkpoint's own form.
-        launches: Kernel launches of one call, None for a composite of torch operations.
+        launches: Kernel launches of one call (of a linear with a bias: one in the output's dtype),
+            None for a composite of torch operations.
         needs: Packages and tools.
         tags: ``cuda_graph``, ``deterministic``, ``experimental``, ``composite``.
         is_reference: It *is* the op's definition: always tier ``reference``.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from quantmux.testing.answers import agrees, fails, not_here, refused, told
+from quantmux.testing.answers import agrees, fails, refused, told
 from quantmux.testing.cell import Cell
+from quantmux.testing.checks.launches import is_bare_composite, no_promise
 from quantmux.testing.derive import labelled, plain_cases
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
     if not stage.device.is_cuda:
         yield Cell(spec.id, "host_sync", "no GPU")
         return
+    if is_bare_composite(spec):
+        yield Cell(spec.id, "host_sync", "composite")
+        return
     for label, case, detail in labelled(plain_cases(spec, stage, (16, 64))):
         yield Cell(spec.id, "host_sync", label, case, tuple(detail.items()))
 
@@ -35,7 +39,7 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     """Call with PyTorch told to raise at the first wait."""
     spec, case = stage.spec(cell.kernel), cell.case
     if case is None:
-        return not_here("a CPU has nothing to wait for", "gpu")
+        return no_promise(cell, "a CPU has nothing to wait for")
     reasons = stage.refusals(spec, case.config, case.m)
     if reasons:
         return refused(reasons)
