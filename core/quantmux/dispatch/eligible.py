@@ -248,8 +248,8 @@ def _veto(spec: KernelSpec, config: LayerConfig, device: DeviceProfile) -> list[
         return []
     try:
         answer = spec.veto(config, device)
-    # a plugin may raise anything; it must cost that candidate and nothing else
-    except Exception as error:  # noqa: BLE001
+    # a plugin may raise anything, SystemExit too; it must cost that candidate and nothing else
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         text = f"{type(error).__name__}: {error}"
         return [reject(Code.PLUGIN_ERROR, "veto", "an answer", text)]
     if answer is None:

@@ -35,10 +35,10 @@ Written by `python tests/contract/mutants/mutant_hunt.py --write`; `tests/contra
 fails when it no longer says what the suite does.
 
 A suite that passes proves nothing of itself: it may ask too little. So `tests/contract/mutants`
-holds {twins} kernels that are right, written from [the design](README.md) and not over the
-reference, and {mutants} copies of them with one fault each. The suite passes every right one in
-all of its cells, and fails every mutant by the check that is there for its fault. The cell named
-is the first of that check that fails; a mutant may fail many more.
+holds {twins} kernels that are right, written on their own and not over the reference, and
+{mutants} copies of them with one fault each. The suite passes every right one in all of its
+cells, and fails every mutant by the check that is there for its fault. The cell named is the
+first of that check that fails; a mutant may fail many more.
 
 Numbers are those of a CPU; `out=` is filled with 0xFF and has guarded zones around it.
 """

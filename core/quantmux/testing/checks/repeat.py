@@ -50,6 +50,9 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     first, second = (stage.trial(spec, case, other=i) for i in (0, 1))
     before = checksums(first)
     result = first()
+    changed = changed_inputs(first, before)
+    if changed:
+        return fails(f"changed its input: {changed}", "mutates")
     worst = 0.0
     for name, trial, found in (
         ("", first, result),

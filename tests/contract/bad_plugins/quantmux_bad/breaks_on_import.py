@@ -1,0 +1,3 @@
+"""A kernel whose module cannot be imported."""
+
+raise ImportError("libacme.so: cannot open shared object file")
