@@ -30,6 +30,8 @@ LOCK_S: Final = 2.0
 _LOCK_AGAIN_S: Final = 60.0
 """Seconds for which a lock that was not given back is not waited for again."""
 
+_ASIDE: Final = ".bad"
+
 Row = dict[str, Any]
 Stamp = tuple[int, int, int]
 
@@ -125,7 +127,7 @@ class KeptFile:
             self.problem = ""
             return [], True
         except UnicodeDecodeError:
-            self._warn(path, "is no text")
+            self._warn_broken(path, "is no text")
             return [], True
         except OSError as error:
             self._warn(path, f"cannot be read: {_reason(error)}")
@@ -133,7 +135,7 @@ class KeptFile:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
-            self._warn(path, "is no JSON, perhaps cut short")
+            self._warn_broken(path, "is no JSON, perhaps cut short")
             return [], True
         schema = data.get("schema") if isinstance(data, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
@@ -141,21 +143,24 @@ class KeptFile:
             self._warn(path, f"is of schema {schema}, this version reads {SCHEMA}; it is left")
             return [], False
         if schema != SCHEMA or not isinstance(data.get("rows"), list):
-            self._warn(path, 'is not {"schema": 1, "rows": [...]}')
+            self._warn_broken(path, 'is not {"schema": 1, "rows": [...]}')
             return [], True
         self.problem = ""
         return [row for row in data["rows"] if isinstance(row, dict)], True
 
-    def _warn(self, path: Path, problem: str) -> None:
+    def _warn(self, path: Path, problem: str, outcome: str = "is kept in memory only") -> None:
         self.problem = f"{path} {problem}"
         if (path, problem) not in self._told:
             self._told.add((path, problem))
-            self._log.warning("%s is kept in memory only: %s", self._title, self.problem)
+            self._log.warning("%s %s: %s", self._title, outcome, self.problem)
+
+    def _warn_broken(self, path: Path, problem: str) -> None:
+        self._warn(path, f"{problem} (to be kept as {path.name}{_ASIDE})", "starts anew")
 
 
 def _keep_aside(path: Path) -> None:
     """Copy a broken file beside itself as ``<name>.bad``, the first time."""
-    aside = path.with_name(f"{path.name}.bad")
+    aside = path.with_name(path.name + _ASIDE)
     if path.exists() and not aside.exists():
         shutil.copyfile(path, aside)
 

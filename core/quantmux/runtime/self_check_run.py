@@ -12,6 +12,7 @@ import torch
 from quantmux.config.layers import LinearConfig, QuantizeConfig
 from quantmux.errors import NumericsError
 from quantmux.ops.agreement import agreement
+from quantmux.ops.linear.spec import make_x
 from quantmux.ops.poison import poisoned_output
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.ops.spec import Call, Case, op_spec
@@ -120,17 +121,17 @@ def _inputs(
     Raises:
         NotMade: They cannot be made: no fault of the kernel.
     """
-    config = case.config
+    config, where = case.config, device.torch_name
     make = op_spec(config.op).inputs
     source = Case(config, case.m, case.kind)
     try:
-        calls = tuple(make(source, device.torch_name, seed) for seed in _SEEDS)
         if not isinstance(config, LinearConfig):
-            return calls
-        weights = calls[0].args[1]
+            return tuple(make(source, where, seed) for seed in _SEEDS)
+        x, weights = make(source, where, _SEEDS[0]).args
         if weights.bias is not None and bias_dtype is not None:
             weights = replace(weights, bias=weights.bias.to(bias_dtype))
-        return tuple(Call((_operand(case.reads, c.args[0], weights), weights)) for c in calls)
+        xs = [x, *(make_x(source, where, seed) for seed in _SEEDS[1:])]
+        return tuple(Call((_operand(case.reads, x, weights), weights)) for x in xs)
     except Exception as error:
         if classify(error) in (Failure.OUT_OF_MEMORY, Failure.POISONED):
             raise
