@@ -10,7 +10,7 @@ from quantmux.config import LinearConfig
 from quantmux.errors import NumericsError, ShapeError
 from quantmux.ops.linear.reference import linear, linear_exact
 from quantmux.ops.linear.spec import make_inputs
-from quantmux.ops.linear.tolerance import compare, linear_magnitude, ulp
+from quantmux.ops.linear.tolerance import Magnitude, compare, linear_magnitude, ulp
 from quantmux.ops.spec import Case
 
 SCHEMES = (
@@ -245,3 +245,18 @@ def test_a_plain_sum_of_magnitudes_serves_too():
 )
 def test_ulp_is_the_spacing_of_the_format(dtype, value, want):
     assert float(ulp(torch.tensor([value], dtype=torch.float64), dtype)) == want
+
+
+def test_small_products_beside_a_lone_large_one_may_all_lose_the_same_way():
+    """DeepGEMM on an H200: -320 and 111 small products of +1.44 in all gave -319, hence bf16 -320.
+
+    The accumulator cuts every product 13 bits below the largest, 2^-5 here; most are smaller.
+    """
+    config = LinearConfig(in_features=112, out_features=8, scheme="fp8_block128+exact")
+    want = torch.full((1, 8), -318.5579, dtype=torch.float64)
+    size = Magnitude(torch.full_like(want, 327.0178), torch.full_like(want, 320.0017))
+    seen = torch.full((1, 8), -318.0, dtype=torch.bfloat16)
+    seen[0, 3] = -320.0
+    assert compare(seen, want, config=config, magnitude=size).ok
+    seen[0, 3] = -322.0
+    assert not compare(seen, want, config=config, magnitude=size).ok

@@ -273,6 +273,7 @@ class _Short:
         coherent: Losses that add up, towards 0, were each a whole unit.
         walk: Losses that cancel as a random walk does.
         aligned: ``|Σ| / Σ|·|``, 1 for products of one sign.
+        lone: ``√Σ·² / Σ|·|``, 1 where one product is all there is.
         coherent_by: Factors of ``coherent``.
         walk_by: Factors of ``walk``.
     """
@@ -281,6 +282,7 @@ class _Short:
     coherent: torch.Tensor
     walk: torch.Tensor
     aligned: torch.Tensor
+    lone: torch.Tensor
     coherent_by: _Factors
     walk_by: _Factors
 
@@ -302,6 +304,8 @@ class _Short:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         lost = torch.minimum(coherent * self.coherent, _STAGNATION * self.sum.abs())
         mixed = (1.0 - self.aligned.square()).clamp(min=0.0).sqrt().clamp(min=_MIXED)
+        # where one product dwarfs the others, the sum's sign is its own and tells nothing of theirs
+        mixed = torch.maximum(mixed, self.lone)
         outward = walk * mixed * self.walk
         return torch.minimum(lost + outward, total), torch.minimum(outward, total)
 
@@ -318,16 +322,17 @@ def _short_slack(want: torch.Tensor, magnitude: Magnitude, config: LinearConfig)
     sum_ = want if magnitude.bias is None else want - magnitude.bias
     if not _is_short(config.scheme):
         none = torch.zeros_like(total)
-        return _Short(sum_, none, none, none, _COHERENT, _WALK)
+        return _Short(sum_, none, none, none, none, _COHERENT, _WALK)
     fast = config.scheme.accumulation == "fast"
     steps = config.k if fast else min(config.k, _PROMOTION)
     sum_ = torch.minimum(torch.maximum(sum_, -total), total)
     aligned = torch.where(total > 0, sum_.abs() / total, 0.0)
+    lone = torch.where(total > 0, magnitude.spread / total, 0.0)
     units = _SHORT * (sum_.abs() + magnitude.spread)
     coherent, walk = steps * aligned * units, math.sqrt(steps) * units
     if steps == config.k:
-        return _Short(sum_, coherent, walk, aligned, _COHERENT, _WALK)
-    return _Short(sum_, coherent, walk, aligned, _COHERENT_PROMOTED, _WALK_PROMOTED)
+        return _Short(sum_, coherent, walk, aligned, lone, _COHERENT, _WALK)
+    return _Short(sum_, coherent, walk, aligned, lone, _COHERENT_PROMOTED, _WALK_PROMOTED)
 
 
 def _vanished(
