@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
@@ -20,7 +23,7 @@ from quantmux.testing.cell import Outcome, Verdict
 from quantmux.testing.summary import report_dict, summary_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.registry.manager import Registry
@@ -66,7 +69,8 @@ class Suite:
         """Run a cell; fails or skips the test that asks."""
         from quantmux.testing.engine import POISONED, run_cell
 
-        outcome = run_cell(cell, self.registry, self.device, seed=self._option("seed"))
+        with _no_quiet_end():
+            outcome = run_cell(cell, self.registry, self.device, seed=self._option("seed"))
         request.node.user_properties.append((_PROPERTY, {"id": cell.id, **outcome.to_dict()}))
         if outcome.code == POISONED and not hasattr(self._config, "workerinput"):
             request.session.shouldstop = f"the CUDA context was lost by {cell.id}"
@@ -220,6 +224,24 @@ class Suite:
 
     def _option(self, name: str) -> Any:
         return self._config.getoption(f"quantmux_{name}")
+
+
+@contextmanager
+def _no_quiet_end() -> Iterator[None]:
+    """Let no kernel end the process by ``os._exit``: with status 0 the run would look green."""
+    end, process, thread = os._exit, os.getpid(), threading.get_ident()
+
+    def instead(status: int) -> NoReturn:
+        # a process that the kernel forked, or pytest-timeout's thread, may end as it likes
+        if (os.getpid(), threading.get_ident()) != (process, thread):
+            end(status)
+        raise SystemExit(f"the kernel called os._exit({status})")
+
+    os._exit = instead
+    try:
+        yield
+    finally:
+        os._exit = end
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
