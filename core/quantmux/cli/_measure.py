@@ -13,7 +13,7 @@ import torch
 
 from quantmux.checkpoint import load_linear
 from quantmux.config.formats import NVFP4_GLOBAL_DENOMINATOR
-from quantmux.config.layers import QuantizeConfig
+from quantmux.dispatch.reference_config import reference_config
 from quantmux.ops.inputs import make_matrix
 from quantmux.ops.linear.reference import linear_exact
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.checkpoint import Checkpoint, LayerEntry
     from quantmux.config import LinearConfig
-    from quantmux.dispatch.pipeline import Pipeline
     from quantmux.ops.quantized import LinearWeights
     from quantmux.runtime.context import Context
 
@@ -193,23 +192,6 @@ class Runner:
         if first > _LONG_S * 1e6:
             return first
         return median(timer(call) for _ in range(_REPEATS))
-
-
-def reference_config(config: LinearConfig, pipeline: Pipeline) -> LinearConfig:
-    """Give the config whose reference a pipeline must agree with.
-
-    A weight-only kernel leaves the activation in 16 bit; a producer may make scales that are
-    stricter (powers of two) than was asked.
-    """
-    scheme = config.scheme
-    if scheme.activation is None:
-        return config
-    if pipeline.tier == "weight_only":
-        return config.replace(scheme=scheme.replace(activation=None))
-    made = pipeline.steps[0].config
-    if isinstance(made, QuantizeConfig) and made.operand != scheme.activation:
-        return config.replace(scheme=scheme.replace(activation=made.operand))
-    return config
 
 
 def _magnitude(config: LinearConfig, weights: LinearWeights) -> float:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from quantmux._version import __version__
+from quantmux.cli.bench import bench
 from quantmux.cli.build import build
 from quantmux.cli.convert import convert
 from quantmux.cli.doctor import doctor
@@ -48,5 +49,5 @@ def _program(
     del version, debug
 
 
-for _verb in (doctor, plugins, matrix, explain, plan, convert, run, sweep, build):
+for _verb in (doctor, plugins, matrix, explain, plan, convert, run, sweep, build, bench):
     app.command()(_verb)

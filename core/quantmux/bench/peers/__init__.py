@@ -1,0 +1,1 @@
+"""Peers: other people's kernels under the same protocol, for comparison only."""

@@ -1,0 +1,82 @@
+"""What a peer is to the harness: a name, what its time covers, and calls that can be checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from quantmux.bench.gate import Checked, check_linear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from quantmux.bench.materials import Materials
+    from quantmux.bench.rows import BenchCase
+    from quantmux.bench.traffic import Part
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LinearConfig
+    from quantmux.ops.spec import Call
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPeer:
+    """A peer's calls on one case.
+
+    Attributes:
+        calls: One per copy of the buffers.
+        check: Runs the first and compares it with the reference.
+    """
+
+    calls: tuple[Callable[[], Any], ...]
+    check: Callable[[], Checked]
+
+
+class Peer(Protocol):
+    """One peer.
+
+    Attributes:
+        name: As shown in tables.
+        part: ``pipeline`` when it takes a plain x, ``gemm`` when the quantizing of x is not in
+            its time.
+    """
+
+    name: str
+    part: Part
+
+    def unavailable(self, device: DeviceProfile) -> str:
+        """Give why it cannot run here, "" when it can. Never raises."""
+        ...
+
+    def refuses(self, case: BenchCase) -> str:
+        """Give why it does not do this case, "" when it does."""
+        ...
+
+    def bind(self, case: BenchCase, materials: Materials, inputs: Sequence[Call]) -> BoundPeer:
+        """Give its calls, one per input; may raise anything."""
+        ...
+
+
+def linear_peer(
+    calls: Sequence[Callable[[], torch.Tensor]],
+    config: LinearConfig,
+    materials: Materials,
+    inputs: Sequence[Call],
+    tolerance: float,
+) -> BoundPeer:
+    """Give a bound peer whose y is compared with the reference of a config.
+
+    Args:
+        calls: One per copy; each gives y [M, N].
+        config: What it computes.
+        materials: The weights.
+        inputs: Plain inputs.
+        tolerance: Bound on the relative Frobenius error.
+    """
+
+    def check() -> Checked:
+        y = calls[0]()
+        return check_linear(config, inputs[0].args[0], materials, y, tolerance=tolerance)
+
+    return BoundPeer(tuple(calls), check)

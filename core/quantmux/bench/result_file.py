@@ -1,0 +1,40 @@
+"""Result files: ``<date>-<device>-<name>.json``, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from quantmux.errors import ConfigError
+from quantmux.registry.ledger_files import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from quantmux.bench.rows import Report
+
+
+def write_report(report: Report, target: Path, name: str) -> Path:
+    """Write a report; gives the file.
+
+    Args:
+        report: What was found.
+        target: A file ending in ``.json``, or a folder for ``<date>-<device>-<name>.json``.
+        name: What was measured, for the name of a file.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    file = target
+    if target.suffix != ".json":
+        stem = re.sub(r"[^a-z0-9_.+]+", "-", name.lower()).strip("-")
+        file = target / f"{report.date}-{report.device}-{stem}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {file}", facts=[error.strerror or str(error)], code="unwritable"
+        ) from None
+    return file
