@@ -21,11 +21,13 @@ from quantmux.cli._session import find_device, open_context
 from quantmux.config.environment import KNOWN, unknown_variables
 from quantmux.registry.ledger import Ledger, read_ledger
 from quantmux.registry.user_folder import user_folder
+from quantmux.runtime.quarantine_file import quarantine_problem
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.registry.manager import Registry
     from quantmux.registry.status import PluginRecord
+    from quantmux.runtime.context import Context
 
 _PACKAGES: Final = ("torch", "triton", "pydantic", "pluggy", "safetensors", "nvidia-ml-py")
 _TOOLS: Final = ("nvcc", "ptxas")
@@ -44,6 +46,7 @@ def doctor(
     records = context.registry.plugins_on(profile)
     ledger = read_ledger(context.registry, profile, user_folder())
     report = _report(context.registry, profile, records, ledger)
+    report["quarantine"] = _quarantine(context, profile)
     if as_json:
         print_json(report)
     else:
@@ -71,6 +74,15 @@ def _report(
         "variables": {name: os.environ[name] for name in KNOWN if name in os.environ},
         "unknown_variables": unknown_variables(),
         "usable": any(r.state == "ok" and r.kernels for r in records),
+    }
+
+
+def _quarantine(context: Context, device: DeviceProfile) -> dict[str, Any]:
+    context.quarantine.look()
+    held = context.quarantine.rejections(device.name, lambda k: context.ground(k, device))
+    return {
+        "kernels": {kernel: rejection.actual for kernel, rejection in sorted(held.items())},
+        "problem": quarantine_problem(),
     }
 
 
@@ -141,6 +153,7 @@ def _show(report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRe
         )
     console.print(rows)
     _show_evidence(report["evidence"], device)
+    _show_quarantine(report["quarantine"], device)
     for name, near in report["unknown_variables"].items():
         hint = f"; did you mean {near}?" if near else ""
         console.print(f"\n{name} is set, but nothing reads it{hint}")
@@ -150,6 +163,20 @@ def _show(report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRe
         if report["usable"]
         else "\nnot usable: no plugin with kernels works here"
     )
+
+
+def _show_quarantine(quarantine: dict[str, Any], device: DeviceProfile) -> None:
+    console = out()
+    if quarantine["kernels"]:
+        console.print(heading(f"quarantine on {device.name}"))
+        rows = table("", ("", "fold"))
+        rows.show_header = False
+        for kernel, reason in quarantine["kernels"].items():
+            rows.add_row(f"  {kernel}", reason)
+        console.print(rows)
+        console.print("  next: quantmux quarantine ls")
+    if quarantine["problem"]:
+        console.print(f"\nthe quarantine cannot be kept: {quarantine['problem']}")
 
 
 def _show_evidence(evidence: dict[str, Any], device: DeviceProfile) -> None:
