@@ -15,6 +15,7 @@ from quantmux.cli.explain import explain
 from quantmux.cli.matrix import matrix
 from quantmux.cli.plan import plan
 from quantmux.cli.plugins import plugins
+from quantmux.cli.quarantine import quarantine
 from quantmux.cli.run import run
 from quantmux.cli.sweep import sweep
 
@@ -49,5 +50,17 @@ def _program(
     del version, debug
 
 
-for _verb in (doctor, plugins, matrix, explain, plan, convert, run, sweep, build, bench):
+for _verb in (
+    doctor,
+    plugins,
+    matrix,
+    explain,
+    plan,
+    convert,
+    run,
+    sweep,
+    build,
+    bench,
+    quarantine,
+):
     app.command()(_verb)
