@@ -86,7 +86,10 @@ def test_entry_points_lead_to_modules_in_the_wheel(wheel, info):
         "torch": "quantmux_torch.plugin",
         "triton": "quantmux_triton.plugin",
     }
+    assert dict(points["pytest11"]) == {"quantmux": "quantmux.testing.plugin"}
     names = set(wheel.namelist())
+    assert "quantmux/testing/plugin.py" in names
+    assert "quantmux/testing/suite/test_conformance.py" in names
     assert "quantmux/cli/__init__.py" in names
     for module in points["quantmux.backends"].values():
         assert f"{module.replace('.', '/')}.py" in names

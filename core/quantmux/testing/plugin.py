@@ -47,18 +47,20 @@ def pytest_load_initial_conftests(
     yield
     if not any(_names_suite(arg) for arg in args):
         return
+    # pytest has no public way to ask for the names in use, and two of one name end the run
+    groups = [*parser._groups, parser._anonymous]  # noqa: SLF001
+    taken = {name for group in groups for option in group.options for name in option.names()}
     group = parser.getgroup("quantmux", "quantmux: proof of a backend's kernels")
     for name, settings in _OPTIONS:
-        dest = f"quantmux_{name}"
-        try:
-            group.addoption(f"--{name}", f"--quantmux-{name}", dest=dest, **settings)
-        except ValueError as error:  # somebody else's --NAME
-            if any(arg == f"--{name}" or arg.startswith(f"--{name}=") for arg in args):
+        names = [f"--{name}", f"--quantmux-{name}"]
+        if names[0] in taken:
+            if any(arg.partition("=")[0] == names[0] for arg in args):
                 raise pytest.UsageError(
-                    f"--{name} belongs to another plugin or conftest here: "
-                    f"use --quantmux-{name} for the suite"
-                ) from error
-            group.addoption(f"--quantmux-{name}", dest=dest, **settings)
+                    f"{names[0]} belongs to another plugin or conftest here: "
+                    f"use {names[1]} for the suite"
+                )
+            del names[0]
+        group.addoption(*names, dest=f"quantmux_{name}", **settings)
     early_config.stash[_ASKED] = True
 
 
@@ -68,7 +70,7 @@ _ASKED: Final = pytest.StashKey[bool]()
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Look at what was asked for, and give one clear error where it cannot be had."""
-    if not config.stash.get(_ASKED, False):
+    if not config.stash.get(_ASKED, False) or config.getoption("help"):
         return
     from quantmux.testing.pytest_suite import Suite
 
