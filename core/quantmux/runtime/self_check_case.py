@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import lcm
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,10 +68,11 @@ class SmallCase:
         return f"{self.config.digest()}{reads}:{self.m}:{self.kind}"
 
 
+@lru_cache(maxsize=4096)
 def small_cases(
     spec: KernelSpec, config: LayerConfig, device: DeviceProfile, reads: QuantizeConfig | None
 ) -> tuple[SmallCase, ...]:
-    """Give the cases that show whether a kernel computes what a layer asks of it.
+    """Give the cases that show whether a kernel computes what a layer asks of it; cached.
 
     Args:
         spec: The kernel.
