@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from quantmux.capability.detect import detect_devices
 from quantmux.cli import main
 from quantmux.registry.default import set_default_registry
 
@@ -29,8 +30,9 @@ def installed(tmp_path, monkeypatch):
     set_default_registry(None)
 
 
-def swept(capsys, *options):
-    code = main(["sweep", "--backend", "hazards", "--device", "cpu", "--json", *options])
+def swept(capsys, *options, device="cpu", stems=()):
+    kernels = [word for stem in stems for word in ("--kernel", f"hazards/{stem}")]
+    code = main(["sweep", "--backend", "hazards", "--device", device, "--json", *kernels, *options])
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return code, json.loads(out)
@@ -38,7 +40,9 @@ def swept(capsys, *options):
 
 @pytest.mark.usefixtures("installed")
 def test_every_hazard_is_told_and_the_sound_kernel_is_proved(capsys):
-    code, found = swept(capsys, "--jobs", "2", "--timeout", "5", "--give-up", "1", "--record")
+    options = ("--jobs", "2", "--timeout", "5", "--give-up", "1", "--record")
+    stems = ("crashes", "exits", "hangs", "raises", "sound", "zeros")
+    code, found = swept(capsys, *options, stems=stems)
     assert code == 1
     kernels = {k["kernel"].partition("/")[2]: k for k in found["kernels"]}
     sound = kernels.pop("sound")
@@ -71,7 +75,7 @@ def test_every_hazard_is_told_and_the_sound_kernel_is_proved(capsys):
 
 @pytest.mark.usefixtures("installed")
 def test_the_command_that_is_printed_repeats_one_cell(capsys):
-    code, found = swept(capsys, "--kernel", "hazards/raises", "--check", "numbers", "--jobs", "1")
+    code, found = swept(capsys, "--check", "numbers", "--jobs", "1", stems=("raises",))
     assert code == 1
     failure = found["failures"][0]
     words = shlex.split(failure["repeat"])
@@ -82,3 +86,19 @@ def test_the_command_that_is_printed_repeats_one_cell(capsys):
     assert [f["cell"] for f in again["failures"]] == [failure["cell"]]
     assert again["cells"] == 1
     assert again["kept"] == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("installed")
+@pytest.mark.skipif(not detect_devices(), reason="no GPU is here")
+def test_a_lost_cuda_context_costs_the_cell_that_lost_it(capsys):
+    stems = ("gpu_poisons", "gpu_sound")
+    code, found = swept(capsys, "--give-up", "2", device="cuda:0", stems=stems)
+    assert code == 1
+    poisons, sound = found["kernels"]
+    assert sound["fails"] == 0
+    assert sound["agrees"] > 20
+    lost = [f for f in found["failures"] if f["code"] == "context_poisoned"]
+    assert len(lost) == 2
+    assert {f["kernel"] for f in found["failures"]} == {"hazards/gpu_poisons"}
+    assert poisons["missing"] == 0

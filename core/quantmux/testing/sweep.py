@@ -7,26 +7,25 @@ print(result.counts, result.failures)
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from quantmux.capability.detect import detect_devices, device_here
+from quantmux.capability.detect import device_here
 from quantmux.config._base import closest
 from quantmux.config.policy_file import load_policy
 from quantmux.errors import ConfigError
 from quantmux.registry.manager import load_registry
 from quantmux.registry.user_folder import user_folder
 from quantmux.testing.sweep_journal import Journal, header_of, stamp_of
-from quantmux.testing.sweep_limits import default_jobs, memory_limit
 from quantmux.testing.sweep_pool import Pool, PoolOptions
 from quantmux.testing.sweep_result import SweepResult
+from quantmux.testing.sweep_slots import memory_limit, worker_slots
 from quantmux.testing.worker_wire import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from quantmux.capability.device import DeviceProfile
@@ -152,7 +151,7 @@ def sweep(
     cells = _cells(selection, registry, profile, source)
     stamps = {kernel: stamp_of(registry, kernel) for kernel in {cell.kernel for cell in cells}}
     folder = out or user_folder() / "sweeps" / profile.name
-    slots = _slots(profile, jobs, only=isinstance(device, str) and ":" in device)
+    slots = worker_slots(profile, jobs, only=isinstance(device, str) and ":" in device)
     options = PoolOptions(slots, timeout, memory_limit(len(slots), memory_gib), give_up)
     hello = {
         "path": sys.path,
@@ -280,21 +279,3 @@ def _cells(
             code="no_cells",
         )
     return tuple(found)
-
-
-def _slots(device: DeviceProfile, jobs: int | None, *, only: bool) -> tuple[Mapping[str, str], ...]:
-    """Give the environment of each worker: on GPUs one device each, on CPUs a share of threads."""
-    if device.is_cuda:
-        # GPUs of another model would give answers of another device
-        alike = [device] if only else [d for d in detect_devices() if d.name == device.name]
-        count = jobs or len(alike)
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = shown.split(",") if shown else None
-        picked = [alike[i % len(alike)].index or 0 for i in range(count)]
-        return tuple(
-            {"CUDA_VISIBLE_DEVICES": names[i].strip() if names else str(i)} for i in picked
-        )
-    count = jobs or default_jobs()
-    threads = max(1, default_jobs() // count)
-    share = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
-    return (share,) * count

@@ -7,6 +7,7 @@ one cell the last counts. A line that was cut off by the end of the process is d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -106,7 +107,8 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self._sync()
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk was told of when it was met
+            self._file.close()
         self._lock.release()
 
     def add(self, cell: Cell, stamp: str, outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quantmux.errors import ConfigError
+from quantmux.errors import ConfigError, QuantmuxError
 from quantmux.testing.cell import Verdict
 
 SWEEP = """
@@ -208,9 +209,22 @@ def test_two_sweeps_do_not_share_a_journal(fake, monkeypatch):
 
 
 def test_a_journal_that_cannot_be_written_is_named(fake, tmp_path):
-    from quantmux.errors import QuantmuxError
-
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(QuantmuxError, match="cannot be written"):
         fake.sweep("agrees", out=blocked / "sweep")
+
+
+def test_a_full_disk_ends_the_sweep_and_keeps_what_was_answered(fake, monkeypatch):
+    monkeypatch.setenv("TEST_CELLS", "10")
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, kept[1]))
+    try:
+        with pytest.raises(QuantmuxError, match="cannot be written") as caught:
+            fake.sweep("agrees")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    assert caught.value.code == "journal_write"
+    again = fake.sweep("agrees")
+    assert 3 < again.kept < 20
+    assert len(again.results) == 20

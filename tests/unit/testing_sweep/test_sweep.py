@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from quantmux.capability.profiles import PROFILES
 from quantmux.errors import ConfigError, QuantmuxError
 from quantmux.testing.cell import Verdict
 from quantmux.testing.sweep import Selection
@@ -45,6 +46,7 @@ def test_every_cell_is_answered_once_and_in_order(fake):
         ("closes_everything", "crash", "exit code 1"),
         ("writes_rubbish", "channel", "wrote rubbish"),
         ("loses_the_gpu", "context_poisoned", "illegal memory access"),
+        ("breaks_the_gpu_unnoticed", "context_poisoned", "lost: CUDA error: an illegal"),
         ("raises_a_lost_gpu", "context_poisoned", "illegal memory access"),
     ],
 )
@@ -174,6 +176,52 @@ def test_several_workers_share_the_cells(fake, monkeypatch):
     assert len(result.results) == 24
     assert len(set(fake.pids())) >= 2
     assert set(fake.runs().values()) == {1}
+
+
+def gpu(index, name="h200"):
+    return PROFILES[name].replace(is_present=True, index=index)
+
+
+@pytest.mark.parametrize(
+    ("shown", "only", "jobs", "worlds"),
+    [
+        (None, False, None, ["0", "2"]),
+        ("4,5,7", False, None, ["4", "7"]),
+        (None, True, None, ["2"]),
+        (None, False, 3, ["0", "2", "0"]),
+    ],
+)
+def test_a_worker_sees_one_gpu_and_those_of_another_model_are_left_out(
+    monkeypatch, shown, only, jobs, worlds
+):
+    from quantmux.testing import sweep_slots
+
+    here = (gpu(0), gpu(1, "a100"), gpu(2))
+    monkeypatch.setattr(sweep_slots, "detect_devices", lambda: here)
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    slots = sweep_slots.worker_slots(here[2], jobs, only=only)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == worlds
+
+
+def test_workers_on_a_cpu_share_its_threads(monkeypatch):
+    from quantmux.testing import sweep_slots
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(sweep_slots, "default_jobs", lambda: 8)
+    slots = sweep_slots.worker_slots(PROFILES["cpu"], 2, only=False)
+    assert slots == ({"OMP_NUM_THREADS": "4"},) * 2
+
+
+def test_memory_is_shared_and_what_the_user_says_counts(monkeypatch):
+    from quantmux.testing import sweep_slots
+
+    monkeypatch.setattr(sweep_slots, "machine_memory", lambda: 100 * 2**30)
+    assert sweep_slots.memory_limit(4, None) == 20 * 2**30
+    assert sweep_slots.memory_limit(80, None) == 4 * 2**30
+    assert sweep_slots.memory_limit(4, 1.5) == 3 * 2**29
 
 
 def test_kernels_are_summed_up(fake):

@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+import torch
+
 from quantmux.ops.quantize.reference import quantize
 
 
@@ -53,5 +55,14 @@ def _zeros(x, config, out):
     return made
 
 
+def _poisons(x, config, out):
+    made = quantize(x, config, out=out)
+    if x.numel():
+        # a device-side assertion: the context is lost, and the host hears of it later
+        torch.zeros(1, device=x.device)[torch.full((1,), 1 << 20, device=x.device)]
+    return made
+
+
+gpu_sound, gpu_poisons = Kernel(_sound), Kernel(_poisons)
 sound, crashes, exits = Kernel(_sound), Kernel(_crashes), Kernel(_exits)
 hangs, raises, zeros = Kernel(_hangs), Kernel(_raises), Kernel(_zeros)

@@ -4,6 +4,7 @@ from quantmux import BackendInfo, Capability, KernelSpec, OperandOffer, hookimpl
 from quantmux import operand as preset
 
 STEMS = ("crashes", "exits", "hangs", "raises", "sound", "zeros")
+GPU_STEMS = ("gpu_poisons", "gpu_sound")
 
 
 @hookimpl
@@ -14,7 +15,7 @@ def quantmux_backend():
 @hookimpl
 def quantmux_kernels():
     token = OperandOffer.of(preset("fp8_token"), ("row_major",))
-    capability = Capability(
+    cpu = Capability(
         arch="cpu",
         produces=(token,),
         takes_padded_n=True,
@@ -22,13 +23,14 @@ def quantmux_kernels():
         in_dtypes=("bf16",),
         tags={"composite", "deterministic"},
     )
+    gpu = cpu.replace(arch=("80+",))
     return tuple(
         KernelSpec(
             id=f"hazards/{stem}",
             op="quantize",
-            capability=capability,
+            capability=gpu if stem in GPU_STEMS else cpu,
             load=f"quantmux_hazards.kernels:{stem}",
             sources=("kernels.py",),
         )
-        for stem in STEMS
+        for stem in (*STEMS, *GPU_STEMS)
     )

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from quantmux.errors import LaunchError
 from quantmux.registry.hookspecs import hookimpl
@@ -102,7 +103,17 @@ def _raises_a_lost_gpu():
     raise LaunchError("an illegal memory access", context_poisoned=True)
 
 
+def _breaks_the_gpu_unnoticed():
+    def synchronize():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    cuda = SimpleNamespace(is_initialized=lambda: True, synchronize=synchronize)
+    sys.modules["torch"] = SimpleNamespace(cuda=cuda)
+    return AGREES
+
+
 CHECKS = {
+    "breaks_the_gpu_unnoticed": _breaks_the_gpu_unnoticed,
     "says_nothing": lambda: None,
     "agrees": lambda: AGREES,
     "refuses": lambda: Outcome(Verdict.REFUSES, "arch", "arch"),

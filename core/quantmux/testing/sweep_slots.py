@@ -1,10 +1,17 @@
-"""How many workers a machine bears, and how much memory each may hold."""
+"""How many workers a machine bears, which GPU each sees, and how much memory it may hold."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from quantmux.capability.detect import detect_devices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quantmux.capability.device import DeviceProfile
 
 _SHARE: Final = 0.8
 _LEAST: Final = 4 * 2**30
@@ -45,3 +52,29 @@ def machine_memory() -> int | None:
         except (OSError, ValueError):
             continue  # "max", or another system
     return total
+
+
+def worker_slots(
+    device: DeviceProfile, jobs: int | None, *, only: bool
+) -> tuple[Mapping[str, str], ...]:
+    """Give the environment of each worker: on GPUs one device each, on CPUs a share of threads.
+
+    Args:
+        device: The device, of this machine.
+        jobs: Number of workers; None is one per GPU of the device's model, or per core.
+        only: This GPU and no other.
+    """
+    if device.is_cuda:
+        # GPUs of another model would give answers of another device
+        alike = [device] if only else [d for d in detect_devices() if d.name == device.name]
+        count = jobs or len(alike)
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = shown.split(",") if shown else None
+        picked = [alike[i % len(alike)].index or 0 for i in range(count)]
+        return tuple(
+            {"CUDA_VISIBLE_DEVICES": names[i].strip() if names else str(i)} for i in picked
+        )
+    count = jobs or default_jobs()
+    threads = max(1, default_jobs() // count)
+    share = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+    return (share,) * count
