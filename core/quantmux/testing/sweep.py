@@ -18,6 +18,7 @@ from quantmux.config.policy_file import load_policy
 from quantmux.errors import ConfigError
 from quantmux.registry.manager import load_registry
 from quantmux.registry.user_folder import user_folder
+from quantmux.testing.cell import Verdict
 from quantmux.testing.sweep_journal import Journal, header_of, stamp_of
 from quantmux.testing.sweep_pool import Pool, PoolOptions
 from quantmux.testing.sweep_result import SweepResult
@@ -169,7 +170,10 @@ def sweep(
             journal.forget(cells)
         for cell in cells:
             stamp, outcome = journal.answers.get(cell.id, ("", None))
-            if outcome is not None and stamp == stamps[cell.kernel]:
+            # what was missing then, a compiler say, may be here now
+            if outcome is None or outcome.verdict is Verdict.NOT_HERE:
+                continue
+            if stamp == stamps[cell.kernel]:
                 outcomes[cell.id] = outcome
         kept = len(outcomes)
         todo = [cell for cell in cells if cell.id not in outcomes]

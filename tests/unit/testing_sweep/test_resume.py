@@ -52,6 +52,13 @@ def test_a_second_sweep_keeps_all_answers(fake):
     assert len(again.failures) == 2
 
 
+def test_what_was_not_here_is_asked_again(fake):
+    fake.sweep("agrees not_here")
+    again = fake.sweep("agrees not_here")
+    assert again.kept == 10
+    assert again.counts[Verdict.NOT_HERE] == 2
+
+
 def test_fresh_asks_everything_anew_and_keeps_the_answers_of_others(fake):
     fake.sweep("agrees fails")
     again = fake.sweep("fails", resume=False)
