@@ -67,7 +67,7 @@ def effort_for(
 
         cache = last_cache_bytes()
         rotate = 1 << 20 if quick else min(LAST_CACHE_TIMES * cache, _HOST_LIMIT)
-        copies = 4 if quick else 64
+        copies = 4 if quick else MAX_COPIES
     return Effort(
         rounds=3 if quick else 7,
         rotate_bytes=rotate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantmux.errors import ConfigError
 from quantmux.registry.ledger_files import write_whole
@@ -32,9 +32,16 @@ def write_report(report: Report, target: Path, name: str) -> Path:
         file = target / f"{report.date}-{report.device}-{stem}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_whole(file, _text(report.to_dict()))
     except OSError as error:
         raise ConfigError(
             f"cannot write {file}", facts=[error.strerror or str(error)], code="unwritable"
         ) from None
     return file
+
+
+def _text(data: dict[str, Any]) -> str:
+    """Give the JSON with one row a line, so that results can be compared line by line."""
+    rows = [json.dumps(row, separators=(",", ":"), allow_nan=False) for row in data.pop("rows")]
+    head = json.dumps(data, indent=1, allow_nan=False).rstrip("}\n")
+    return head + ',\n "rows": [\n' + ",\n".join(rows) + "\n ]\n}\n"

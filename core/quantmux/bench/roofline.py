@@ -21,7 +21,8 @@ _WIDTH: Final = 1080
 _HEIGHT: Final = 680
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 300, 78, 62
 _COLOURS: Final = (
-    "#1f6feb", "#d1480f", "#2b8a3e", "#8e44ad", "#c2185b", "#00838f", "#946200", "#5d4037",
+    "#1f6feb", "#e8590c", "#2f9e44", "#9c36b5", "#495057", "#d6336c", "#0c8599", "#e0a100",
+    "#5f3dc4", "#7c4a2d",
 )  # fmt: skip
 _INK, _DIM, _GRID, _PAPER = "#1c2128", "#5b6470", "#e4e7eb", "#ffffff"
 _MARGIN: Final = 1.35
@@ -141,7 +142,8 @@ def _frame(report: Report, axes: _Axes, x_title: str, y_title: str) -> Svg:
     ops = ", ".join(dict.fromkeys(r.op for r in report.rows if r.op != "empty"))
     svg.text(_LEFT, 32, f"{ops} on {report.title}", font_size=20, font_weight=600, fill=_INK)
     torch = report.versions.get("torch", "")
-    line = f"{report.date}, torch {torch}; ceilings of the same run; one point per case and kernel"
+    schemes = ", ".join(dict.fromkeys(r.scheme for r in report.rows if r.scheme))
+    line = f"{schemes}; {report.date}, torch {torch}; dashed: ceilings of the same run"
     svg.text(_LEFT, 54, line, font_size=13, fill=_DIM)
     for value, label in _ticks(axes.x):
         x, _ = axes.at(value, axes.y[0])
@@ -178,49 +180,65 @@ def _ceiling(
         x, y = a[0] + 0.5 * (b[0] - a[0]), a[1] + 0.5 * (b[1] - a[1])
         svg.text(x - 6, y - 8, label, turn=turn, font_size=12, fill=_INK, text_anchor="middle")
     else:
-        svg.text(b[0] - 6, b[1] - 7, label, font_size=12, fill=_INK, text_anchor="end")
+        # left of the knee nothing can stand but this: it is above the slope
+        end = a[0] - 8 > _LEFT + 110
+        x, y = (a[0] - 8, a[1] + 4) if end else (a[0] + 6, a[1] - 7)
+        anchor = "end" if end else "start"
+        svg.text(x, y, label, font_size=12, fill=_INK, text_anchor=anchor)
 
 
 def _points(svg: Svg, axes: _Axes, points: Sequence[tuple[float, float, Row]]) -> None:
-    names = list(dict.fromkeys(_name(row) for _, _, row in points))
-    style = {name: i for i, name in enumerate(names)}
+    looks = _looks([row for *_, row in points])
     # peers first, so that no kernel is hidden by one
     for x, y, row in sorted(points, key=lambda point: point[2].kind != "peer"):
-        _mark(svg, *axes.at(x, y), style[_name(row)], row.kind, _tip(row))
-    left, y = _WIDTH - _RIGHT + 26, _TOP + 6
-    for kind, title in (("kernel", "kernels"), ("peer", "peers")):
-        present = {_name(row) for *_, row in points if row.kind == kind}
-        mine = [name for name in names if name in present]
+        _mark(svg, *axes.at(x, y), *looks[_name(row)], _tip(row))
+    left, y = _WIDTH - _RIGHT + 26, float(_TOP + 6)
+    groups = {"pipeline": "pipelines", "gemm": "their consumers alone", "peer": "peers"}
+    for shape, title in groups.items():
+        mine = [name for name, look in looks.items() if look[0] == shape]
         if not mine:
             continue
         svg.text(left - 8, y, title, font_size=12, font_weight=600, fill=_INK)
         y += 20
         for name in mine:
-            _mark(svg, left, y - 4, style[name], kind, "")
+            _mark(svg, left, y - 4, *looks[name], "")
             for i, line in enumerate(_lines(name)):
                 svg.text(left + 14, y + 15 * i, line, font_size=12, fill=_INK)
-            y += 15 * len(_lines(name)) + 6
+            y += 15 * len(_lines(name)) + 5
         y += 10
 
 
-def _mark(svg: Svg, x: float, y: float, index: int, kind: str, tip: str) -> None:
-    colour = _COLOURS[index % len(_COLOURS)]
-    if kind == "peer":
-        r = 4.2
+def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Give shape and colour by name: a consumer has one colour, alone and in its pipelines."""
+    colours: dict[str, str] = {}
+    looks: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        own = row.pipeline[-1] if row.kind == "kernel" and row.pipeline else _name(row)
+        colour = colours.setdefault(own, _COLOURS[len(colours) % len(_COLOURS)])
+        looks[_name(row)] = ("peer" if row.kind == "peer" else row.part, colour)
+    return looks
+
+
+def _mark(svg: Svg, x: float, y: float, shape: str, colour: str, tip: str) -> None:
+    if shape == "peer":
+        r = 4.4
         diamond = [(x, y - r), (x + r, y), (x, y + r), (x - r, y)]
-        svg.polygon(diamond, tip, fill=_PAPER, stroke=colour, stroke_width=1.6)
+        svg.polygon(diamond, tip, fill="none", stroke=colour, stroke_width=1.5)
+    elif shape == "gemm":
+        corners = [(x, y - 4.8), (x + 4.4, y + 3.4), (x - 4.4, y + 3.4)]
+        svg.polygon(corners, tip, fill=colour, fill_opacity=0.75, stroke=_PAPER, stroke_width=0.7)
     else:
-        svg.circle(x, y, 4.4, tip, fill=colour, fill_opacity=0.8, stroke=_PAPER, stroke_width=0.8)
+        svg.circle(x, y, 3.8, tip, fill=colour, fill_opacity=0.75, stroke=_PAPER, stroke_width=0.7)
 
 
 def _name(row: Row) -> str:
-    alone = " (alone)" if row.part == "gemm" and row.kind == "kernel" else ""
+    alone = " alone" if row.part == "gemm" and row.kind == "kernel" else ""
     return row.kernel + alone + (f" [{row.env}]" if row.env else "")
 
 
 def _lines(name: str) -> list[str]:
-    head, arrow, tail = name.rpartition(" -> ")
-    return [head + " →", tail] if arrow else [name]
+    head, arrow, tail = name.removesuffix(" alone").rpartition(" -> ")
+    return [head + " →", tail] if arrow else [tail]
 
 
 def _tip(row: Row) -> str:

@@ -130,8 +130,9 @@ def _producers(
         for name in _names(options["operand"], _OPERAND + "_pow2"):
             for layout in layouts:
                 for count in heads:
+                    where: dict[str, Any] = {"layout": layout} if layout else {}
                     yield InverseRopeQuantizeConfig(
-                        operand=name, layout=layout or None, heads=count, **_ROPE, **plain
+                        operand=name, heads=count, **where, **_ROPE, **plain
                     )
         return
     kind = {"quantize": QuantizeConfig, "silu_mul_quantize": SiluMulQuantizeConfig}.get(op)

@@ -39,7 +39,7 @@ def _table(report: Report, config: str) -> Table:
     with_warm = any(row.warm_us is not None for row in report.rows)
     with_host = any(row.host_us is not None for row in report.rows)
     columns: list[str | tuple[str, str]] = [("M", "right"), "kernel"]
-    titles = ["µs", "±", "GB/s", "TFLOP/s", "ceiling", "peer/µs"]
+    titles = ["µs", "±", "GB/s", "FLOP/s", "ceiling", "peer/µs"]
     titles += ["warm µs"] if with_warm else []
     titles += ["host µs"] if with_host else []
     made = table(*columns, *((title, "right") for title in titles))
@@ -70,8 +70,8 @@ def _cells(row: Row) -> list[str | Text]:
         label,
         _number(row.us),
         f"{row.noise * 100:.1f} %",
-        f"{row.gb_s:,.0f}" if row.gb_s else "-",
-        f"{row.tflops:,.3g}" if row.tflops else "-",
+        f"{row.gb_s:,.0f}" if row.gb_s and row.gb_s >= 10 else f"{row.gb_s or 0.0:.2g}",
+        _rate(row.tflops),
         Text("-" if share is None else f"{share:.0f} %", style="green" if _is_good(share) else ""),
         ratio,
     ]
@@ -83,6 +83,15 @@ def _config(row: Row) -> str:
 
 def _is_good(share: float | None) -> bool:
     return share is not None and share >= _GOOD
+
+
+def _rate(tflops: float | None) -> str:
+    if not tflops:
+        return "-"
+    for unit, size in (("T", 1.0), ("G", 1e-3), ("M", 1e-6)):
+        if tflops >= size:
+            return f"{tflops / size:,.0f} {unit}"
+    return f"{tflops * 1e12:.0f}"
 
 
 def _number(value: float | None) -> str:
