@@ -5,7 +5,6 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def fresh_environment(tmp_path_factory):
-    """Give a function that makes a virtual environment with nothing in it but what CI has."""
+    """Give a function that makes a virtual environment with quantmux in it and nothing else."""
 
     def make(name):
         folder = tmp_path_factory.mktemp(name) / "venv"
@@ -24,38 +23,37 @@ def fresh_environment(tmp_path_factory):
         # torch and the rest are not downloaded again; addsitedir follows editable installs too
         there = sysconfig.get_path("purelib")
         (site / "of_ci.pth").write_text(f"import site; site.addsitedir({there!r})\n")
-        return Environment(folder, site)
+        made = Environment(folder)
+        # its own copy, with the entry points of today; CI's own may be of before they changed
+        made.install(ROOT)
+        return made
 
     return make
 
 
 class Environment:
-    """A virtual environment: its interpreter, its commands, and a place to keep what it writes."""
+    """A virtual environment: its interpreter, and the variables under which commands use it."""
 
-    def __init__(self, folder, site):
-        self.folder, self.site = folder, site
+    def __init__(self, folder):
+        self.folder = folder
         self.python = folder / "bin" / "python"
-        # commands of CI's own environment, with this interpreter
-        for name in ("quantmux", "pytest"):
-            command = folder / "bin" / name
-            module = {"quantmux": "quantmux.cli", "pytest": "pytest"}[name]
-            entry = {"quantmux": "main", "pytest": "console_main"}[name]
-            command.write_text(
-                f"#!{self.python}\nimport sys\nfrom {module} import {entry}\nsys.exit({entry}())\n"
-            )
-            command.chmod(0o755)
 
     def variables(self, **more):
+        """Give variables with which `python`, `pip` and `quantmux` are this environment's."""
         path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
-        return {**kept, "PATH": path, "VIRTUAL_ENV": str(self.folder), **more}
+        offline = {
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_IGNORE_INSTALLED": "1",  # never touch what lies in CI's environment
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip's spelling of: without isolation
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_INDEX": "1",
+        }
+        return {**kept, **offline, "PATH": path, "VIRTUAL_ENV": str(self.folder), **more}
 
-    def install(self, package):
+    def install(self, *what):
         """Install a folder or a wheel as pip does, from nowhere but this machine."""
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python]
-        check(
-            [*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", package]
-        )
+        check([self.python, "-m", "pip", "install", "--quiet", *what], env=self.variables())
 
     def run(self, *arguments, **options):
         return subprocess.run(
@@ -69,9 +67,13 @@ class Environment:
         )
 
 
-def check(command):
+def check(command, **options):
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=240
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        **options,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return SimpleNamespace(out=done.stdout)
