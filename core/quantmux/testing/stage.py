@@ -19,6 +19,7 @@ from quantmux.ops.linear.spec import make_weights, make_x, with_input_scales
 from quantmux.ops.quantize.reference import quantize
 from quantmux.ops.quantized import DTYPES
 from quantmux.ops.spec import Call, Case, op_spec
+from quantmux.testing.fences import fenced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -148,7 +149,8 @@ class Stage:
         """
         if case.config.op == "linear":
             return self._linear(spec, case, reads, bias, other)
-        call = op_spec(case.config.op).inputs(case, self.home, self.seed + 1000 * other)
+        made = op_spec(case.config.op).inputs(case, self.home, self.seed + 1000 * other)
+        call = replace(made, args=(fenced(made.args[0]), *made.args[1:]))
         kernel = self.registry.load_kernel(spec.id)
         run = self._keep(
             self._bound,
@@ -204,14 +206,15 @@ class Stage:
     ) -> tuple[torch.Tensor | QuantizedTensor, LinearConfig]:
         if self.verdict(spec, config).tier is Tier.WEIGHT_ONLY:
             plain = config.scheme.replace(activation=None)
-            return x, config.replace(scheme=plain)
+            return fenced(x), config.replace(scheme=plain)
         wanted = self._reads(spec, config)
         activation = config.scheme.activation
         if not wanted or activation is None:
-            return x, config
+            return fenced(x), config
         scale = None if activation.dynamic else weights.input_scale
         g = weights.input_global_scale if activation.global_scale == "static" else None
-        return quantize(x, wanted[reads % len(wanted)], scale=scale, global_scale=g), config
+        given = quantize(x, wanted[reads % len(wanted)], scale=scale, global_scale=g)
+        return fenced(given), config
 
     def _reads(self, spec: KernelSpec, config: LinearConfig) -> tuple[Any, ...]:
         offer = self.verdict(spec, config).offer
