@@ -6,6 +6,7 @@ which does that once, is several times faster where its four bytes a weight fit.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -58,16 +59,19 @@ class LinearScaledMmCpu:
                 return q.data.new_empty((0, n), dtype=dtype) if out is None else out
             # torch writes into the storage of a strided out as if its rows were contiguous
             target = out if out is None or out.is_contiguous() else None
-            y = scaled_mm(
-                q.data,
-                weight_t,
-                scale_a=q.scales,
-                scale_b=scale_b,
-                bias=bias,
-                out_dtype=dtype,
-                out=target,
-            )
-            return y if out is target else out.copy_(y)
+            # on the host torch makes it of a matmul, which autocast would narrow to 16 bit
+            narrowed = torch.is_autocast_enabled("cpu")
+            with torch.autocast("cpu", enabled=False) if narrowed else nullcontext():
+                y = scaled_mm(
+                    q.data,
+                    weight_t,
+                    scale_a=q.scales,
+                    scale_b=scale_b,
+                    bias=bias,
+                    out_dtype=dtype,
+                    out=target,
+                )
+            return y if out is None or out is target else out.copy_(y)
 
         return run
 

@@ -43,13 +43,13 @@ _LINEAR_CONTENTS: Final = (
     ("one_hot", 1.0),
     ("outliers", 1.0),
     ("equal", 1.0),
+    ("nan", 1.0),
 )
 _CONTENTS: Final = (
     *_LINEAR_CONTENTS,
     ("wide", 1.0),
     ("pow2_edges", 1.0),
     ("ties", 1.0),
-    ("nan", 1.0),
     ("inf", 1.0),
     ("mixed", 1.0),
 )

@@ -95,6 +95,10 @@ def _formats() -> Iterator[Case]:
         for in_dtype, out_dtype in (("fp16", "fp16"), ("bf16", "fp32"), ("fp32", "bf16")):
             made = _config(scheme, 144, 256, in_dtype=in_dtype, out_dtype=out_dtype)
             yield Case(made, 9, source="input and output formats")
+        # over more products, the short accumulator may lose more than a second rounding does
+        for changes in ({"bias": True}, {"out_dtype": "fp16"}, {"out_dtype": "fp32"}):
+            few = _config(scheme, 64, 16, **changes)
+            yield Case(few, 33, source="few products: each rounding shows")
         exact = _config(f"{scheme}+exact", 144, 2048)
         yield Case(exact, 9, source="exact accumulation over many steps")
         yield Case(exact, 9, "positive", source="exact accumulation without cancellation")

@@ -16,6 +16,7 @@ from quantmux.testing.checks import (
     repeat,
     sources,
     strides,
+    surroundings,
     variants,
 )
 
@@ -49,6 +50,7 @@ CHECKS: Final[dict[str, Check]] = {
     "repeat": repeat,
     "poisoned_scales": poisoned_scales,
     "strides": strides,
+    "surroundings": surroundings,
     "sources": sources,
     "variants": variants,
     "launches": launches,

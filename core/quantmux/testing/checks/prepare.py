@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import safetensors.torch
+import torch
 
 from quantmux.ops.layouts import as_bits
 from quantmux.ops.quantized import LinearWeights
@@ -16,8 +17,6 @@ from quantmux.testing.derive import derived, labelled, plain_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import torch
 
     from quantmux.config import LinearConfig
     from quantmux.registry.kernel_spec import KernelSpec
@@ -91,7 +90,9 @@ def _other_weights(cell: Cell, stage: Stage) -> Outcome:
         raise ValueError(f"{cell.id} has no case")
     trial = stage.trial(spec, case, **dict(cell.detail))
     x, weights = trial.call.args
-    data = as_bits(weights.data).roll(1, dims=0).view(weights.data.dtype)
+    bits = as_bits(weights.data)
+    # the second part of a fused weight, as checkpoints share their storage
+    data = torch.cat((bits, bits.roll(1, dims=0)))[len(bits) :].view(weights.data.dtype)
     other = replace(weights, data=data)
     kernel = stage.registry.load_kernel(spec.id)
     prepared = kernel.prepare(other, case.config, stage.device)
