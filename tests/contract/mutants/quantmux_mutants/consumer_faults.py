@@ -103,7 +103,7 @@ class _TwoRoundings(ChannelLinear):
 
 
 class _HalfSums(ChannelLinear):
-    """Adds up the products of 128 columns in fp16, though ``exact`` is declared."""
+    """Keeps its sums in fp16 from one 16 columns to the next, though ``exact`` is declared."""
 
     def product(self, a: torch.Tensor, w: torch.Tensor, config: LinearConfig) -> torch.Tensor:
         del config
@@ -111,8 +111,8 @@ class _HalfSums(ChannelLinear):
         if not a.numel():
             return y
         size = a.abs().amax().clamp(min=1e-30) * w.abs().amax().clamp(min=1e-30) * 64.0
-        for start in range(0, a.shape[1], 128):
-            part = a[:, start : start + 128] @ w[:, start : start + 128].T
+        for start in range(0, a.shape[1], 16):
+            part = a[:, start : start + 16] @ w[:, start : start + 16].T
             y = ((y + part) / size).to(torch.float16).to(torch.float64) * size
         return y
 
@@ -169,6 +169,29 @@ class _PreparedOnce(ChannelLinear):
             weights = replace(weights, scales=weights.scales * 2.0)
         self.seen.add(key)
         return super().prepare(weights, config, device)
+
+
+class _NanSwallowed(ChannelLinear):
+    """A row that holds NaN comes out as zeros."""
+
+    def scaled(self, y: torch.Tensor, tensors: Any, x: Any) -> torch.Tensor:
+        return super().scaled(y, tensors, x).nan_to_num(0.0)
+
+
+class _OffsetIgnored(ChannelLinear):
+    """Reads codes from the beginning of their storage: a part of a fused weight is not there."""
+
+    def prepare(self, weights: LinearWeights, config: Any, device: Any) -> PreparedWeights:
+        data = weights.data.as_strided(weights.data.shape, weights.data.stride(), 0)
+        return super().prepare(replace(weights, data=data), config, device)
+
+
+class _NarrowedByAutocast(ChannelLinear):
+    """An fp32 matmul, which autocast makes one of bf16."""
+
+    def product(self, a: torch.Tensor, w: torch.Tensor, config: LinearConfig) -> torch.Tensor:
+        del config
+        return (a.to(torch.float32) @ w.to(torch.float32).T).to(torch.float64)
 
 
 class _PreparedByShape(ChannelLinear):
@@ -267,6 +290,16 @@ class _OverrunRow(ChannelLinear):
 class _GridTransposed(BlockLinear):
     def block_grid(self, scales: torch.Tensor) -> torch.Tensor:
         return scales.T.reshape(scales.shape)
+
+
+class _WholeBlocks(BlockLinear):
+    """The rows of a partial last block get the scales of the block before it."""
+
+    def weight_values(self, tensors: Any, config: LinearConfig) -> torch.Tensor:
+        scales = tensors["scales"]
+        if config.n % 128 and scales.shape[0] > 1:
+            scales = torch.cat((scales[:-1], scales[-2:-1]))
+        return super().weight_values({**tensors, "scales": scales}, config)
 
 
 class _RowMajorRead(BlockLinear):
@@ -384,3 +417,7 @@ read_as_small_tiles = _ReadAsSmallTiles()
 padding_counts = _PaddingCounts()
 prepared_by_shape = _PreparedByShape()
 out_stride_ignored = _OutStrideIgnored()
+nan_swallowed = _NanSwallowed()
+offset_ignored = _OffsetIgnored()
+narrowed_by_autocast = _NarrowedByAutocast()
+whole_blocks = _WholeBlocks()

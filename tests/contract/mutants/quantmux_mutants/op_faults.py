@@ -79,6 +79,18 @@ class _GlobalInverted(Nvfp4Quantizer):
         return torch.ones(1) / global_scale
 
 
+class _GlobalNotWritten(Nvfp4Quantizer):
+    """Leaves the global scale of its result to whoever gave it."""
+
+    def call(self, config: Any, x: Any, scale: Any, global_scale: Any, out: Any) -> QuantizedTensor:
+        if out is None or global_scale is None:
+            return super().call(config, x, scale, global_scale, out)
+        held = out.global_scale.clone()
+        made = super().call(config, x, scale, global_scale, out)
+        out.global_scale.copy_(held)
+        return made
+
+
 class _SixthByReciprocal(Nvfp4Quantizer):
     def sixth(self, value: torch.Tensor) -> torch.Tensor:
         return value * (torch.ones(()) / 6.0)
@@ -206,3 +218,4 @@ relayout_loses_global = _RelayoutLosesGlobal()
 variant_per_rows = _VariantPerRows()
 built_by_calls = _BuiltByCalls()
 relayout_kept = _RelayoutKept()
+global_not_written = _GlobalNotWritten()

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from quantmux import DeviceProfile, Operand
 
 
+def fp32(value: float | list[float]) -> torch.Tensor:
+    """Give a constant; without its dtype named it would be of whatever the program prefers."""
+    return torch.tensor(value, dtype=torch.float32)
+
+
 class RowQuantizer:
     """x [M, n] into fp8 or int8 with a scale per tensor, token or group."""
 
@@ -78,15 +83,15 @@ class RowQuantizer:
         return bits.view(rows, r, -(-n // c), c).amax(dim=(1, 3)).view(torch.float32)
 
     def scales(self, amax: torch.Tensor, operand: Operand) -> torch.Tensor:
-        scale = self.bounded(amax, operand) / torch.tensor(operand.max_value)
+        scale = self.bounded(amax, operand) / fp32(operand.max_value)
         if operand.scale_rounding == "pow2":
             scale = self.pow2(scale)
         return torch.where(amax.isfinite(), scale, torch.nan)
 
     def bounded(self, amax: torch.Tensor, operand: Operand) -> torch.Tensor:
         if operand.scale_ub is not None:
-            amax = torch.minimum(amax, torch.tensor(operand.scale_ub))
-        return torch.maximum(amax, torch.tensor(operand.eps))
+            amax = torch.minimum(amax, fp32(operand.scale_ub))
+        return torch.maximum(amax, fp32(operand.eps))
 
     def pow2(self, scale: torch.Tensor) -> torch.Tensor:
         fraction, exponent = torch.frexp(scale)  # fraction in [½, 1)
@@ -170,7 +175,7 @@ class Nvfp4Quantizer(RowQuantizer):
             out = self.allocate(config, x.shape[0], x.device)
         values = self.values(x, config)
         g = self.dynamic_global(values) if global_scale is None else self.given(global_scale)
-        inverse = torch.ones(1) / g
+        inverse = fp32([1.0]) / g
         scales = self.block_scales(self.amax(values, config.operand), inverse)
         self.write_codes(out, self.fp4(values, scales, inverse))
         self.write_block_scales(out, scales)
@@ -184,10 +189,10 @@ class Nvfp4Quantizer(RowQuantizer):
     def dynamic_global(self, values: torch.Tensor) -> torch.Tensor:
         size = values.abs()
         finite = size[size.isfinite()]
-        peak = finite.max() if finite.numel() else torch.tensor(0.0)
+        peak = finite.max() if finite.numel() else fp32(0.0)
         if peak == 0:
-            return torch.ones(1)
-        return (peak.clamp(min=2.0**-60) / torch.tensor(2688.0)).reshape(1)
+            return fp32([1.0])
+        return (peak.clamp(min=2.0**-60) / fp32(2688.0)).reshape(1)
 
     def block_scales(self, amax: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
         wanted = self.sixth(inverse * amax).clamp(max=448.0)
@@ -195,7 +200,7 @@ class Nvfp4Quantizer(RowQuantizer):
         return torch.where(amax.isfinite(), codes, 0x7F).view(torch.float8_e4m3fn)
 
     def sixth(self, value: torch.Tensor) -> torch.Tensor:
-        return value / torch.tensor(6.0)
+        return value / fp32(6.0)
 
     def fp4(
         self, values: torch.Tensor, scales: torch.Tensor, inverse: torch.Tensor
@@ -207,7 +212,7 @@ class Nvfp4Quantizer(RowQuantizer):
         multiplier, is_used = (t.repeat_interleave(16, 1)[:, :n] for t in (multiplier, is_used))
         scaled = values * multiplier
         # halfway points between the eight magnitudes; a tie goes to the even code
-        points = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+        points = fp32([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
         code = torch.bucketize(scaled.abs().nan_to_num(0.0), points)  # ties go down
         at_tie = (scaled.abs().unsqueeze(-1) == points).any(-1)
         code = code + (at_tie & (code % 2 == 1))

@@ -260,6 +260,15 @@ MUTANTS: Final = (
     Mutant("group", "nan_codes", "what is beyond 448 becomes NaN, not 448"),
     Mutant("group", "overrun", "writes 16 bytes beyond its data"),
     Mutant("group", "input_changed", "clamps the caller's x in place", "repeat"),
+    Mutant(
+        "group",
+        "dirty_own_output",
+        "zeroes the padding of `out`, not that of its own memory",
+        "poisoned_scales",
+    ),
+    Mutant(
+        "group", "default_dtype", "eps is a constant of the program's default dtype", "surroundings"
+    ),
     Mutant("group", "strides_ignored", "takes x to be contiguous", "strides"),
     Mutant(
         "group",
@@ -315,6 +324,7 @@ MUTANTS: Final = (
     Mutant("nvfp4", "dirty_tiles", "scales of padded rows and columns are not written"),
     Mutant("nvfp4", "given_global_ignored", "a given global scale counts as 1"),
     Mutant("nvfp4", "global_inverted", "takes the global multiplier for its reciprocal"),
+    Mutant("nvfp4", "global_not_written", "a given global scale is not passed on"),
     Mutant("nvfp4", "sixth_by_reciprocal", "amax * RN(1 / 6) in place of amax / 6"),
     Mutant("nvfp4", "ties_away", "halves round away from zero, not to the even code"),
     Mutant("rope", "rope_forward", "rotates on instead of back"),
@@ -375,6 +385,17 @@ MUTANTS: Final = (
     Mutant("channel", "wrong_dtype", "gives fp32 where bf16 is asked"),
     Mutant("channel", "overrun_row", "stores eight columns beyond the last one"),
     Mutant("channel", "padding_counts", "adds up the padding of K"),
+    Mutant("channel", "nan_swallowed", "a row of NaN comes out as zeros"),
+    Mutant(
+        "channel",
+        "narrowed_by_autocast",
+        "its fp32 product becomes bf16 under autocast",
+        "surroundings",
+    ),
+    Mutant(
+        "channel", "offset_ignored", "reads codes from the beginning of their storage", "prepare"
+    ),
+    Mutant("block", "whole_blocks", "a partial last block of N gets the scales of the one before"),
     Mutant("block", "grid_transposed", "reads the grid of weight scales transposed"),
     Mutant("block", "row_major_read", "reads column-major scales of x as rows"),
     Mutant(

@@ -272,6 +272,27 @@ class _InputChanged(RowQuantizer):
         return values
 
 
+class _DefaultDtype(RowQuantizer):
+    """The floor is a constant of the program's default dtype."""
+
+    def bounded(self, amax: torch.Tensor, operand: Operand) -> torch.Tensor:
+        right = super().bounded(amax, operand)
+        return torch.where(amax < operand.eps, torch.tensor(operand.eps), right)
+
+
+class _DirtyOwnOutput(RowQuantizer):
+    """Zeroes the padding of ``out``, and not that of memory it has just allocated."""
+
+    def call(self, config: Any, x: Any, scale: Any, global_scale: Any, out: Any) -> QuantizedTensor:
+        made = super().call(config, x, scale, global_scale, out)
+        if out is not None or "aligned4" not in config.layout.scales:
+            return made
+        fresh = self.allocate(config, x.shape[0], x.device)
+        fresh.data.copy_(made.data)
+        fresh.scales.copy_(made.scales)
+        return fresh
+
+
 class _StridesIgnored(RowQuantizer):
     """Takes the rows of x to lie one behind the other."""
 
@@ -369,3 +390,5 @@ minus_128 = _Minus128()
 static_ignored = _StaticIgnored()
 scale_changed = _ScaleChanged()
 strides_ignored = _StridesIgnored()
+default_dtype = _DefaultDtype()
+dirty_own_output = _DirtyOwnOutput()
