@@ -156,7 +156,7 @@ _INT_MM_CPU: Final = _INT_MM.replace(
 )
 
 
-def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
+def consumer_specs() -> tuple[KernelSpec, ...]:
     """Give the specs of every linear kernel."""
     common = ("outputs.py", "padding.py", "devices.py", "dry_run.py")
     scaled = ("scaled_mm.py", *common)
@@ -167,7 +167,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_REFERENCE,
             load="quantmux_torch.linear_reference:kernel",
             sources=("linear_reference.py", "padding.py", "devices.py"),
-            version=torch_version,
             summary="the definition: fp64 product, one rounding",
         ),
         KernelSpec(
@@ -176,7 +175,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_EMULATED,
             load="quantmux_torch.linear_emulated:kernel",
             sources=("linear_emulated.py", "outputs.py", "devices.py"),
-            version=torch_version,
             summary="weights dequantized once, fp32 product",
         ),
         KernelSpec(
@@ -185,7 +183,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_SCALED_MM_CPU,
             load="quantmux_torch.linear_scaled_mm_cpu:kernel",
             sources=("linear_scaled_mm_cpu.py", "outputs.py", "padding.py", "devices.py"),
-            version=torch_version,
             summary="torch._scaled_mm on the host, from one byte a weight",
         ),
         KernelSpec(
@@ -194,7 +191,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_SCALED_MM_TENSOR,
             load="quantmux_torch.linear_scaled_mm_tensor:kernel",
             sources=("linear_scaled_mm_tensor.py", *scaled),
-            version=torch_version,
             summary="torch._scaled_mm, one scale a tensor (cuBLASLt)",
             veto=no_fp32_bias,
         ),
@@ -204,7 +200,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_SCALED_MM_ROW,
             load="quantmux_torch.linear_scaled_mm_row:kernel",
             sources=("linear_scaled_mm_row.py", *scaled),
-            version=torch_version,
             summary="torch._scaled_mm, token by channel scales (cuBLASLt 12.9)",
             veto=cublas_12_9,
         ),
@@ -214,7 +209,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_SCALED_MM_ROW_BIAS,
             load="quantmux_torch.linear_scaled_mm_row:kernel",
             sources=("linear_scaled_mm_row.py", *scaled),
-            version=torch_version,
             summary="the same to fp32, then the bias and the rounding",
             veto=cublas_12_9,
         ),
@@ -224,7 +218,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_SCALED_MM_ROW_CUTLASS,
             load="quantmux_torch.linear_scaled_mm_row:kernel",
             sources=("linear_scaled_mm_row.py", *scaled),
-            version=torch_version,
             summary="torch._scaled_mm, token by channel scales (torch's CUTLASS kernels)",
         ),
         KernelSpec(
@@ -233,7 +226,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_SCALED_MM_BLOCK,
             load="quantmux_torch.linear_scaled_mm_block:kernel",
             sources=("linear_scaled_mm_block.py", *scaled),
-            version=torch_version,
             summary="torch's scaled_mm, 1x128 by 128x128 scales (cuBLASLt 12.9)",
             veto=no_fp32_bias_and_cublas_12_9,
         ),
@@ -243,7 +235,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_INT_MM,
             load="quantmux_torch.linear_int_mm:kernel",
             sources=("linear_int_mm.py", *common),
-            version=torch_version,
             summary="torch._int_mm and an fp32 epilogue",
             veto=sum_fits_int32,
         ),
@@ -253,7 +244,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_INT_MM_SMALL_M,
             load="quantmux_torch.linear_int_mm:kernel",
             sources=("linear_int_mm.py", *common),
-            version=torch_version,
             summary="torch._int_mm for M up to 16, on rows padded to 32",
             veto=sum_fits_int32,
         ),
@@ -263,7 +253,6 @@ def consumer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_INT_MM_CPU,
             load="quantmux_torch.linear_int_mm:host_kernel",
             sources=("linear_int_mm.py", *common),
-            version=torch_version,
             summary="torch._int_mm on the host and an fp32 epilogue",
             veto=sum_fits_int32,
         ),

@@ -40,7 +40,7 @@ _RELAYOUT: Final = Capability(
 )
 
 
-def producer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
+def producer_specs() -> tuple[KernelSpec, ...]:
     """Give the specs of quantize, silu_mul_quantize, inverse_rope_quantize and relayout."""
     return (
         KernelSpec(
@@ -49,7 +49,6 @@ def producer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_QUANTIZE,
             load="quantmux_torch.quantize:kernel",
             sources=("quantize.py", "reference_producer.py", "devices.py"),
-            version=torch_version,
             summary="the reference quantizer: every operand and layout",
         ),
         KernelSpec(
@@ -58,7 +57,6 @@ def producer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_QUANTIZE,
             load="quantmux_torch.silu_mul_quantize:kernel",
             sources=("silu_mul_quantize.py", "reference_producer.py", "devices.py"),
-            version=torch_version,
             summary="the reference of silu(gate)·up and quantization",
         ),
         KernelSpec(
@@ -67,7 +65,6 @@ def producer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_INVERSE_ROPE,
             load="quantmux_torch.inverse_rope_quantize:kernel",
             sources=("inverse_rope_quantize.py", "devices.py"),
-            version=torch_version,
             summary="the reference of inverse RoPE and quantization per head group",
         ),
         KernelSpec(
@@ -76,7 +73,6 @@ def producer_specs(torch_version: str) -> tuple[KernelSpec, ...]:
             capability=_RELAYOUT,
             load="quantmux_torch.relayout:kernel",
             sources=("relayout.py", "devices.py"),
-            version=torch_version,
             summary="every layout into every other one of the same operand",
         ),
     )
