@@ -68,7 +68,6 @@ class SmallCase:
         return f"{self.config.digest()}{reads}:{self.m}:{self.kind}"
 
 
-@lru_cache(maxsize=4096)
 def small_cases(
     spec: KernelSpec, config: LayerConfig, device: DeviceProfile, reads: QuantizeConfig | None
 ) -> tuple[SmallCase, ...]:
@@ -84,6 +83,18 @@ def small_cases(
         Two cases; none where nothing small is legal, or where a plugin's own layout stands
         between it and the reference.
     """
+    # a spec's equality leaves its veto out
+    return _cases(spec, spec.veto, config, device, reads)
+
+
+@lru_cache(maxsize=4096)
+def _cases(
+    spec: KernelSpec,
+    veto: Any,  # noqa: ARG001 - a part of the key
+    config: LayerConfig,
+    device: DeviceProfile,
+    reads: QuantizeConfig | None,
+) -> tuple[SmallCase, ...]:
     if any(":" in layout.scales for layout in _layouts(config, reads)):
         return ()
     capability = spec.capability
