@@ -21,6 +21,7 @@ from quantmux_bad import plugin as bad  # noqa: E402
 
 from quantmux import BackendInfo, Capability, KernelSpec, OperandOffer, hookimpl, operand  # noqa: E402
 from quantmux.capability.profiles import CPU  # noqa: E402
+from quantmux.errors import ConfigError  # noqa: E402
 from quantmux.registry.manager import Registry  # noqa: E402
 from quantmux.testing.cell import Verdict  # noqa: E402
 from quantmux.testing.engine import cells, run_cell  # noqa: E402
@@ -79,6 +80,11 @@ def test_guard_zones_see_bytes_written_past_every_check():
     for stem in ("corrupts_behind", "corrupts_before"):
         codes = {o.code for o in _outcomes(stem, "numbers") if o.verdict is Verdict.FAILS}
         assert codes == {"overrun"}
+
+
+def test_no_kernel_may_declare_a_bound_that_zeros_would_meet():
+    with pytest.raises(ConfigError, match="rel_tolerance"):
+        Capability(arch="cpu", rel_tolerance=1.0)
 
 
 # ---- plugins whose data is rubbish -------------------------------------------------------------

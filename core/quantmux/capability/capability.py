@@ -137,6 +137,7 @@ class Capability(Frozen):
         compute: ``native`` multiplies the scheme's own operands on units made for them;
             ``emulated`` gives the same values in wider arithmetic.
         rel_tolerance: Bound on the relative Frobenius error if looser than the op's, else None.
+            At most 0.1: the error of zeros is 1, and a bound near it would let anything pass.
     """
 
     arch: tuple[ArchSet, ...]
@@ -164,7 +165,7 @@ class Capability(Frozen):
     tags: frozenset[str] = frozenset()
     is_reference: bool = False
     compute: Literal["native", "emulated"] = "native"
-    rel_tolerance: float | None = None
+    rel_tolerance: float | None = Field(default=None, gt=0, le=0.1)
 
     if TYPE_CHECKING:
 

@@ -16,7 +16,7 @@ from quantmux.testing.cell import Cell, Verdict
 from quantmux.testing.derive import derived, labelled, plain_cases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from quantmux.config import LinearConfig
     from quantmux.registry.kernel_spec import KernelSpec
@@ -80,11 +80,16 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     )
     if problem:
         return fails(problem, "mutates")
-    return _other_weights(cell, stage)
+    return _other_layer(cell, stage, run_, first)
 
 
-def _other_weights(cell: Cell, stage: Stage) -> Outcome:
-    """Prepare another layer of the same shape: what is kept by shape would serve it wrongly."""
+def _other_layer(
+    cell: Cell, stage: Stage, run_: Callable[..., Any], first: PreparedWeights
+) -> Outcome:
+    """Prepare and bind another layer of the same shape, then call both.
+
+    What a kernel keeps by shape, or on itself, would serve one of them wrongly.
+    """
     spec, case = stage.spec(cell.kernel), cell.case
     if case is None:
         raise ValueError(f"{cell.id} has no case")
@@ -96,11 +101,13 @@ def _other_weights(cell: Cell, stage: Stage) -> Outcome:
     other = replace(weights, data=data)
     kernel = stage.registry.load_kernel(spec.id)
     prepared = kernel.prepare(other, case.config, stage.device)
-    run_ = kernel.bind(case.config, prepared, stage.device)
-    trial = replace(trial, call=Call((x, other)), run=run_, prepared=prepared)
-    outcome = compared(trial, trial())
-    if outcome.verdict is Verdict.FAILS:
-        return fails(f"another layer of the same shape: {outcome.reason}", "prepare")
+    others = kernel.bind(case.config, prepared, stage.device)
+    second = replace(trial, call=Call((x, other)), run=others, prepared=prepared)
+    own = replace(trial, run=run_, prepared=first)
+    for whose, layer in (("another layer of the same shape", second), ("the first layer", own)):
+        outcome = compared(layer, layer())
+        if outcome.verdict is Verdict.FAILS:
+            return fails(f"{whose}, two being bound: {outcome.reason}", "prepare")
     return agrees(outcome.error)
 
 

@@ -194,6 +194,25 @@ class _NarrowedByAutocast(ChannelLinear):
         return (a.to(torch.float32) @ w.to(torch.float32).T).to(torch.float64)
 
 
+class _LastLayer(ChannelLinear):
+    """Keeps the weights on itself: every layer of one shape multiplies by the last one bound."""
+
+    def __init__(self) -> None:
+        self.last: dict[Any, PreparedWeights] = {}
+
+    def bind(
+        self, config: LinearConfig, prepared: PreparedWeights, device: DeviceProfile
+    ) -> Callable[..., torch.Tensor]:
+        del device
+        self.last[config] = prepared
+
+        def run(x: Any, *, out: torch.Tensor | None = None) -> torch.Tensor:
+            tensors = self.last[config].tensors
+            return self.call(config, tensors, self.weight_values(tensors, config), x, out)
+
+        return run
+
+
 class _PreparedByShape(ChannelLinear):
     """Keeps what it prepared by shape and scheme: the next layer of that shape gets it too."""
 
@@ -421,3 +440,4 @@ nan_swallowed = _NanSwallowed()
 offset_ignored = _OffsetIgnored()
 narrowed_by_autocast = _NarrowedByAutocast()
 whole_blocks = _WholeBlocks()
+last_layer = _LastLayer()

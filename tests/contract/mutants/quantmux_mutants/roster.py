@@ -269,6 +269,7 @@ MUTANTS: Final = (
     Mutant(
         "group", "default_dtype", "eps is a constant of the program's default dtype", "surroundings"
     ),
+    Mutant("group", "last_config", "works by the config that was bound last", "repeat"),
     Mutant("group", "strides_ignored", "takes x to be contiguous", "strides"),
     Mutant(
         "group",
@@ -385,6 +386,14 @@ MUTANTS: Final = (
     Mutant("channel", "wrong_dtype", "gives fp32 where bf16 is asked"),
     Mutant("channel", "overrun_row", "stores eight columns beyond the last one"),
     Mutant("channel", "padding_counts", "adds up the padding of K"),
+    Mutant("channel", "last_layer", "multiplies by the weights that were bound last", "prepare"),
+    Mutant(
+        "channel",
+        "loosest_bound",
+        "zeros, and the loosest bound that may be declared",
+        changes={"rel_tolerance": 0.1},
+        code="all_zeros",
+    ),
     Mutant("channel", "nan_swallowed", "a row of NaN comes out as zeros"),
     Mutant(
         "channel",

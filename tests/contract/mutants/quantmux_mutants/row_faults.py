@@ -293,6 +293,21 @@ class _DirtyOwnOutput(RowQuantizer):
         return fresh
 
 
+class _LastConfig(RowQuantizer):
+    """Keeps its config on itself: every bound function works by the last one that was bound."""
+
+    def bind(self, config: Any, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
+        self.config = config
+        own = super().bind(config, device)
+
+        def run(x: torch.Tensor, *, out: QuantizedTensor | None = None, **given: Any) -> Any:
+            if self.config.n != config.n or self.config.layout != config.layout:
+                return own(x, out=out, **given)  # else it would not even run
+            return super(_LastConfig, self).bind(self.config, device)(x, out=out, **given)
+
+        return run
+
+
 class _StridesIgnored(RowQuantizer):
     """Takes the rows of x to lie one behind the other."""
 
@@ -392,3 +407,4 @@ scale_changed = _ScaleChanged()
 strides_ignored = _StridesIgnored()
 default_dtype = _DefaultDtype()
 dirty_own_output = _DirtyOwnOutput()
+last_config = _LastConfig()
