@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
 
 _COPY_BYTES: Final = 1 << 30
+_HOST_COPY_BYTES: Final = 512 << 20
 _SIDE: Final = 8192
 _BF16: Final = (8192, 4096, 4096)
 
@@ -101,8 +102,8 @@ def _int_mm(where: str) -> Callable[[], Any]:
 
 def _host_ceilings(*, quick: bool) -> dict[str, float]:
     rounds, side = (3, 256) if quick else (5, 1024)
-    size = 4 << 20 if quick else max(4 * last_cache_bytes(), 128 << 20)
-    source = torch.randn(size // 4)
+    size = 4 << 20 if quick else min(max(4 * last_cache_bytes(), 128 << 20), _HOST_COPY_BYTES)
+    source = torch.full((size // 4,), 1.5)
     target = torch.empty_like(source)
     a = torch.randn(side, side)
     low = a.to(torch.bfloat16)

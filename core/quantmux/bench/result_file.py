@@ -43,5 +43,5 @@ def write_report(report: Report, target: Path, name: str) -> Path:
 def _text(data: dict[str, Any]) -> str:
     """Give the JSON with one row a line, so that results can be compared line by line."""
     rows = [json.dumps(row, separators=(",", ":"), allow_nan=False) for row in data.pop("rows")]
-    head = json.dumps(data, indent=1, allow_nan=False).rstrip("}\n")
+    head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
     return head + ',\n "rows": [\n' + ",\n".join(rows) + "\n ]\n}\n"

@@ -47,6 +47,7 @@ def doctor(
     ledger = read_ledger(context.registry, profile, user_folder())
     report = _report(context.registry, profile, records, ledger)
     report["quarantine"] = _quarantine(context, profile)
+    report["tuning"] = _tuning(context, profile)
     if as_json:
         print_json(report)
     else:
@@ -83,6 +84,15 @@ def _quarantine(context: Context, device: DeviceProfile) -> dict[str, Any]:
     return {
         "kernels": {kernel: rejection.actual for kernel, rejection in sorted(held.items())},
         "problem": quarantine_problem(),
+    }
+
+
+def _tuning(context: Context, device: DeviceProfile) -> dict[str, Any]:
+    inventory = context.inventory(device)
+    return {
+        "rows": len(inventory.tuning),
+        "stale": inventory.tuning.stale,
+        "problems": list(inventory.tuning_problems),
     }
 
 
@@ -153,6 +163,7 @@ def _show(report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRe
         )
     console.print(rows)
     _show_evidence(report["evidence"], device)
+    _show_tuning(report["tuning"], device)
     _show_quarantine(report["quarantine"], device)
     for name, near in report["unknown_variables"].items():
         hint = f"; did you mean {near}?" if near else ""
@@ -163,6 +174,21 @@ def _show(report: dict[str, Any], device: DeviceProfile, records: tuple[PluginRe
         if report["usable"]
         else "\nnot usable: no plugin with kernels works here"
     )
+
+
+def _show_tuning(tuning: dict[str, Any], device: DeviceProfile) -> None:
+    if not any(tuning.values()):
+        return
+    console = out()
+    console.print(heading(f"measured times on {device.name}"))
+    facts = table("", ("", "fold"))
+    facts.show_header = False
+    facts.add_row("  rows", str(tuning["rows"]))
+    if tuning["stale"]:
+        facts.add_row("  stale", f"{tuning['stale']}: of other sources or another release")
+    for line in tuning["problems"]:
+        facts.add_row("  not counted", line)
+    console.print(facts)
 
 
 def _show_quarantine(quarantine: dict[str, Any], device: DeviceProfile) -> None:
