@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from quantmux.testing.sweep_record import Recorded
     from quantmux.testing.sweep_result import SweepResult
 
-_SHOWN: Final = 20
+_SHOWN: Final = 3
 _EVERY: Final = 15.0
 
 
@@ -122,27 +122,32 @@ def _failures(console: Console, result: SweepResult) -> None:
     failures = result.failures
     if not failures:
         return
-    console.print(heading(f"failed: {len(failures)}"))
-    for cell, outcome in failures[:_SHOWN]:
-        console.print(Text(f"  {cell.id}", style="red"), soft_wrap=True)
-        console.print(f"    {outcome.reason}", soft_wrap=True)
-        console.print(f"    again: {repeat_command(cell, result.device)}", soft_wrap=True)
-    if len(failures) > _SHOWN:
-        console.print(f"  and {len(failures) - _SHOWN} more; --json has all of them")
+    console.print(heading(f"failed: {count(len(failures), 'cell')}"))
+    kernels: dict[str, dict[tuple[str, str], list[Cell]]] = {}
+    for cell, outcome in failures:
+        alike = kernels.setdefault(cell.kernel, {})
+        alike.setdefault((outcome.code, outcome.reason), []).append(cell)
+    # a few of every kernel: the many of one must not hide the one of another
+    for kernel, alike in kernels.items():
+        for (_, reason), cells in list(alike.items())[:_SHOWN]:
+            more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+            console.print(Text(f"  {cells[0].id}{more}", style="red"), soft_wrap=True)
+            console.print(f"    {reason}", soft_wrap=True)
+            console.print(f"    again: {repeat_command(cells[0], result.device)}", soft_wrap=True)
+        hidden = sum(len(cells) for cells in list(alike.values())[_SHOWN:])
+        if hidden:
+            console.print(f"  {count(hidden, 'more cell')} of {kernel}; --json has all of them")
 
 
 def _not_asked(console: Console, result: SweepResult) -> None:
-    asked = {cell.kernel.partition("/")[0] for cell in result.cells}
+    if not result.not_asked:
+        return
     rows = table("  backend", "state", ("why", "fold"))
-    for record in result.registry.plugins_on(result.device):
-        failed = record in result.failed_plugins
-        # one that has kernels and is not among those asked was not selected
-        if failed or (record.name not in asked and not record.kernels):
-            why = "\n".join(record.reasons) or "it registers no kernel"
-            rows.add_row(f"  {record.name}", state_text(record.state), why)
-    if rows.row_count:
-        console.print(heading("not asked"))
-        console.print(rows)
+    for record in result.not_asked:
+        why = "\n".join(record.reasons) or "it registers no kernel"
+        rows.add_row(f"  {record.name}", state_text(record.state), why)
+    console.print(heading("not asked"))
+    console.print(rows)
 
 
 def show_recorded(console: Console, recorded: Recorded) -> None:

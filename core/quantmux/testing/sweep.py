@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.registry.manager import Registry
+    from quantmux.registry.status import PluginRecord
     from quantmux.testing.cell import Cell, Outcome
 
 ENGINE: Final = "quantmux.testing.engine"
@@ -196,12 +197,7 @@ def sweep(
         cells=cells,
         outcomes=outcomes,
         kept=kept,
-        failed_plugins=tuple(
-            record
-            for record in registry.plugins_on(profile)
-            if record.state == "failed"
-            and (not selection.backends or record.name in selection.backends)
-        ),
+        not_asked=_not_asked(selection, registry, profile, cells),
         journal=path,
         seconds=time.monotonic() - began,
         interrupted=interrupted,
@@ -283,3 +279,16 @@ def _cells(
             code="no_cells",
         )
     return tuple(found)
+
+
+def _not_asked(
+    selection: Selection, registry: Registry, device: DeviceProfile, cells: tuple[Cell, ...]
+) -> tuple[PluginRecord, ...]:
+    """Give the plugins that were meant and have no kernel, and those whose probe failed."""
+    asked = {cell.kernel.partition("/")[0] for cell in cells}
+    return tuple(
+        record
+        for record in registry.plugins_on(device)
+        if not selection.backends or record.name in selection.backends
+        if record.state == "failed" or (record.name not in asked and not record.kernels)
+    )

@@ -106,7 +106,6 @@ class Pool:
             for key, _ in self._selector.select(_TICK):
                 worker: WorkerProcess = key.data
                 if worker in self._workers:
-                    # what is announced first: what it prints then belongs to the cell
                     yield from self._hear(worker)
                 if worker in self._workers:
                     worker.listen(self._selector)
@@ -154,7 +153,6 @@ class Pool:
                 worker.current = worker.chunk.popleft()
                 worker.began = time.monotonic()
                 worker.was_asked = False
-                worker.forget_output()
             elif "end" in message and worker.current is not None:
                 cell = worker.current
                 if message["end"] != cell.id:

@@ -61,7 +61,7 @@ class SweepResult:
         cells: Every cell that was to be asked, in order.
         outcomes: Cell id → outcome, of those that were answered.
         kept: How many answers were taken from the journal of an earlier run.
-        failed_plugins: Plugins that could not be asked at all.
+        not_asked: Plugins that were meant and have no kernel here, failed ones among them.
         journal: File of the answers.
         seconds: Time it took.
         interrupted: It was stopped before its end.
@@ -73,7 +73,7 @@ class SweepResult:
     cells: tuple[Cell, ...]
     outcomes: dict[str, Outcome]
     kept: int
-    failed_plugins: tuple[PluginRecord, ...]
+    not_asked: tuple[PluginRecord, ...]
     journal: Path
     seconds: float
     interrupted: bool = False
@@ -88,6 +88,11 @@ class SweepResult:
     def failures(self) -> tuple[tuple[Cell, Outcome], ...]:
         """The cells that failed."""
         return tuple((c, o) for c, o in self.results if o.verdict is Verdict.FAILS)
+
+    @property
+    def failed_plugins(self) -> tuple[PluginRecord, ...]:
+        """The plugins that could not be asked because they raised or broke the contract."""
+        return tuple(record for record in self.not_asked if record.state == "failed")
 
     @property
     def ok(self) -> bool:
@@ -153,7 +158,7 @@ class SweepResult:
                 }
                 for cell, outcome in self.failures
             ],
-            "failed_plugins": [record.to_dict() for record in self.failed_plugins],
+            "not_asked": [record.to_dict() for record in self.not_asked],
             "journal": str(self.journal),
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),

@@ -19,7 +19,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from quantmux.testing.worker_wire import decode, pack_outcome, send, unpack
+from quantmux.testing.worker_wire import MARK, decode, pack_outcome, send, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,7 @@ class Worker:
         self._say({"ready": registry.fingerprint})
         for message in lines:
             for cell in unpack(message["cells"]):
+                _mark_output()
                 self._say({"begin": cell.id})
                 outcome = _answer(engine, cell, registry, device, hello["seed"])
                 if os.getpid() != self._pid:
@@ -111,6 +112,13 @@ def _answer(
         return outcome
     trouble = _cuda_trouble()
     return outcome if trouble is None else Outcome(Verdict.FAILS, trouble, POISONED)
+
+
+def _mark_output() -> None:
+    """Let the parent tell what this cell prints from what others printed before."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        os.write(2, MARK)
 
 
 def _cuda_trouble() -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantmux.testing.worker_wire import decode, encode, pack
+from quantmux.testing.worker_wire import MARK, decode, encode, pack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -161,8 +161,9 @@ class WorkerProcess:
 
     @property
     def last_words(self) -> list[str]:
-        """The last lines it printed."""
-        text = self._tail.decode(errors="replace")
+        """The last lines it printed in the cell it is at."""
+        # not cleared when a cell is announced: that arrives by another way, sooner or later
+        text = self._tail.rpartition(MARK)[2].decode(errors="replace")
         return [line.rstrip() for line in text.splitlines() if line.strip()]
 
     @property

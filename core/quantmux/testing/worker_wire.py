@@ -6,13 +6,16 @@ import base64
 import json
 import math
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.testing.cell import Outcome, Verdict
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
+
+MARK: Final = b"\x1e\n"
+"""What a worker prints before each cell: the record separator of ASCII, on a line."""
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from quantmux.capability.detect import resolve_device
+from quantmux.cli._sweep_view import show_sweep
 from quantmux.registry.default import set_default_registry
+from quantmux.registry.manager import Registry
+from quantmux.testing.cell import Cell, Outcome, Verdict
+from quantmux.testing.sweep_result import SweepResult
 
 AHEAD = Path(__file__).parents[1] / "testing_sweep" / "ahead"
 QUICK = ("--backend", "torch", "--device", "cpu", "--jobs", "1", "--check", "bounds")
@@ -125,6 +130,33 @@ def test_nothing_that_could_run_is_no_success(cli):
     answer = cli("sweep", "--kernel", "torch/linear_int_mm", "--device", "cpu", "--check", "graph")
     assert answer.code == 1
     assert "nothing was shown: no cell could run here" in answer.out
+
+
+def test_failures_of_every_kernel_are_shown_and_alike_ones_once(capsys):
+    cells = [Cell(f"acme/{k}", "numbers", f"{k} {i}") for k in ("one", "two") for i in range(9)]
+    outcomes = {
+        c.id: Outcome(Verdict.FAILS, "crashed" if c.kernel == "acme/one" else f"off by {c.label}")
+        for c in cells
+    }
+    device = resolve_device("cpu")
+    result = SweepResult(
+        registry=Registry.of({}),
+        device=device,
+        cells=tuple(cells),
+        outcomes=outcomes,
+        kept=0,
+        not_asked=(),
+        journal=Path("journal.jsonl"),
+        seconds=1.0,
+    )
+    show_sweep(result, None)
+    out = capsys.readouterr().out
+    assert "failed: 18 cells" in out
+    assert out.count("crashed\n") == 1
+    assert "acme/one::numbers[one 0] and 8 more" in out
+    assert out.count("off by two") == 3
+    assert "6 more cells of acme/two" in out
+    assert "quantmux sweep --kernel acme/two --check numbers --label 'two 0' --device cpu" in out
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
