@@ -181,9 +181,9 @@ def _ceiling(
         svg.text(x - 6, y - 8, label, turn=turn, font_size=12, fill=_INK, text_anchor="middle")
     else:
         # left of the knee nothing can stand but this: it is above the slope
-        end = a[0] - 8 > _LEFT + 110
-        x, y = (a[0] - 8, a[1] + 4) if end else (a[0] + 6, a[1] - 7)
-        anchor = "end" if end else "start"
+        has_room = a[0] - 8 > _LEFT + 110
+        x, y = (a[0] - 8, a[1] + 4) if has_room else (a[0] + 6, a[1] - 7)
+        anchor = "end" if has_room else "start"
         svg.text(x, y, label, font_size=12, fill=_INK, text_anchor=anchor)
 
 

@@ -60,7 +60,9 @@ class TuningRow(Frozen):
     @field_validator("digests", "versions", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
-        return tuple(sorted(value.items())) if isinstance(value, dict) else value
+        pairs = value.items() if isinstance(value, dict) else value
+        # one spelling, so that equal rows compare equal
+        return tuple(sorted(pairs)) if isinstance(value, dict | tuple | list) else value
 
     @property
     def key(self) -> tuple[Ids, str, int, int, int]:
@@ -135,13 +137,12 @@ class TuningTable:
             found.append(points)
         if not found:
             return {}
-        target = math.log(max(m, 1))
         shapes = set.intersection(*(set(points) for points in found))
         for shape in sorted(shapes, key=lambda s: (_distance(s, n, k), s)):
             ms = set.intersection(*(set(points[shape]) for points in found))
             if ms:
-                at = min(ms, key=lambda one: (abs(math.log(one) - target), one))
-                return {ids: us for points in found for ids, us in points[shape][at].items()}
+                nearest = min(ms, key=lambda one: (_ratio(one, max(m, 1)), one))
+                return {ids: us for points in found for ids, us in points[shape][nearest].items()}
         return {}
 
     def thresholds(self, pipelines: Iterable[Ids], scheme: str, n: int, k: int) -> set[int]:
@@ -187,3 +188,8 @@ def tuning_key(config: LayerConfig) -> tuple[str, int, int]:
 
 def _distance(shape: Shape, n: int, k: int) -> float:
     return abs(math.log(n / shape[0])) + abs(math.log(k / shape[1]))
+
+
+def _ratio(a: int, b: int) -> float:
+    # not a difference of logarithms: at the geometric mean of two Ms both must be as near
+    return max(a / b, b / a)

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from quantmux.config import LinearConfig
+from quantmux.config import InverseRopeQuantizeConfig, LinearConfig, QuantizeConfig
 from quantmux.dispatch import Selection, TuningRow, TuningTable
+from quantmux.dispatch.tuning import tuning_key
+from quantmux.errors import ConfigError
 from quantmux.registry.kernel_spec import KernelSpec
 
 Make = Callable[..., KernelSpec]
@@ -93,3 +97,110 @@ def test_weight_layouts_are_chosen_by_slowdown_over_the_probed_ms(
     rows += [row("torch/b", m, 105.0 if m <= 256 else 100.0) for m in ms]
     selection = ask(CONFIG, *kernels, inventory={"tuning": TuningTable(rows)})
     assert selection.weight_layouts == ("torch:b",)
+
+
+def test_times_of_different_shapes_are_not_compared(
+    kernels: tuple[KernelSpec, ...], ask: Ask
+) -> None:
+    # b's only row is of a smaller shape: that it took less time there says nothing
+    table = TuningTable([row("cutlass/a", 16, 10.0), row("torch/b", 16, 5.0, n=2112)])
+    selection = ask(CONFIG, *kernels, inventory={"tuning": table})
+    assert selection.ranges[0].pipeline.main.id == "cutlass/a"
+
+
+def test_times_are_compared_at_the_nearest_shape_that_all_have(
+    kernels: tuple[KernelSpec, ...], ask: Ask
+) -> None:
+    rows = [
+        row("cutlass/a", 16, 1.0),
+        row("cutlass/a", 16, 9.0, n=2112),
+        row("torch/b", 16, 5.0, n=2112),
+    ]
+    selection = ask(CONFIG, *kernels, inventory={"tuning": TuningTable(rows)})
+    assert selection.ranges[0].pipeline.main.id == "torch/b"
+
+
+def test_times_are_compared_at_an_m_that_all_have(
+    kernels: tuple[KernelSpec, ...], ask: Ask
+) -> None:
+    # a was also measured at 64; b was not, and its time at 1 is no answer to that
+    rows = [
+        row("cutlass/a", 1, 10.0),
+        row("cutlass/a", 64, 20.0),
+        row("cutlass/a", 4096, 500.0),
+        row("torch/b", 1, 15.0),
+        row("torch/b", 4096, 300.0),
+    ]
+    selection = ask(CONFIG, *kernels, inventory={"tuning": TuningTable(rows)})
+    spans = [(c.m_min, c.m_max, c.pipeline.main.id) for c in selection.ranges]
+    assert spans == [(1, 64, "cutlass/a"), (65, None, "torch/b")]
+
+
+def test_a_consumer_counts_by_its_fastest_measured_pipeline(
+    kernels: tuple[KernelSpec, ...], producer: Make, ask: Ask
+) -> None:
+    slow = producer("torch/q", "fp8_group128", ("row_major",))
+    rows = [
+        row("cutlass/a", 16, 10.0),
+        row("torch/b", 16, 20.0),
+        TuningRow(
+            pipeline=("torch/q", "torch/b"), scheme="fp8_block128", n=4096, k=4096, m=16, us=5.0
+        ),
+    ]
+    selection = ask(CONFIG, *kernels, slow, inventory={"tuning": TuningTable(rows)})
+    assert selection.ranges[0].pipeline.ids == ("torch/q", "torch/b")
+
+
+def test_16_bit_formats_share_their_times_and_fp32_has_its_own() -> None:
+    half = CONFIG.replace(in_dtype="fp16", out_dtype="fp16")
+    assert tuning_key(half) == tuning_key(CONFIG) == ("fp8_block128", 4096, 4096)
+    assert tuning_key(CONFIG.replace(out_dtype="fp32"))[0] == "fp8_block128 out=fp32"
+    exact = CONFIG.replace(scheme="fp8_block128+exact")
+    assert tuning_key(exact)[0] == "fp8_block128+exact"
+
+
+def test_producers_are_told_apart_by_layout_and_by_all_their_groups() -> None:
+    plain = QuantizeConfig(operand="fp8_group128", n=7168)
+    aligned = QuantizeConfig(operand="fp8_group128", n=7168, layout="col_major_aligned4")
+    assert tuning_key(plain) == ("fp8_group128 row_major", 7168, 7168)
+    assert tuning_key(aligned)[0] == "fp8_group128 col_major_aligned4"
+    rope = InverseRopeQuantizeConfig(heads=64, head_dim=512, rope_dim=64, groups=8)
+    assert tuning_key(rope)[1:] == (4096, 64 * 512)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"us": 0.0},
+        {"us": -1.0},
+        {"us": float("nan")},
+        {"us": float("inf")},
+        {"us": "fast"},
+        {"m": -4},
+        {"m": 0},
+        {"n": 1.5},
+        {"noise": -0.1},
+        {"pipeline": ()},
+        {"scheme": ""},
+    ],
+)
+def test_a_row_that_no_run_can_have_given_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        TuningRow(
+            **{"pipeline": ("a/b",), "scheme": "s", "n": 1, "k": 1, "m": 1, "us": 1.0, **wrong}
+        )
+
+
+@given(
+    ms=st.sets(st.integers(1, 8192), min_size=1, max_size=6),
+    others=st.sets(st.integers(1, 8192), min_size=1, max_size=6),
+)
+def test_the_winner_changes_only_behind_a_threshold(ms: set[int], others: set[int]) -> None:
+    table = TuningTable([row("a/a", m, 1.0 + m) for m in ms] + [row("b/b", m, 2.0) for m in others])
+    ids = [("triton/q", "a/a"), ("triton/q", "b/b")]
+    key = "fp8_block128", 4096, 4096
+    edges = table.thresholds(ids, *key)
+    for m in range(1, 600):
+        before, here = (table.times([[i] for i in ids], *key, at) for at in (m, m + 1))
+        if before != here:
+            assert m + 1 in edges
