@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import quantmux as qm
+from quantmux.dispatch.tuning_files import parse_tuning
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "examples" / "quantmux-deepgemm"
@@ -95,6 +96,20 @@ def test_matrix_shows_it_native_on_an_h200(environment):
     rows = {k["scheme"]: k for k in kernels if k["id"] == KERNEL and k["eligible"]}
     assert set(rows) == {"fp8_block128", "fp8_block128_pow2"}
     assert {row["tier"] for row in rows.values()} == {"native"}
+    # shipped in the wheel, and read there; stale or not is for matrix to say
+    assert {row["evidence"]["cases"] for row in rows.values()} == {265}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [PACKAGE / "quantmux_deepgemm", ROOT / "backends/torch/quantmux_torch"],
+    ids=lambda folder: folder.name,
+)
+def test_shipped_times_are_those_of_both_contenders_at_the_same_points(file):
+    content = parse_tuning((file / "tuning/h200.json").read_text(encoding="utf-8"), "h200")
+    assert content.problems == ()
+    points = {(r.scheme, r.n, r.k, r.m) for r in content.rows}
+    assert {("fp8_block128", 4096, 7168, m) for m in (1, 16, 64, 128, 1024, 4096)} <= points
 
 
 @pytest.mark.parametrize("scheme", ["fp8_block128", "fp8_block128_pow2", "fp8_block128+exact"])
@@ -148,9 +163,11 @@ def test_it_is_taken_where_it_was_measured_to_be_faster(environment, tmp_path, m
 
 
 def test_with_rows_for_one_contender_only_the_order_decides(environment, tmp_path, monkeypatch):
-    write_times(environment, tmp_path, {16: (12.0, None)})
+    # far from every shape whose times are shipped
+    write_times(environment, tmp_path, {16: (12.0, None)}, n=128, k=128)
     monkeypatch.setenv("QUANTMUX_CACHE_DIR", str(tmp_path))
-    (answer,) = ask(environment, ("h200", False, 16, PLAIN))
+    config = {**PLAIN, "in_features": 128, "out_features": 128}
+    (answer,) = ask(environment, ("h200", False, 16, config))
     assert answer["taken"] == ["torch/linear_scaled_mm_block"]
 
 
@@ -162,21 +179,20 @@ from quantmux.dispatch.tuning_files import record_tuning
 from quantmux.registry.default import default_registry
 from quantmux.registry.digest import kernel_digest
 registry = default_registry()
+n, k, times = json.loads(sys.argv[2])
 def row(consumer, m, us):
     ids = ("torch/quantize", consumer)
     digests = {i: kernel_digest(registry.get(i), registry.folder(i.partition("/")[0])) for i in ids}
-    return TuningRow(pipeline=ids, scheme="fp8_block128", n=4096, k=7168, m=m, us=us,
-                     digests=digests)
+    return TuningRow(pipeline=ids, scheme="fp8_block128", n=n, k=k, m=m, us=us, digests=digests)
 consumers = ("deepgemm/fp8_gemm_nt", "torch/linear_scaled_mm_block")
-times = json.loads(sys.argv[2]).items()
-rows = [row(c, int(m), us) for m, both in times for c, us in zip(consumers, both) if us]
+rows = [row(c, int(m), us) for m, both in times.items() for c, us in zip(consumers, both) if us]
 record_tuning(rows, "h200", Path(sys.argv[1]))
 """
 
 
-def write_times(environment, folder, times):
+def write_times(environment, folder, times, n=4096, k=7168):
     """Write rows {m: (µs of DeepGEMM, µs of torch)} as a user's own measurement."""
-    done = environment.run("-c", WRITE, folder / "tuning", json.dumps(times))
+    done = environment.run("-c", WRITE, folder / "tuning", json.dumps([n, k, times]))
     assert done.returncode == 0, done.stderr
 
 
