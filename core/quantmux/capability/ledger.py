@@ -43,6 +43,7 @@ class EvidenceRow(Frozen):
         versions: Package → version, those that the kernel's numbers depend on.
         archs: Architectures it was compiled for, in a run without the device.
         note: One line, e.g. the first failure.
+        ran: The kernel itself was run; False when only a compiler was.
         seal: `seal_of` the row as it was written, "" before; shows that nobody edited it.
     """
 
@@ -60,6 +61,7 @@ class EvidenceRow(Frozen):
     versions: dict[str, str] = Field(default_factory=dict)
     archs: tuple[str, ...] = ()
     note: str = ""
+    ran: bool = True
     seal: str = ""
 
     @property

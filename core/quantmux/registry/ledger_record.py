@@ -148,7 +148,7 @@ def _with_time(old: EvidenceRow | None, new: EvidenceRow) -> EvidenceRow | None:
 
 
 def _with_archs(old: EvidenceRow, new: EvidenceRow) -> EvidenceRow:
-    ran = old.failed or old.level.reaches(EvidenceLevel.VERIFIED)
+    ran = old.ran and (old.failed or old.level.reaches(EvidenceLevel.VERIFIED))
     return (old if ran else new).replace(archs=_archs(old, new))
 
 

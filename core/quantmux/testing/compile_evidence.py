@@ -46,6 +46,7 @@ def compiled_rows(
                 versions=versions_here(spec),
                 archs=(str(device.arch),) if good else (),
                 note=outcome.reason,
+                ran=False,
             )
         )
     return {name: tuple(rows) for name, rows in found.items()}

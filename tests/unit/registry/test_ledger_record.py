@@ -124,6 +124,13 @@ def test_compiled_archs_gather_until_the_sources_change(tmp_path):
     assert kept(tmp_path)["acme/one"].archs == ("sm100",)
 
 
+def test_what_compiles_now_lifts_that_it_did_not_compile_but_no_failed_run(tmp_path):
+    failed = {"level": "declared", "cases": 0, "failed": 1}
+    found = both(tmp_path, row(**failed, ran=False), row(**BUILT, ran=False))
+    assert (found.level, found.failed) == (EvidenceLevel.COMPILED, 0)
+    assert both(tmp_path, row(**failed, digest=TWO), row(**BUILT, ran=False, digest=TWO)).failed
+
+
 def test_a_smaller_run_does_not_wipe_out_a_failure(tmp_path, caplog):
     assert both(tmp_path, row(failed=1), row(cases=3)).failed == 1
     assert "too few to lift it" in caplog.text
