@@ -20,7 +20,7 @@ NEEDS: Final = (
         version=f"=={DEEPGEMM_VERSION}",
         import_name="deep_gemm",
     ),
-    # 0.1.9 is what that build was linked with; with newer ones its host checks fail on any tensor
+    # the release it was measured with; 0.1.11 under newer builds of the library failed host checks
     qm.Needs(kind="package", name="apache-tvm-ffi", version="==0.1.9", import_name="tvm_ffi"),
     # the library is compiled against torch's C++ classes, which differ between minor versions
     qm.Needs(kind="package", name="torch", version=">=2.11,<2.12"),
