@@ -115,8 +115,7 @@ def record_tuning(rows: Iterable[TuningRow], device_name: str, folder: Path) -> 
             merged = {row.key: row for row in _kept(file, device_name)}
             merged |= {row.key: row for row in given}
             kept = [merged[key].to_dict() for key in sorted(merged)]
-            data = {"schema": SCHEMA, "device": device_name, "rows": kept}
-            write_whole(file, json.dumps(data, indent=1, allow_nan=False) + "\n")
+            write_whole(file, _text(device_name, kept))
     except OSError as error:
         raise QuantmuxError(
             f"measured times of {device_name} cannot be written",
@@ -125,6 +124,12 @@ def record_tuning(rows: Iterable[TuningRow], device_name: str, folder: Path) -> 
             code="tuning_write",
         ) from error
     return file
+
+
+def _text(device: str, rows: list[dict[str, Any]]) -> str:
+    # one row a line, so that a change of one shows as one
+    lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
+    return f'{{"schema": {SCHEMA}, "device": {json.dumps(device)}, "rows": [\n{lines}\n]}}\n'
 
 
 def _kept(file: Path, device: str) -> tuple[TuningRow, ...]:
