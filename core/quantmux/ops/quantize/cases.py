@@ -138,6 +138,8 @@ def _contents(config: Callable[..., Any]) -> Iterator[Case]:
         for magnitude in (1e-8, 1e-4, 1e4):
             yield Case(plain, 9, magnitude=magnitude, source="magnitudes")
         yield Case(plain, 9, magnitude=1e-12, source="below the floor eps")
+        if value.is_nvfp4:
+            yield Case(plain, 9, magnitude=1e-20, source="below the floor of the global scale")
         for kind in ("zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges", "ties"):
             yield Case(plain, 9, kind, source="special matrices")
         for kind in ("nan", "inf", "mixed"):

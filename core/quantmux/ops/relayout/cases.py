@@ -102,5 +102,6 @@ def _real() -> Iterator[Case]:
         value = operand(name)
         plain = default_layout(value, n)
         made = _config(value, n, plain, plain.replace(scales=target))
+        yield Case(made, 1, source="a real layer, one token")
         yield Case(made, 16, source="a real layer, decode", is_small=False)
         yield Case(made, 1024, source="a real layer, prefill", is_small=False)
