@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -141,7 +141,7 @@ def bench(
         environments=tuple(PeerEnv.parse(text, tuple(PEERS)) for text in peer_env or ()),
         only=tuple(kernels or ()),
         quick=quick,
-        command="quantmux " + " ".join(sys.argv[1:]),
+        command="quantmux " + " ".join(_without_folders(part) for part in sys.argv[1:]),
     )
     if quick and (record or record_to):
         raise ConfigError(
@@ -160,6 +160,12 @@ def bench(
         for file in record_report(report, cases, context.registry, profile, record_to):
             err().print(f"recorded: {file}", soft_wrap=True)
     _tell(report)
+
+
+def _without_folders(part: str) -> str:
+    """Give an argument with a path cut to its last name: results are shown to others."""
+    name, equals, value = part.rpartition("=")
+    return name + equals + (PurePath(value).name if "/" in value else value)
 
 
 def _here(profile: DeviceProfile) -> DeviceProfile:

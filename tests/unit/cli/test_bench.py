@@ -160,3 +160,14 @@ def test_default_cases_are_small_where_a_quick_look_is_asked():
     assert [case.config for case in widths[:1]] == [QuantizeConfig(operand="fp8_group128", n=7168)]
     # DeepSeek V3's linears have six widths
     assert len({case.config for case in widths}) == 6
+
+
+def test_a_result_names_the_command_without_folders_of_one_machine(cli, tmp_path, monkeypatch):
+    out = tmp_path / "result.json"
+    args = ["bench", "linear", *QUICK, *SMALL, "--out", str(out), "--peer-env", f"bf16={tmp_path}"]
+    monkeypatch.setattr("sys.argv", ["quantmux", *args])
+    assert cli(*args).code == 0
+    command = json.loads(out.read_text())["command"]
+    assert command.startswith("quantmux bench linear --quick")
+    assert "result.json" in command
+    assert "/" not in command
