@@ -163,9 +163,10 @@ def bench(
 
 
 def _without_folders(part: str) -> str:
-    """Give an argument with a path cut to its last name: results are shown to others."""
+    """Give an argument with an absolute path cut to its last name: results are shown to others."""
     name, equals, value = part.rpartition("=")
-    return name + equals + (PurePath(value).name if "/" in value else value)
+    path = PurePath(value)
+    return name + equals + (path.name if path.is_absolute() else value)
 
 
 def _here(profile: DeviceProfile) -> DeviceProfile:

@@ -165,9 +165,11 @@ def test_default_cases_are_small_where_a_quick_look_is_asked():
 def test_a_result_names_the_command_without_folders_of_one_machine(cli, tmp_path, monkeypatch):
     out = tmp_path / "result.json"
     args = ["bench", "linear", *QUICK, *SMALL, "--out", str(out), "--peer-env", f"bf16={tmp_path}"]
+    args += ["--kernels", "torch/linear_emulated"]
     monkeypatch.setattr("sys.argv", ["quantmux", *args])
     assert cli(*args).code == 0
     command = json.loads(out.read_text())["command"]
     assert command.startswith("quantmux bench linear --quick")
     assert "result.json" in command
-    assert "/" not in command
+    assert str(tmp_path) not in command
+    assert "torch/linear_emulated" in command  # an id is no path
