@@ -21,6 +21,9 @@ MAX_DISTANCE: Final = 2 * math.log(2)
 NOISE_BAND: Final = 1.03
 """Pipelines within 3 % of the fastest tie, so that winners do not flip between runs."""
 
+_KEPT: Final = 4096
+"""Comparisons that are remembered; beyond it all are forgotten and made again."""
+
 Ids = tuple[str, ...]
 Shape = tuple[int, int]
 Pairs = tuple[tuple[str, str], ...]
@@ -78,7 +81,7 @@ class TuningRow(Frozen):
 class TuningTable:
     """Rows by (pipeline, scheme); empty until somebody measures."""
 
-    __slots__ = ("_rows", "stale")
+    __slots__ = ("_common", "_rows", "stale")
 
     def __init__(
         self, rows: Iterable[TuningRow] = (), digests: Mapping[str, str] | None = None
@@ -96,6 +99,7 @@ class TuningTable:
             else:
                 self.stale += 1
         self._rows = {key: dict(shapes) for key, shapes in kept.items()}
+        self._common: dict[Any, dict[int, dict[Ids, float]]] = {}
 
     def __len__(self) -> int:
         return sum(len(times) for shapes in self._rows.values() for times in shapes.values())
@@ -124,14 +128,28 @@ class TuningTable:
             k: Input width.
             m: Rows.
         """
+        key = tuple(tuple(pipelines) for pipelines in contenders), scheme, n, k
+        points = self._common.get(key)
+        if points is None:
+            if len(self._common) >= _KEPT:
+                self._common.clear()
+            points = self._common[key] = self._measured_alike(*key)
+        if not points:
+            return {}
+        return points[min(points, key=lambda one: (_ratio(one, max(m, 1)), one))]
+
+    def _measured_alike(
+        self, contenders: tuple[tuple[Ids, ...], ...], scheme: str, n: int, k: int
+    ) -> dict[int, dict[Ids, float]]:
+        """Give the times by M at the nearest shape at which all contenders share an M."""
         found: list[dict[Shape, dict[int, dict[Ids, float]]]] = []
         for pipelines in contenders:
             points: dict[Shape, dict[int, dict[Ids, float]]] = {}
             for ids in pipelines:
                 for shape, times in self._near(ids, scheme, n, k).items():
                     at = points.setdefault(shape, {})
-                    for measured_m, us in times.items():
-                        at.setdefault(measured_m, {})[ids] = us
+                    for m, us in times.items():
+                        at.setdefault(m, {})[ids] = us
             if not points:
                 return {}
             found.append(points)
@@ -141,8 +159,10 @@ class TuningTable:
         for shape in sorted(shapes, key=lambda s: (_distance(s, n, k), s)):
             ms = set.intersection(*(set(points[shape]) for points in found))
             if ms:
-                nearest = min(ms, key=lambda one: (_ratio(one, max(m, 1)), one))
-                return {ids: us for points in found for ids, us in points[shape][nearest].items()}
+                return {
+                    m: {ids: us for points in found for ids, us in points[shape][m].items()}
+                    for m in ms
+                }
         return {}
 
     def thresholds(self, pipelines: Iterable[Ids], scheme: str, n: int, k: int) -> set[int]:
