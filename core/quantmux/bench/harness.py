@@ -17,6 +17,7 @@ from quantmux.bench.watch_cuda import cuda_watch, host_us, raise_if_lost
 from quantmux.bench.watch_host import HostWatch
 from quantmux.dispatch.tier import Tier
 from quantmux.registry.guard import describe
+from quantmux.runtime.failures import Failure, classify
 from quantmux.runtime.steps import KernelFailed
 
 if TYPE_CHECKING:
@@ -93,7 +94,12 @@ class _Case:
         bench = self._bench
         if not bench.with_kernels and all(peer.refuses(self._case) for peer in bench.peers):
             return []
-        inputs = self._materials.inputs(self._case.m, self._copies)
+        try:
+            inputs = self._materials.inputs(self._case.m, self._copies)
+        except (RuntimeError, MemoryError) as error:
+            if classify(error) is not Failure.OUT_OF_MEMORY:
+                raise
+            return [self._failure(Contender("the inputs", "pipeline", ()), describe(error))]
         contenders = self._contenders(inputs)
         watches: dict[str, Watch] = {}
         notes: dict[str, str] = {}

@@ -89,6 +89,13 @@ def test_consumers_alone_peers_and_second_bindings_are_not_recorded(context, cpu
         ["acme/quantize", "acme/growing"],
         ["acme/quantize", "acme/steady"],
     ]
+    # kernels alone have the ids of their pipelines: the times must be those of the whole
+    whole = {
+        row.pipeline: row.us
+        for row in report.rows
+        if row.kind == "kernel" and row.part == "pipeline"
+    }
+    assert {tuple(r["pipeline"]): r["us"] for r in rows} == pytest.approx(whole, abs=1e-3)
 
 
 def test_a_verified_kernel_becomes_measured_and_no_other_does(context, measured, cpu):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from quantmux.bench.materials import Materials
 from quantmux.bench.peers.environment import PeerEnv, run_there
 from quantmux.bench.peers.known import PEERS, here, peers_of
 from quantmux.bench.result_file import write_report
@@ -88,6 +89,22 @@ def test_a_kernel_that_raises_costs_its_own_row_only(backend, consumer, run):
     report = run(backend(bad=consumer(fail), good=consumer(lambda _: 0.0)), 4)
     assert "no such luck" in kernels(report)["acme/quantize -> acme/bad"].reason
     assert kernels(report)["acme/quantize -> acme/good"].us > 0
+
+
+def test_a_case_that_does_not_fit_in_memory_costs_its_own_row_only(
+    backend, consumer, run, monkeypatch
+):
+    inputs = Materials.inputs
+
+    def scarce(self, m, count):
+        if m == 1024:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inputs(self, m, count)
+
+    monkeypatch.setattr(Materials, "inputs", scarce)
+    report = run(backend(gemm=consumer(lambda _: 0.0)), 1024, 4)
+    assert [(row.m, "out of memory" in row.reason) for row in report.failed] == [(1024, True)]
+    assert kernels(report)["acme/quantize -> acme/gemm"].m == 4
 
 
 def test_many_rows_are_compared_by_some_of_them_and_the_row_says_so(
