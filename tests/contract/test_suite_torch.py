@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from quantmux.capability.detect import resolve_device
 from quantmux.registry import load_registry
@@ -24,6 +25,15 @@ HERE = {
 """Kernels that run on a CPU → least number of cells that agree; fewer is a suite that shrank."""
 
 NOT_HERE = sorted({kernel.id for kernel in REGISTRY.kernels} - set(HERE))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    # thousands of small products: threads wait for each other ten times as long as they work
+    was = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(was)
 
 
 def outcomes(kernel):
