@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from quantmux.capability.rejection import Rejection
-    from quantmux.testing.stage import Trial
+    from quantmux.ops.spec import Case
+    from quantmux.registry.kernel_spec import KernelSpec
+    from quantmux.testing.cell import Cell
+    from quantmux.testing.stage import Stage, Trial
 
 _NOT_HERE = frozenset(
     {
@@ -62,6 +65,15 @@ def refused(reasons: Iterable[Rejection]) -> Outcome:
         if rejection.code in _NOT_HERE:
             return not_here(str(rejection), str(rejection.code))
     return Outcome(Verdict.REFUSES, "; ".join(str(r) for r in found), str(first.code))
+
+
+def served(cell: Cell, stage: Stage) -> tuple[KernelSpec, Case] | Outcome:
+    """Give the kernel and the case of a cell, or the outcome of a kernel that does not serve it."""
+    spec = stage.spec(cell.kernel)
+    if cell.case is None:
+        raise ValueError(f"{cell.id} has no case")
+    reasons = stage.refusals(spec, cell.case.config, cell.case.m)
+    return refused(reasons) if reasons else (spec, cell.case)
 
 
 def told(error: BaseException) -> str:

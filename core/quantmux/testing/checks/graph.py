@@ -13,17 +13,16 @@ from quantmux.testing.answers import (
     difference,
     fails,
     not_here,
-    refused,
+    served,
     stored_bytes,
 )
-from quantmux.testing.cell import Cell, Verdict
+from quantmux.testing.cell import Cell, Outcome, Verdict
 from quantmux.testing.derive import labelled, plain_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.stage import Stage, Trial
 
 ALWAYS: Final = False
@@ -44,13 +43,13 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
 
 def run(cell: Cell, stage: Stage) -> Outcome:
     """Capture on some contents, replay on others, and on the first again."""
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
+    if cell.case is None:
         why = "a CPU has no graphs" if cell.label == "no GPU" else "it has no tag cuda_graph"
         return not_here(why, "gpu" if cell.label == "no GPU" else "cuda_graph")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     trial, later = (stage.trial(spec, case, other=i) for i in (0, 1))
     first = [t.clone() for t in _tensors(trial)]
     stage.registry.load_kernel(spec.id).warmup(case.config, [case.m])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from quantmux.testing.answers import agrees, fails, refused, told
-from quantmux.testing.cell import Cell
+from quantmux.testing.answers import agrees, fails, served, told
+from quantmux.testing.cell import Cell, Outcome
 from quantmux.testing.checks.launches import is_bare_composite, no_promise
 from quantmux.testing.derive import labelled, plain_cases
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.stage import Stage
 
 ALWAYS: Final = False
@@ -37,12 +36,12 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
 
 def run(cell: Cell, stage: Stage) -> Outcome:
     """Call with PyTorch told to raise at the first wait."""
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
+    if cell.case is None:
         return no_promise(cell, "a CPU has nothing to wait for")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     trial = stage.trial(spec, case, **dict(cell.detail))
     stage.registry.load_kernel(spec.id).warmup(case.config, [case.m])
     trial()

@@ -8,15 +8,14 @@ import torch
 
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.ops.spec import Case, op_spec
-from quantmux.testing.answers import agrees, fails, not_here, refused
-from quantmux.testing.cell import Cell
+from quantmux.testing.answers import agrees, fails, not_here, served
+from quantmux.testing.cell import Cell, Outcome
 from quantmux.testing.derive import labelled, plain_cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.stage import Stage
 
 ALWAYS: Final = False
@@ -43,12 +42,12 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
 
 def run(cell: Cell, stage: Stage) -> Outcome:
     """Count what reaches the GPU."""
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
+    if cell.case is None:
         return no_promise(cell, "a CPU launches no kernels")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     stage.registry.load_kernel(spec.id).warmup(case.config, [case.m])
     names = [] if _holds_bytes(case) else launched(stage.trial(spec, Case(case.config, 0)), 1)
     if names:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from quantmux.ops.spec import op_spec
-from quantmux.testing.answers import judged, not_here, refused
-from quantmux.testing.cell import Cell
+from quantmux.testing.answers import judged, not_here, served
+from quantmux.testing.cell import Cell, Outcome
 from quantmux.testing.derive import Derived, derived, labelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.stage import Stage
 
 ALWAYS: Final = False
@@ -38,11 +37,11 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
 
 def run(cell: Cell, stage: Stage) -> Outcome:
     """Give the verdict of selection where it refuses, else that of the reference."""
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
+    if cell.case is None:
         layout = cell.label.partition("-")[2]
         return not_here(f"{layout} is a layout that only its plugin knows", "layout_undefined")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     return judged(stage.trial(spec, case, **dict(cell.detail)))

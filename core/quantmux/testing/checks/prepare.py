@@ -11,8 +11,8 @@ import torch
 from quantmux.ops.layouts import as_bits
 from quantmux.ops.quantized import LinearWeights
 from quantmux.ops.spec import Call
-from quantmux.testing.answers import agrees, compared, fails, logical_bytes, refused
-from quantmux.testing.cell import Cell, Verdict
+from quantmux.testing.answers import agrees, compared, fails, logical_bytes, served
+from quantmux.testing.cell import Cell, Outcome, Verdict
 from quantmux.testing.derive import derived, labelled, plain_cases
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from quantmux.config import LinearConfig
     from quantmux.registry.kernel_spec import KernelSpec
     from quantmux.registry.protocol import PreparedWeights
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.derive import Derived
     from quantmux.testing.stage import Stage
 
@@ -46,12 +45,10 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
 
 def run(cell: Cell, stage: Stage) -> Outcome:
     """Prepare twice, then from a reloaded checkpoint, and undo it."""
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
-        raise ValueError(f"{cell.id} has no case")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     config: LinearConfig = case.config
     kernel = stage.registry.load_kernel(spec.id)
     weights: LinearWeights = stage.trial(spec, case, **dict(cell.detail)).call.args[1]

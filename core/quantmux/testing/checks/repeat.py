@@ -11,16 +11,15 @@ from quantmux.testing.answers import (
     compared,
     difference,
     fails,
-    refused,
+    served,
 )
-from quantmux.testing.cell import Cell, Verdict
+from quantmux.testing.cell import Cell, Outcome, Verdict
 from quantmux.testing.derive import labelled, plain_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.stage import Stage
 
 ALWAYS: Final = False
@@ -41,12 +40,10 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     A kernel that gives what it gave the last time, or keeps something per shape, is found by the
     second; one that is tagged ``deterministic`` must repeat itself to the bit.
     """
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
-        raise ValueError(f"{cell.id} has no case")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     first, second = (stage.trial(spec, case, other=i) for i in (0, 1))
     before = checksums(first)
     result = first()

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from quantmux.testing.answers import agrees, compared, difference, fails, refused
-from quantmux.testing.cell import Cell, Verdict
+from quantmux.testing.answers import agrees, compared, difference, fails, served
+from quantmux.testing.cell import Cell, Outcome, Verdict
 from quantmux.testing.derive import labelled, plain_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.stage import Stage, Trial
 
 ALWAYS: Final = False
@@ -38,12 +37,10 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
 
 def run(cell: Cell, stage: Stage) -> Outcome:
     """Bind and call inside and outside of foreign settings; the bits must be the same."""
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
-        raise ValueError(f"{cell.id} has no case")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     trial = stage.trial(spec, case, **dict(cell.detail))
     usual = trial()
     with foreign_settings(stage.home.type):

@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.ops.spec import Case
-from quantmux.testing.answers import agrees, fails, not_here, refused
-from quantmux.testing.cell import Cell
+from quantmux.testing.answers import agrees, fails, not_here, served
+from quantmux.testing.cell import Cell, Outcome
 from quantmux.testing.derive import labelled, plain_cases, rows_served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.testing.cell import Outcome
     from quantmux.testing.stage import Stage
 
 ALWAYS: Final = False
@@ -37,12 +36,10 @@ def cells(spec: KernelSpec, stage: Stage, small_only: bool) -> Iterator[Cell]:
 
 def run(cell: Cell, stage: Stage) -> Outcome:
     """Warm up for all rows, then call with each and count what was compiled."""
-    spec, case = stage.spec(cell.kernel), cell.case
-    if case is None:
-        raise ValueError(f"{cell.id} has no case")
-    reasons = stage.refusals(spec, case.config, case.m)
-    if reasons:
-        return refused(reasons)
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
     kernel = stage.registry.load_kernel(spec.id)
     ms = rows_served(spec.capability, MS)
     count = getattr(kernel, "compiled_variants", None)
