@@ -10,6 +10,7 @@ from quantmux.dispatch.inventory import Inventory
 from quantmux.dispatch.tuning import TuningRow, TuningTable
 from quantmux.dispatch.tuning_files import read_tuning
 from quantmux.registry.digest import kernel_digest
+from quantmux.registry.folders import row_folders
 from quantmux.registry.ledger import read_ledger
 from quantmux.registry.ledger_versions import version_change
 
@@ -94,7 +95,7 @@ def _tuning(
     """
     rows: dict[tuple[Any, ...], TuningRow] = {}
     problems: list[str] = []
-    for owners, folder in _folders(registry, user):
+    for owners, folder in row_folders(registry, user):
         file = folder / "tuning" / f"{device.name}.json"
         content = read_tuning(file)
         problems += [f"{file}: {problem}" for problem in content.problems]
@@ -114,16 +115,6 @@ def _tuning(
     table = TuningTable(current, digests)
     table.stale += len(rows) - len(current)
     return table, tuple(problems)
-
-
-def _folders(registry: Registry, user: Path | None) -> list[tuple[set[str], Path]]:
-    owners: dict[Path, set[str]] = {}
-    for record in registry.plugins:
-        folder = registry.folder(record.name) if record.is_usable else None
-        if folder is not None:
-            owners.setdefault(folder, set()).add(record.name)
-    places = [(names, folder) for folder, names in owners.items()]
-    return places if user is None else [*places, (set(), user)]
 
 
 def _is_of_before(row: TuningRow, specs: Mapping[str, KernelSpec]) -> bool:

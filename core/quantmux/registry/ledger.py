@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from quantmux.capability.evidence import Evidence, EvidenceLevel
 from quantmux.registry.digest import kernel_digest
+from quantmux.registry.folders import row_folders
 from quantmux.registry.ledger_files import evidence_path, read_evidence
 from quantmux.registry.ledger_record import record_evidence
 from quantmux.registry.ledger_versions import digest_change, version_change, versions_here
@@ -55,7 +56,7 @@ def read_ledger(registry: Registry, device: DeviceProfile, user_folder: Path | N
     found: dict[str, list[EvidenceRow]] = {}
     problems: list[str] = []
     unknown: list[str] = []
-    for owners, folder in _folders(registry, user_folder):
+    for owners, folder in row_folders(registry, user_folder):
         file = evidence_path(folder / "evidence", device.name)
         if file is None:
             continue
@@ -107,20 +108,6 @@ class _Judged(Mapping[str, Evidence]):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-
-def _folders(registry: Registry, user: Path | None) -> list[tuple[set[str], Path]]:
-    """Give every folder with the plugins whose it is, none for the user's.
-
-    Plugins that are single modules of one folder share it.
-    """
-    owners: dict[Path, set[str]] = {}
-    for record in registry.plugins:
-        folder = registry.folder(record.name) if record.is_usable else None
-        if folder is not None:
-            owners.setdefault(folder, set()).add(record.name)
-    places = [(names, folder) for folder, names in owners.items()]
-    return places if user is None else [*places, (set(), user)]
 
 
 def _evidence(
