@@ -78,13 +78,16 @@ def commands():
 
 
 @pytest.mark.parametrize("arguments", commands())
-def test_commands_of_the_pages_run(arguments, capsys):
+def test_commands_of_the_pages_run(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     assert main(arguments) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_of_a_page_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    # in a span of code, as in `fp8_e4m3[1x128](eps=1)`, brackets are no link
+    prose = re.sub(r"`[^`\n]*`", "", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose)
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not missing
 

@@ -101,7 +101,8 @@ def _line(mutant: Mutant) -> str:
     if found is None:
         return f"| `{mutant.name}` | {mutant.fault} | **nothing** | |"
     where = f"`{found.cell.check}` `{found.cell.label}`"
-    cells_ = (f"`{mutant.name}`", mutant.fault, where, found.reason)
+    reason = found.reason.replace("](", "]\\(")  # an operand's name, no link
+    cells_ = (f"`{mutant.name}`", mutant.fault, where, reason)
     return "| " + " | ".join(text.replace("|", "\\|") for text in cells_) + " |"
 
 
