@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from quantmux.errors import ConfigError
-from quantmux.registry.ledger_files import write_whole
+from quantmux.registry.row_files import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

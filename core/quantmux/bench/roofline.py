@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantmux.bench.svg import Svg
 from quantmux.errors import ConfigError
-from quantmux.registry.ledger_files import write_whole
+from quantmux.registry.row_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -89,22 +89,6 @@ class EvidenceRow(Frozen):
         return {**data, "seal": seal_of(data, device)}
 
 
-class EvidenceFile(Frozen):
-    """The content of one ``<device>.json``.
-
-    Attributes:
-        schema_number: Number of the file format, ``schema`` in the file.
-        device: Name of the device.
-        rows: One per kernel.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    schema_number: int = Field(alias="schema")
-    device: str
-    rows: tuple[EvidenceRow, ...] = ()
-
-
 def seal_of(row: Mapping[str, Any], device: str) -> str:
     """Give 16 hex digits over a row's JSON and its device, whatever stands under ``seal``.
 

@@ -13,9 +13,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.dispatch.tuning import TuningRow
-from quantmux.errors import ConfigError, QuantmuxError
-from quantmux.registry.ledger_files import evidence_path, locked, set_aside, write_whole
-from quantmux.registry.user_folder import user_folder
+from quantmux.errors import ConfigError
+from quantmux.registry.row_files import (
+    Kind,
+    kept_text,
+    read_head,
+    reason_of,
+    rewriting,
+    spare,
+    tell,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 """Number of this file format; a file of a greater one is not read."""
 
-_log: Final = logging.getLogger("quantmux.select")
+TIMES: Final = Kind("tuning", "measured times", logging.getLogger("quantmux.select"))
 _warned: Final[set[Path]] = set()
 
 
@@ -50,15 +58,10 @@ def read_tuning(file: Path) -> TuningContent:
     except (FileNotFoundError, NotADirectoryError):
         return TuningContent()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        content = TuningContent(problems=(f"it cannot be read: {reason}",))
+        content = TuningContent(problems=(reason_of(error),))
     else:
         content = parse_tuning(text, file.stem)
-    if content.problems and file not in _warned:
-        _warned.add(file)
-        first, *others = content.problems
-        more = f" (and {len(others)} more)" if others else ""
-        _log.warning("measured times of %s do not count: %s%s", file, first, more)
+    tell(file, content.problems, _warned, TIMES)
     return content
 
 
@@ -69,20 +72,10 @@ def parse_tuning(text: str, device: str) -> TuningContent:
         text: Content of the file.
         device: Device of the file's name.
     """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return TuningContent(problems=(f"it is no JSON, perhaps cut short: {error}",))
-    if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
-        return TuningContent(problems=('it is not {"schema", "device", "rows": [...]}',))
-    schema = data.get("schema")
-    if type(schema) is not int or schema != SCHEMA:
-        problem = f"it is of schema {schema!r}, this version reads {SCHEMA}"
-        return TuningContent(problems=(problem,), is_newer=type(schema) is int and schema > SCHEMA)
-    if data.get("device") != device:
-        problem = f'it says "device": "{data.get("device")}", its name says {device}'
-        return TuningContent(problems=(problem,))
-    return _rows(data["rows"])
+    head = read_head(text, device, SCHEMA)
+    if head.problem:
+        return TuningContent(problems=(head.problem,), is_newer=head.is_newer)
+    return _rows(head.rows)
 
 
 def record_tuning(rows: Iterable[TuningRow], device_name: str, folder: Path) -> Path:
@@ -102,27 +95,16 @@ def record_tuning(rows: Iterable[TuningRow], device_name: str, folder: Path) -> 
         QuantmuxError: The folder cannot be written, or holds a file of a later version
             (code ``tuning_write``); what stood there stands.
     """
-    file = evidence_path(folder, device_name)
-    if file is None:
-        raise ConfigError(f'"{device_name}" is no device name', code="device")
     today = datetime.now(UTC).date().isoformat()
     given = [row if row.date else row.replace(date=today) for row in rows]
     for row in given:
         if problem := _problem(row):
             raise ConfigError("a measured time cannot be recorded", facts=[problem], code="tuning")
-    try:
-        with locked(file):
-            merged = {row.key: row for row in _kept(file, device_name)}
-            merged |= {row.key: row for row in given}
-            kept = [merged[key].to_dict() for key in sorted(merged)]
-            write_whole(file, _text(device_name, kept))
-    except OSError as error:
-        raise QuantmuxError(
-            f"measured times of {device_name} cannot be written",
-            facts={"file": file, "reason": error.strerror or error},
-            hint=f"record them into your own folder: {user_folder() / 'tuning'}",
-            code="tuning_write",
-        ) from error
+    with rewriting(folder, device_name, TIMES) as file:
+        merged = {row.key: row for row in _kept(file, device_name)}
+        merged |= {row.key: row for row in given}
+        kept = [merged[key].to_dict() for key in sorted(merged)]
+        write_whole(file, _text(device_name, kept))
     return file
 
 
@@ -133,21 +115,11 @@ def _text(device: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _kept(file: Path, device: str) -> tuple[TuningRow, ...]:
-    try:
-        text = file.read_bytes().decode("utf-8", errors="replace")
-    except FileNotFoundError:
+    text = kept_text(file)
+    if text is None:
         return ()
     content = parse_tuning(text, device)
-    if content.is_newer:
-        raise QuantmuxError(
-            f"measured times of {device} are kept by a later version of quantmux",
-            facts=[f"{file}: {content.problems[0]}"],
-            hint="update quantmux, or record into another folder",
-            code="tuning_write",
-        )
-    if content.problems:
-        aside = set_aside(file)
-        _log.warning("%s was kept as %s: %s", file, aside.name, "; ".join(content.problems))
+    spare(file, content.problems, is_newer=content.is_newer, kind=TIMES)
     return content.rows
 
 

@@ -77,7 +77,8 @@ def poisoned_output(
     """
     fake = op_spec(config.op).fake(config, m)
     if row_multiple is not None and config.op == "linear":
-        fake = empty_output(m, config.n, DTYPES[config.out_dtype], "meta", row_multiple, config.contiguous_output)
+        dtype, contiguous = DTYPES[config.out_dtype], config.contiguous_output
+        fake = empty_output(m, config.n, dtype, "meta", row_multiple, contiguous)
     arenas: dict[str, tuple[torch.Tensor, int]] = {}
     if isinstance(fake, torch.Tensor):
         return PoisonedOutput(_place("out", fake, device, arenas), arenas)

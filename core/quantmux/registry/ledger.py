@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from quantmux.capability.evidence import Evidence, EvidenceLevel
 from quantmux.registry.digest import kernel_digest
 from quantmux.registry.folders import row_folders
-from quantmux.registry.ledger_files import evidence_path, read_evidence
+from quantmux.registry.ledger_files import read_evidence
 from quantmux.registry.ledger_record import record_evidence
 from quantmux.registry.ledger_versions import digest_change, version_change, versions_here
+from quantmux.registry.row_files import device_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +58,7 @@ def read_ledger(registry: Registry, device: DeviceProfile, user_folder: Path | N
     problems: list[str] = []
     unknown: list[str] = []
     for owners, folder in row_folders(registry, user_folder):
-        file = evidence_path(folder / "evidence", device.name)
+        file = device_file(folder / "evidence", device.name)
         if file is None:
             continue
         content = read_evidence(file)

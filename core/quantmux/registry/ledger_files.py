@@ -1,24 +1,20 @@
-"""Evidence files on disk: read without trust, written whole or not at all."""
+"""Evidence files on disk, read without trust."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from quantmux.capability.ledger import SCHEMA, EvidenceFile, EvidenceRow, seal_of
+from quantmux.capability.ledger import SCHEMA, EvidenceRow, seal_of
 from quantmux.errors import ConfigError
+from quantmux.registry.row_files import Kind, read_head, reason_of, tell
 
-_log: Final = logging.getLogger("quantmux.evidence")
-_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVIDENCE: Final = Kind("evidence", "evidence", logging.getLogger("quantmux.evidence"))
 
 Stamp = tuple[int, int, int]
 
@@ -43,11 +39,6 @@ _read: Final[dict[Path, tuple[Stamp, EvidenceContent]]] = {}
 _warned: Final[set[Path]] = set()
 
 
-def evidence_path(folder: Path, device: str) -> Path | None:
-    """Give where a folder keeps the evidence of a device; None when no file can be called so."""
-    return folder / f"{device}.json" if _NAME.match(device) else None
-
-
 def read_evidence(file: Path) -> EvidenceContent:
     """Read an evidence file; nothing when there is none. Never raises.
 
@@ -58,7 +49,7 @@ def read_evidence(file: Path) -> EvidenceContent:
     except (FileNotFoundError, NotADirectoryError):
         return _NOTHING
     except OSError as error:
-        return _told(file, EvidenceContent(problems=(_reason(error),)))
+        return _told(file, EvidenceContent(problems=(reason_of(error),)))
     stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
     known = _read.get(file)
     if known is None or known[0] != stamp:
@@ -67,7 +58,7 @@ def read_evidence(file: Path) -> EvidenceContent:
         except FileNotFoundError:  # gone since the line above
             return _NOTHING
         except (OSError, UnicodeDecodeError) as error:
-            content = EvidenceContent(problems=(_reason(error),))
+            content = EvidenceContent(problems=(reason_of(error),))
         else:
             content = parse_evidence(text, file.stem)
         known = _read[file] = (stamp, _told(file, content))
@@ -81,77 +72,10 @@ def parse_evidence(text: str, device: str) -> EvidenceContent:
         text: Content of the file.
         device: Device of the file's name.
     """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return EvidenceContent(problems=(f"it is no JSON, perhaps cut short: {error}",))
-    if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
-        return EvidenceContent(problems=('it is not {"schema", "device", "rows": [...]}',))
-    try:
-        head = EvidenceFile(**{**data, "rows": ()})
-    except ConfigError as error:
-        return EvidenceContent(problems=("; ".join(error.facts),))
-    if head.schema_number != SCHEMA:
-        newer = head.schema_number > SCHEMA
-        problem = f"it is of schema {head.schema_number}, this version reads {SCHEMA}"
-        return EvidenceContent(problems=(problem,), is_newer=newer)
-    if head.device != device:
-        return EvidenceContent(
-            problems=(f'it says "device": "{head.device}", its name says {device}',)
-        )
-    return _rows(data["rows"], device)
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold the lock that writers of a file share; the lock lies hidden beside it.
-
-    Raises:
-        OSError: The folder cannot be made or written.
-    """
-    from filelock import FileLock
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):
-        yield
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Put a text in the place of a file, whole or not at all.
-
-    Raises:
-        OSError: It could not be written; what stood there stands.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)  # mkstemp's are for their owner only, a package's are for all
-        Path(name).replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
-
-
-def set_aside(file: Path) -> Path:
-    """Copy a file beside itself as ``<name>.bad-<n>``, so that nothing is lost; gives the copy.
-
-    Raises:
-        OSError: It could not be copied.
-    """
-    content = file.read_bytes()
-    for n in range(1, 10_000):
-        aside = file.with_name(f"{file.name}.bad-{n}")
-        try:
-            with aside.open("xb") as stream:
-                stream.write(content)
-        except FileExistsError:
-            continue
-        return aside
-    raise OSError(f"{file.name}.bad-1 … bad-9999 all exist")
+    head = read_head(text, device, SCHEMA)
+    if head.problem:
+        return EvidenceContent(problems=(head.problem,), is_newer=head.is_newer)
+    return _rows(head.rows, device)
 
 
 def _rows(given: list[Any], device: str) -> EvidenceContent:
@@ -189,13 +113,5 @@ def _seal_problem(row: EvidenceRow, raw: dict[str, Any], device: str) -> str:
 
 
 def _told(file: Path, content: EvidenceContent) -> EvidenceContent:
-    if content.problems and file not in _warned:
-        _warned.add(file)
-        first, *others = content.problems
-        more = f" (and {len(others)} more)" if others else ""
-        _log.warning("evidence in %s does not count: %s%s", file, first, more)
+    tell(file, content.problems, _warned, EVIDENCE)
     return content
-
-
-def _reason(error: Exception) -> str:
-    return f"it cannot be read: {getattr(error, 'strerror', None) or error}"

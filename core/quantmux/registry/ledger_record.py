@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from quantmux.capability.evidence import EvidenceLevel
 from quantmux.capability.ledger import SCHEMA, EvidenceRow
-from quantmux.errors import ConfigError, QuantmuxError
-from quantmux.registry.ledger_files import (
-    EvidenceContent,
-    evidence_path,
-    locked,
-    parse_evidence,
-    set_aside,
-    write_whole,
-)
+from quantmux.errors import ConfigError
+from quantmux.registry.ledger_files import EVIDENCE, parse_evidence
 from quantmux.registry.ledger_versions import same_release
-from quantmux.registry.user_folder import user_folder
+from quantmux.registry.row_files import kept_text, rewriting, spare, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-_log: Final = logging.getLogger("quantmux.evidence")
 
 
 def record_evidence(rows: Iterable[EvidenceRow], device_name: str, folder: Path) -> Path:
@@ -53,28 +43,16 @@ def record_evidence(rows: Iterable[EvidenceRow], device_name: str, folder: Path)
         QuantmuxError: The folder cannot be written, or holds a file of a later version
             (code ``evidence_write``); what stood there stands.
     """
-    file = evidence_path(folder, device_name)
-    if file is None:
-        raise ConfigError(f'"{device_name}" is no device name', code="device")
     given = [_checked(row) for row in rows]
-    try:
-        with locked(file):
-            kept = _kept(file, device_name)
-            merged = {row.kernel: (row, raw) for row, raw in kept.rows}
-            for row in given:
-                old = merged.get(row.kernel)
-                new = _merge(old[0] if old else None, row)
-                if new is not None and (old is None or new != old[0]):
-                    merged[row.kernel] = (new, new.sealed(device_name))
-            ordered = [raw for _, (_, raw) in sorted(merged.items())]
-            write_whole(file, _text(device_name, ordered))
-    except OSError as error:
-        raise QuantmuxError(
-            f"evidence of {device_name} cannot be written",
-            facts={"file": file, "reason": error.strerror or error},
-            hint=f"record it into your own folder: {user_folder() / 'evidence'}",
-            code="evidence_write",
-        ) from error
+    with rewriting(folder, device_name, EVIDENCE) as file:
+        merged = {row.kernel: (row, raw) for row, raw in _kept(file, device_name)}
+        for row in given:
+            old = merged.get(row.kernel)
+            new = _merge(old[0] if old else None, row)
+            if new is not None and (old is None or new != old[0]):
+                merged[row.kernel] = (new, new.sealed(device_name))
+        ordered = [raw for _, (_, raw) in sorted(merged.items())]
+        write_whole(file, _text(device_name, ordered))
     return file
 
 
@@ -94,24 +72,13 @@ def _checked(row: EvidenceRow) -> EvidenceRow:
     return found
 
 
-def _kept(file: Path, device: str) -> EvidenceContent:
-    # read anew under the lock: what this process remembers of the file may be of before
-    try:
-        text = file.read_bytes().decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        return EvidenceContent()
+def _kept(file: Path, device: str) -> tuple[tuple[EvidenceRow, dict[str, Any]], ...]:
+    text = kept_text(file)
+    if text is None:
+        return ()
     content = parse_evidence(text, device)
-    if content.is_newer:
-        raise QuantmuxError(
-            f"evidence of {device} is kept by a later version of quantmux",
-            facts=[f"{file}: {content.problems[0]}"],
-            hint="update quantmux, or record into another folder",
-            code="evidence_write",
-        )
-    if content.problems:
-        aside = set_aside(file)
-        _log.warning("%s was kept as %s: %s", file, aside.name, "; ".join(content.problems))
-    return content
+    spare(file, content.problems, is_newer=content.is_newer, kind=EVIDENCE)
+    return content.rows
 
 
 def _merge(old: EvidenceRow | None, new: EvidenceRow) -> EvidenceRow | None:
@@ -125,7 +92,7 @@ def _merge(old: EvidenceRow | None, new: EvidenceRow) -> EvidenceRow | None:
     if not _same_releases(old, new):
         return new
     if old.failed and not new.failed and new.total < old.cases + old.refused:
-        _log.warning(
+        EVIDENCE.log.warning(
             "%s keeps its failure (%d of %d cases): %d cases are too few to lift it",
             old.kernel,
             old.failed,

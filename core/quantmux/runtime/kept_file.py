@@ -7,19 +7,18 @@ would have been kept, and one WARNING.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
+from quantmux.registry.row_files import write_whole
+
 if TYPE_CHECKING:
     import logging
+    from pathlib import Path
 
 SCHEMA: Final = 1
 """Number of the file format: ``{"schema": 1, "rows": [...]}``."""
@@ -105,7 +104,8 @@ class KeptFile:
                 return False
             if self.problem:
                 _keep_aside(path)
-            _write_whole(path, {"schema": SCHEMA, "rows": list(change(rows))})
+            data = {"schema": SCHEMA, "rows": list(change(rows))}
+            write_whole(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
         finally:
             lock.release()
         self.problem = ""
@@ -163,19 +163,6 @@ def _keep_aside(path: Path) -> None:
     aside = path.with_name(path.name + _ASIDE)
     if path.exists() and not aside.exists():
         shutil.copyfile(path, aside)
-
-
-def _write_whole(path: Path, data: Row) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(data, stream, indent=1, allow_nan=False)
-            stream.write("\n")
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from quantmux.registry.user_folder import user_folder
 def _nothing_is_shipped(monkeypatch):
     """Hide what the backends ship: these tests say themselves what has been shown."""
     monkeypatch.setattr(
-        "quantmux.registry.ledger._folders",
+        "quantmux.registry.ledger.row_folders",
         lambda _registry, user: [] if user is None else [(set(), user)],
     )
 

@@ -11,7 +11,7 @@ import pytest
 from quantmux.capability.evidence import EvidenceLevel
 from quantmux.capability.ledger import EvidenceRow
 from quantmux.errors import ConfigError, QuantmuxError
-from quantmux.registry import ledger_files
+from quantmux.registry import row_files
 from quantmux.registry.ledger import record_evidence
 from quantmux.registry.ledger_files import parse_evidence
 
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_written_names_the_user_s_own(tmp_path, monkeypa
     def read_only(*_args, **_kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(ledger_files.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(row_files.tempfile, "mkstemp", read_only)
     with pytest.raises(QuantmuxError, match="Read-only file system") as caught:
         record_evidence([row()], "h200", tmp_path)
     own = Path(os.environ["QUANTMUX_CACHE_DIR"]) / "evidence"

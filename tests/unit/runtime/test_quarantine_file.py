@@ -12,6 +12,7 @@ import time
 import filelock
 import pytest
 
+from quantmux.registry import row_files
 from quantmux.registry.user_folder import user_folder
 from quantmux.runtime import kept_file
 from quantmux.runtime.quarantine import LOOK_S, Quarantine
@@ -196,7 +197,7 @@ def test_a_full_disk_costs_one_warning_and_leaves_the_old_file(file, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept_file.json, "dump", full)
+        patch.setattr(row_files.os, "fsync", full)
         mine.add("a/y", "h200", "bad", expires_in=100)
         mine.add("a/z", "h200", "bad", expires_in=100)
     assert file.read_text() == before
