@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from quantmux.cli._render import heading, table
+from quantmux.cli._render import heading, show_table, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ def show_report(report: Report, console: Console) -> None:
     console.print(_ceilings(report))
     for config in dict.fromkeys(_config(row) for row in report.rows if row.kind != "node"):
         console.print(heading(config))
-        console.print(_table(report, config))
+        show_table(console, _table(report, config))
     for name, reason in report.missing.items():
         console.print(Text(f"not here: {name}: {reason}", style="dim"))
     cold = [row for row in report.rows if row.us and row.copies and not row.cold]
@@ -38,7 +38,7 @@ def _table(report: Report, config: str) -> Table:
     rows = [r for r in report.rows if _config(r) == config and r.kind in ("kernel", "peer")]
     with_warm = any(row.warm_us is not None for row in report.rows)
     with_host = any(row.host_us is not None for row in report.rows)
-    columns: list[str | tuple[str, str]] = [("M", "right"), "kernel"]
+    columns: list[str | tuple[str, str]] = [("M", "right"), ("kernel", "fold")]
     titles = ["µs", "±", "GB/s", "FLOP/s", "ceiling", "peer/µs"]
     titles += ["warm µs"] if with_warm else []
     titles += ["host µs"] if with_host else []

@@ -8,16 +8,22 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from rich.table import Column
+
     from quantmux.capability.device import DeviceProfile
     from quantmux.capability.rejection import Rejection
 
 _WIDTH: Final = 100
 """Columns where nobody is looking: a pipe, a file."""
+
+_LEAST: Final = 24
+"""Columns below which a text that folds is no longer read, but spelled."""
 
 _BLANKS: Final = re.compile(r" +\n")
 
@@ -102,6 +108,24 @@ def table(*columns: str | tuple[str, str]) -> Table:
         else:
             made.add_column(title, no_wrap=True)
     return made
+
+
+def show_table(console: Console, rows: Table) -> None:
+    """Print a table with all that it says: nothing is cut, and no column folds to a few letters.
+
+    Where the console is too narrow for that, lines run over its edge, and a terminal wraps them.
+    """
+    gaps = 2 * (len(rows.columns) - 1)
+    least = sum(_least(column) for column in rows.columns) + gaps
+    if least > console.width:
+        rows.width = least
+    console.print(rows, crop=False)
+
+
+def _least(column: Column) -> int:
+    cells = (column.header, *column.cells)
+    widest = max(cell_len(line) for cell in cells for line in str(cell).split("\n"))
+    return widest if column.no_wrap else min(widest, _LEAST)
 
 
 def heading(text: str) -> Text:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from quantmux.cli._render import device_line, err, heading, out, state_text, table
+from quantmux.cli._render import device_line, err, heading, out, show_table, state_text, table
 from quantmux.testing.cell import Verdict
 from quantmux.testing.sweep_result import repeat_command
 
@@ -100,8 +100,9 @@ def show_sweep(result: SweepResult, recorded: Recorded | None) -> None:
 
 
 def _kernels(console: Console, result: SweepResult) -> None:
-    right = ("agrees", "refuses", "not here", "fails", "worst error", "seconds")
-    rows = table("kernel", *((title, "right") for title in right))
+    # in two lines, so that 80 columns are enough
+    right = ("agrees", "refuses", "not\nhere", "fails", "worst\nerror", "seconds")
+    rows = table(("kernel", "fold"), *((title, "right") for title in right))
     for found in result.kernels():
         counts = [found.counts.get(v, 0) for v in Verdict]
         failed = counts[-1]
@@ -115,7 +116,7 @@ def _kernels(console: Console, result: SweepResult) -> None:
             "-" if error is None else f"{error:.1e}" if error else "0",
             f"{found.seconds:.1f}",
         )
-    console.print(rows)
+    show_table(console, rows)
 
 
 def _failures(console: Console, result: SweepResult) -> None:
@@ -147,7 +148,7 @@ def _not_asked(console: Console, result: SweepResult) -> None:
         why = "\n".join(record.reasons) or "it registers no kernel"
         rows.add_row(f"  {record.name}", state_text(record.state), why)
     console.print(heading("not asked"))
-    console.print(rows)
+    show_table(console, rows)
 
 
 def show_recorded(console: Console, recorded: Recorded) -> None:

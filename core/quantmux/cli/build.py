@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from quantmux.cli._options import AsJson, PluginsFile
-from quantmux.cli._render import heading, out, print_json, table
+from quantmux.cli._render import heading, out, print_json, show_table, table
 from quantmux.cli._session import find_device, open_registry
 from quantmux.errors import ConfigError
 
@@ -140,11 +140,12 @@ def _to_dict(result: SweepResult, recorded: Recorded | None) -> dict[str, Any]:
 def _show(console: Console, result: SweepResult, recorded: Recorded | None) -> None:
     from quantmux.cli._sweep_view import count, show_recorded
 
-    rows = table("kernel", "outcome", "for", ("what was made, or why not", "fold"))
+    fold = "fold"
+    rows = table(("kernel", fold), "outcome", ("for", fold), ("what was made, or why not", fold))
     for (kernel, verdict, reason), devices in _alike(result).items():
         word = Text(_WORDS[verdict], style=_STYLES[verdict])
         rows.add_row(kernel, word, " ".join(devices), reason)
-    console.print(rows)
+    show_table(console, rows)
     if result.failed_plugins:
         console.print(heading("plugins that failed"))
         for record in result.failed_plugins:

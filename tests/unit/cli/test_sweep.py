@@ -50,7 +50,7 @@ def test_prints_a_table_and_what_was_not_asked(cli):
     answer = cli("sweep", *QUICK[2:], "--kernel", "torch/relayout")
     assert answer.code == 0, answer.err
     assert answer.out.startswith("CPU (cpu)\n")
-    assert "kernel          agrees  refuses  not here  fails  worst error  seconds" in answer.out
+    assert "kernel          agrees  refuses  here  fails  error  seconds" in answer.out
     assert "\ntorch/relayout" in answer.out
     assert "not asked\n  backend" in answer.out
     assert "0 failed in" in answer.out.splitlines()[-1]
