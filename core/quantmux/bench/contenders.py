@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from quantmux.bench.gate import compare_pipeline
 from quantmux.config.patterns import matches
 from quantmux.dispatch.candidates import Surveyor
 from quantmux.dispatch.pipeline import Pipeline
@@ -14,6 +15,7 @@ from quantmux.runtime.steps import Built, build, static_scales
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from quantmux.bench.gate import Checked
     from quantmux.bench.materials import Materials
     from quantmux.bench.traffic import Part
     from quantmux.ops.spec import Call
@@ -31,6 +33,7 @@ class Contender:
         pipeline: What it is, None for a peer.
         checked: How it was compared with the reference.
         kind: ``kernel``, ``peer``, or ``aa`` for one that is bound a second time.
+        compare: Compares a result with the reference of what the inputs hold now.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Contender:
     pipeline: Pipeline | None = None
     checked: str = ""
     kind: str = "kernel"
+    compare: Callable[[Any], Checked] | None = None
 
 
 def pipelines_of(
@@ -134,7 +138,8 @@ class Binder:
             for built, call in zip(builts, inputs, strict=True)
         )
         kind = "aa" if again else "kernel"
-        return Contender(str(pipeline), "pipeline", calls, pipeline, kind=kind)
+        compare = partial(compare_pipeline, pipeline, inputs[0], self.materials)
+        return Contender(str(pipeline), "pipeline", calls, pipeline, kind=kind, compare=compare)
 
     def gemm(self, pipeline: Pipeline, inputs: Sequence[Call]) -> Contender | None:
         """Give the calls of the consumer alone, on inputs that its producer has quantized."""
@@ -143,7 +148,8 @@ class Binder:
             return None
         quantized = self._quantized(pipeline, inputs)
         calls = tuple(partial(built.run, q) for built, q in zip(builts, quantized, strict=True))
-        return Contender(pipeline.main.id, "gemm", calls, pipeline)
+        compare = partial(compare_pipeline, pipeline, inputs[0], self.materials)
+        return Contender(pipeline.main.id, "gemm", calls, pipeline, compare=compare)
 
     def _quantized(self, pipeline: Pipeline, inputs: Sequence[Call]) -> list[Any]:
         device, store = self.materials.device, self.materials.stores(1)[0]

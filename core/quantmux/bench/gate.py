@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantmux.bench.contenders import Contender
     from quantmux.bench.materials import Materials
     from quantmux.config import LayerConfig, LinearConfig
+    from quantmux.dispatch.pipeline import Pipeline
 
 _CUDA_FLOPS: Final = 1e12
 """fp64 operations of one product that a GPU is asked for: some 20 ms on an H200."""
@@ -52,7 +53,13 @@ def check_pipeline(contender: Contender, inputs: Call, materials: Materials) -> 
     if pipeline is None:
         return Checked(False, reason="it has no pipeline to be judged by")
     with_stale_memory(materials.config, m_of(inputs), materials.device.torch_name)
-    result = contender.calls[0]()
+    return compare_pipeline(pipeline, inputs, materials, contender.calls[0]())
+
+
+def compare_pipeline(
+    pipeline: Pipeline, inputs: Call, materials: Materials, result: Any
+) -> Checked:
+    """Compare a result of a pipeline with the reference of what its inputs hold now."""
     config = materials.config
     if config.op != "linear":
         found = agreement(config, inputs, result)

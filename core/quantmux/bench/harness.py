@@ -8,8 +8,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from quantmux.bench.contenders import Binder, Contender, pipelines_of
-from quantmux.bench.gate import check_pipeline
+from quantmux.bench.gate import Checked, check_pipeline
 from quantmux.bench.materials import Materials
+from quantmux.bench.recheck import recheck
 from quantmux.bench.rows import BenchCase, Row
 from quantmux.bench.timing import Timing, Watch, interleave
 from quantmux.bench.traffic import Part, work
@@ -114,12 +115,22 @@ class _Case:
                 self._failed.append(self._failure(contender, describe(error)))
                 continue
             named[name] = contender
-        timings = interleave(watches, self._bench.effort.rounds) if watches else {}
+
+        def failed(name: str, error: Exception) -> None:
+            raise_if_lost(error)
+            self._drop(name, named, f"in its rounds: {describe(error)}")
+
+        timings = interleave(watches, self._bench.effort.rounds, failed)
+        self._recheck(named, watches, inputs)
         noise = _aa_noise(named, timings)
-        rows = [
-            self._row(contender, timings[name], notes[name], noise)
-            for name, contender in named.items()
-        ]
+        rows: list[Row] = []
+        for name, contender in named.items():
+            try:
+                rows.append(self._row(contender, timings[name], notes[name], noise))
+            # likewise: warm and eager calls are made here
+            except Exception as error:  # noqa: BLE001
+                raise_if_lost(error)
+                self._failed.append(self._failure(contender, describe(error)))
         return [*rows, *self._failed]
 
     def _contenders(self, inputs: list[Call]) -> list[Contender]:
@@ -171,7 +182,14 @@ class _Case:
         checked = bound.check()
         if not checked.ok:
             return checked.reason
-        return Contender(peer.name, peer.part, bound.calls, checked=checked.how, kind="peer")
+        return Contender(
+            peer.name,
+            peer.part,
+            bound.calls,
+            checked=checked.how,
+            kind="peer",
+            compare=bound.compare,
+        )
 
     def _try(
         self, name: str, kind: str, part: Part, make: Callable[[], Contender | str]
@@ -195,6 +213,44 @@ class _Case:
         if self._bench.device.is_cuda:
             return cuda_watch(contender.calls)
         return HostWatch(contender.calls, round_us=self._bench.effort.round_us), ""
+
+    def _recheck(
+        self, named: dict[str, Contender], watches: Mapping[str, Watch], inputs: list[Call]
+    ) -> None:
+        """Take out those that no longer agree, and what was bound a second time of them."""
+        whole = [n for n, c in named.items() if (c.kind, c.part) == ("kernel", "pipeline")]
+        # what was bound to a quantized x, or to weights of its own, does not see another x
+        others = [n for n, c in named.items() if c.kind != "aa" and n not in whole]
+        for name in others:
+            self._recheck_one(name, named, watches[name], inputs)
+        if whole:
+            self._materials.renew(inputs, self._case.m)
+        for name in whole:
+            self._recheck_one(name, named, watches[name], inputs)
+
+    def _recheck_one(
+        self, name: str, named: dict[str, Contender], watch: Watch, inputs: list[Call]
+    ) -> None:
+        contender = named[name]
+        if contender.compare is None:
+            return
+        try:
+            checked = recheck(watch, contender.compare, inputs)
+        # a plugin's or a peer's code may raise anything; it costs that contender only
+        except Exception as error:  # noqa: BLE001
+            raise_if_lost(error)
+            checked = Checked(False, reason=f"after its rounds: {describe(error)}")
+        if not checked.ok:
+            self._drop(name, named, checked.reason)
+
+    def _drop(self, name: str, named: dict[str, Contender], reason: str) -> None:
+        """Take a contender out, with what was bound a second time of it."""
+        contender = named.pop(name, None)
+        if contender is None:
+            return
+        if contender.kind != "aa":
+            named.pop(f"aa {contender.part} {contender.name}", None)
+            self._failed.append(self._failure(contender, reason))
 
     def _blank(self, contender: Contender) -> Row:
         case, pipeline = self._case, contender.pipeline
@@ -228,6 +284,7 @@ class _Case:
             us=us,
             us_min=timing.us_min,
             us_max=timing.us_max,
+            noise=timing.noise,
             gb_s=todo.moved / us * 1e-3,
             tflops=todo.flops / us * 1e-6,
             pct_of_ceiling=None if floor is None else 100.0 * floor / us,

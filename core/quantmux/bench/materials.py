@@ -17,11 +17,16 @@ from quantmux.ops.spec import Call
 from quantmux.runtime.prepare import WeightStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig, LinearConfig
 
 _PEAK = 4.5
 """Standard deviations that a static activation scale covers."""
+
+_TURN = 499_979
+"""Between the seeds of first and other inputs: beyond every M."""
 
 
 class Materials:
@@ -68,6 +73,14 @@ class Materials:
         first = self._input(m)
         return [first, *(_clone_call(first) for _ in range(count - 1))]
 
+    def renew(self, inputs: Sequence[Call], m: int) -> None:
+        """Overwrite the arguments of calls with other numbers, in place and the same in all."""
+        other = self._input(m, turn=1)
+        with torch.inference_mode():
+            for call in inputs:
+                for old, new in zip(_tensors(call), _tensors(other), strict=True):
+                    old.copy_(new)
+
     @property
     def _linear(self) -> LinearConfig:
         if self.config.op != "linear":
@@ -81,9 +94,9 @@ class Materials:
     def _generator(self, salt: int) -> torch.Generator:
         return torch.Generator(device=self._where).manual_seed(self._seed * 1_000_003 + salt)
 
-    def _input(self, m: int) -> Call:
+    def _input(self, m: int, turn: int = 0) -> Call:
         config, where = self.config, self._where
-        generator = self._generator(1 + m)
+        generator = self._generator(1 + m + turn * _TURN)
 
         def normal(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=generator, device=where)
@@ -128,6 +141,15 @@ def _random_weights(
 
 def _clone(weights: LinearWeights) -> LinearWeights:
     return replace(weights, **{name: t.clone() for name, t in weights.named().items()})
+
+
+def _tensors(call: Call) -> list[torch.Tensor]:
+    values = (*call.args, *call.kwargs.values())
+    return [
+        part
+        for value in values
+        for part in (value.tensors() if isinstance(value, QuantizedTensor) else (value,))
+    ]
 
 
 def _clone_call(call: Call) -> Call:

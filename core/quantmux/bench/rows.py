@@ -50,6 +50,7 @@ class Row:
         us: Median of the rounds.
         us_min: Fastest round.
         us_max: Slowest round.
+        noise: Half the spread of the middle half of the rounds over their median.
         gb_s: Bytes that must be moved over ``us``.
         tflops: Operations over ``us``.
         pct_of_ceiling: Least time under the ceilings of the same run over ``us``, percent.
@@ -84,6 +85,7 @@ class Row:
     us: float | None = None
     us_min: float | None = None
     us_max: float | None = None
+    noise: float = 0.0
     gb_s: float | None = None
     tflops: float | None = None
     pct_of_ceiling: float | None = None
@@ -109,17 +111,9 @@ class Row:
     note: str = ""
     env: str = ""
 
-    @property
-    def noise(self) -> float:
-        """Half the spread of the rounds over their median."""
-        if not self.us or self.us_min is None or self.us_max is None:
-            return 0.0
-        return (self.us_max - self.us_min) / 2 / self.us
-
     def to_dict(self) -> dict[str, Any]:
-        """Give the row as JSON-ready data, with ``noise``."""
-        data = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        return {**data, "noise": round(self.noise, 4)}
+        """Give the row as JSON-ready data."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Row:

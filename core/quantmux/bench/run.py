@@ -96,6 +96,7 @@ def run_bench(plan: Plan, context: Context, tell: Callable[[str], None] = lambda
                 us=node.us,
                 us_min=node.us_min,
                 us_max=node.us_max,
+                noise=node.noise,
                 method="graph",
             )
         )

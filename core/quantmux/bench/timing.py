@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import median
-from typing import Protocol
+from statistics import median, quantiles
+from typing import Any, Protocol
 
 
 class Watch(Protocol):
@@ -13,6 +13,14 @@ class Watch(Protocol):
 
     def round(self) -> float:
         """Give µs per call, measured over one round of calls."""
+        ...
+
+    def again(self, spoil: Callable[[Any], None]) -> list[Any]:
+        """Run every copy once, as in a round, and give the results in the order of the copies.
+
+        Args:
+            spoil: Called with every result of the last round first, to overwrite it.
+        """
         ...
 
 
@@ -43,21 +51,37 @@ class Timing:
 
     @property
     def noise(self) -> float:
-        """Half the spread over the median."""
-        return (self.us_max - self.us_min) / 2 / self.us if self.us else 0.0
+        """Half the spread of the middle half of the rounds over the median.
+
+        One round that another process has held up does not count; `us_max` keeps it.
+        """
+        if len(self.samples) < 2 or not self.us:
+            return 0.0
+        low, _, high = quantiles(self.samples, n=4, method="inclusive")
+        return (high - low) / 2 / self.us
 
 
-def interleave(watches: Mapping[str, Watch], rounds: int) -> dict[str, Timing]:
+def interleave(
+    watches: Mapping[str, Watch],
+    rounds: int,
+    failed: Callable[[str, Exception], None] | None = None,
+) -> dict[str, Timing]:
     """Time all, each once a round; a first turn of each is not counted.
 
     Args:
         watches: By name, in the order of their turns.
         rounds: Rounds that count, at least 1.
+        failed: Told of one that raises, which then has no time; None lets it raise.
     """
-    for watch in watches.values():
-        watch.round()
     samples: dict[str, list[float]] = {name: [] for name in watches}
-    for _ in range(rounds):
-        for name, watch in watches.items():
-            samples[name].append(watch.round())
-    return {name: Timing(tuple(found)) for name, found in samples.items()}
+    for _ in range(1 + rounds):
+        for name in tuple(samples):
+            try:
+                samples[name].append(watches[name].round())
+            # a plugin's or a peer's code may raise anything; it costs that contender only
+            except Exception as error:
+                if failed is None:
+                    raise
+                del samples[name]
+                failed(name, error)
+    return {name: Timing(tuple(found[1:])) for name, found in samples.items()}

@@ -42,10 +42,10 @@ class GraphWatch:
         _warm(calls)
         self._graph: Any = torch.cuda.CUDAGraph()
         # results are held until their copy's next turn, so that outputs are rotated as well
-        held: list[Any] = [None] * len(calls)
+        self._held: list[Any] = [None] * len(calls)
         with torch.cuda.graph(self._graph):
             for i in range(self._count):
-                held[i % len(calls)] = calls[i % len(calls)]()
+                self._held[i % len(calls)] = calls[i % len(calls)]()
         self._replays = 1
         first = self.round() * self._count
         self._replays = min(_MAX_REPLAYS, max(1, math.ceil(_ROUND_US / max(first, 1.0))))
@@ -60,6 +60,14 @@ class GraphWatch:
 
         return _between_events(run) / (self._count * replays)
 
+    def again(self, spoil: Callable[[Any], None]) -> list[Any]:
+        """Replay the graph once; give what it wrote, see `Watch.again`."""
+        for result in self._held:
+            spoil(result)
+        self._graph.replay()
+        torch.cuda.synchronize()
+        return list(self._held)
+
 
 class EventWatch:
     """Eager calls between two events: for what cannot be captured. Host time may count."""
@@ -67,19 +75,28 @@ class EventWatch:
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = tuple(calls)
         self._count = graph_calls(len(calls))
+        self._held: list[Any] = []
         _warm(calls)
 
     def round(self) -> float:
         """Give µs per call."""
         calls, count = self._calls, self._count
-
         held: list[Any] = [None] * len(calls)
+        self._held = held
 
         def run() -> None:
             for i in range(count):
                 held[i % len(calls)] = calls[i % len(calls)]()
 
         return _between_events(run) / count
+
+    def again(self, spoil: Callable[[Any], None]) -> list[Any]:
+        """Run all eagerly once more; see `Watch.again`."""
+        for result in self._held:
+            spoil(result)
+        self._held = [call() for call in self._calls]
+        torch.cuda.synchronize()
+        return list(self._held)
 
 
 def graph_calls(copies: int) -> int:

@@ -41,7 +41,7 @@ class TuningRow(Frozen):
         k: Input width.
         m: Rows.
         us: Median time of a call, µs.
-        noise: Half the spread of the rounds over their median.
+        noise: Half the spread of the middle half of the rounds over their median.
         digests: Kernel id → its digest when it was run.
         versions: Package → version when it was run.
         date: Day of the run, ISO 8601.

@@ -47,8 +47,18 @@ def test_the_first_turn_is_not_counted():
     assert (found.us, found.us_min, found.us_max) == (2.0, 1.0, 3.0)
 
 
-def test_noise_is_half_the_spread_over_the_median():
-    assert Timing((9.0, 10.0, 13.0)).noise == pytest.approx(0.2)
+def test_noise_is_half_the_spread_of_the_middle_half_over_the_median():
+    assert Timing((9.0, 10.0, 13.0)).noise == pytest.approx(0.1)
+    assert Timing((7.0, 8.0, 10.0, 11.0, 12.0)).noise == pytest.approx(1.5 / 10)
+    assert Timing((10.0,)).noise == 0.0
+
+
+def test_one_round_that_was_held_up_makes_no_noise_and_is_kept():
+    quiet = (10.0, 10.1, 9.9, 10.0, 10.2, 9.8, 10.0)
+    held_up = Timing((*quiet[:-1], 117.0))
+    assert held_up.noise < 0.02
+    assert held_up.us == pytest.approx(10.0)
+    assert held_up.us_max == 117.0
 
 
 def test_host_time_is_per_call_over_all_copies_in_turn():
