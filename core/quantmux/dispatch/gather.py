@@ -91,9 +91,10 @@ def _tuning(
     """Read ``tuning/<device>.json`` of every plugin, and the user's file over them.
 
     A plugin's file may speak of pipelines that end in a kernel of its own only. Rows taken with
-    another release of torch, Triton or a package that a kernel needs are stale, as evidence is.
+    other sources, or another release of torch, Triton or a package that a kernel needs, are stale,
+    as evidence is: a stale row of the user's hides none that a newer package ships.
     """
-    rows: dict[tuple[Any, ...], TuningRow] = {}
+    rows: list[TuningRow] = []
     problems: list[str] = []
     for owners, folder in row_folders(registry, user):
         file = folder / "tuning" / f"{device.name}.json"
@@ -104,14 +105,15 @@ def _tuning(
                 whose = " or ".join(sorted(owners))
                 problems.append(f"{file}: {' -> '.join(row.pipeline)} does not end in {whose}")
             else:
-                rows[row.key] = row
+                rows.append(row)
     if not rows:
         return TuningTable(), tuple(problems)
     specs = {spec.id: spec for spec in registry.kernels}
     digests = {
         spec.id: kernel_digest(spec, registry.folder(spec.backend)) for spec in specs.values()
     }
-    current = [row for row in rows.values() if not (is_here and _is_of_before(row, specs))]
+    current = [row for row in rows if not (is_here and _is_of_before(row, specs))]
+    # of two rows of one key the table keeps the later, which is the user's
     table = TuningTable(current, digests)
     table.stale += len(rows) - len(current)
     return table, tuple(problems)

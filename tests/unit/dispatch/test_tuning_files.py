@@ -187,6 +187,18 @@ def test_the_users_times_lie_over_those_of_the_package(registry: Registry, tmp_p
     assert us(registry, tmp_path / "user") == 7.0
 
 
+@pytest.mark.parametrize(
+    "old", [{"digests": (("acme/gemm", "0123456789abcdef"),)}, {"versions": (("torch", "1.0"),)}]
+)
+def test_a_stale_row_of_the_users_hides_none_that_the_package_ships(
+    registry: Registry, tmp_path: Path, old: dict[str, Any]
+) -> None:
+    """The user has measured, then installed a later release with measurements of its own."""
+    record_tuning([of_acme(registry)], "cpu", tmp_path / "package" / "acme" / "tuning")
+    record_tuning([of_acme(registry, us=7.0, **old)], "cpu", tmp_path / "user" / "tuning")
+    assert us(registry, tmp_path / "user") == 10.0
+
+
 def test_a_package_does_not_time_the_kernels_of_others(registry: Registry, tmp_path: Path) -> None:
     other = row(pipeline=("rival/gemm",), digests=(("rival/gemm", "0123456789abcdef"),))
     record_tuning([other], "cpu", tmp_path / "package" / "acme" / "tuning")
