@@ -70,7 +70,7 @@ def test_a_right_backend_passes_and_is_recorded(run, tmp_path):
     done = run("--backend", "acme", "--device", "cpu", "-q", "--record", "--report", "r.json")
     assert done.returncode == 0, told(done)
     assert "acme/token_quant" in done.stdout
-    assert "0 fails" in done.stdout
+    assert "0 failed" in done.stdout
     report = json.loads((tmp_path / "r.json").read_text())
     tally = report["kernels"]["acme/token_quant"]
     assert tally["verdicts"]["agrees"] > 80
@@ -164,6 +164,27 @@ def test_nothing_that_could_run_is_not_green(run):
     done = run("--backend", "torch", "--device", "cpu", "--kernel", "linear_scaled_mm_row", "-q")
     assert done.returncode == 5, told(done)
     assert "nothing was shown: no cell could be run here" in done.stdout
+
+
+def test_a_check_that_only_a_gpu_answers_is_not_green_without_one(run):
+    done = run("--backend", "torch", "--device", "cpu", "--kernel", "relayout", "--check", "graph")
+    assert done.returncode == 5, told(done)
+    assert "nothing was shown: no cell could be run here" in done.stdout
+
+
+def test_a_check_of_data_alone_is_an_answer(run):
+    done = run(
+        "--backend", "torch", "--device", "cpu", "--kernel", "relayout", "--check", "sources"
+    )
+    assert done.returncode == 0, told(done)
+
+
+def test_a_kernel_that_is_not_there_is_told_the_names_once(run):
+    done = run("--backend", "torch", "--kernel", "torch/relayouts")
+    assert done.returncode == 4, told(done)
+    assert told(done).count("torch/quantize") == 1
+    assert "linear_emulated linear_int_mm" not in told(done)
+    assert "did you mean 'torch/relayout'?" in told(done)
 
 
 def test_collected_by_accident_it_is_one_error(run):

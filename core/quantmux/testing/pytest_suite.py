@@ -173,9 +173,9 @@ class Suite:
         for name in self.backends:
             self._require_backend(name, known)
         own = [k for k in self.registry.kernels if k.backend in self.backends]
-        stems = [k.id.partition("/")[2] for k in own]
         self._require("op", OPS)
-        self._require("kernel", (*[k.id for k in own], *stems))
+        ids = [k.id for k in own]
+        self._require("kernel", ids, also=[name.partition("/")[2] for name in ids])
         from quantmux.testing.engine import CHECKS, cells
 
         self._require("check", tuple(CHECKS))
@@ -206,21 +206,22 @@ class Suite:
         if not any(k.backend == name for k in self.registry.kernels):
             pytest.exit(f"backend {name} registers no kernel: nothing to prove", NOTHING_RAN)
 
-    def _require(self, option: str, known: Iterable[str]) -> None:
-        names = tuple(known)
+    def _require(self, option: str, known: Iterable[str], also: Iterable[str] = ()) -> None:
+        names, short = tuple(known), tuple(also)
         for name in self._option(option) or ():
-            if name not in names:
-                raise pytest.UsageError(_unknown(option, name, names))
+            if name not in names and name not in short:
+                raise pytest.UsageError(_unknown(option, name, names, short))
 
     def _results(self) -> list[tuple[Cell, Outcome]]:
         return [(self._by_id[i], o) for i, o in self.outcomes.items() if i in self._by_id]
 
     def _has_shown(self) -> bool:
-        """Tell whether anything was run, or data alone was asked about."""
+        """Tell whether any kernel was run; of checks asked by name, whether one has an answer."""
+        results = self._results()
         if self._option("check"):
-            return True
+            return any(outcome.verdict is not Verdict.NOT_HERE for _, outcome in results)
         ran = {Verdict.AGREES, Verdict.FAILS}
-        return any(cell.case and outcome.verdict in ran for cell, outcome in self._results())
+        return any(cell.case and outcome.verdict in ran for cell, outcome in results)
 
     def _option(self, name: str) -> Any:
         return self._config.getoption(f"quantmux_{name}")
@@ -244,8 +245,8 @@ def _no_quiet_end() -> Iterator[None]:
         os._exit = end
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+def _unknown(what: str, name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
     names = list(known)
-    near = closest(name, names)
+    near = closest(name, [*names, *also])
     hint = f"\n  next: did you mean {near!r}?" if near else ""
     return f"there is no {what} {name!r}\n  known: {' '.join(names)}{hint}"

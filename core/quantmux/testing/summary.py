@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from quantmux.registry.manager import Registry
     from quantmux.testing.cell import Cell, Outcome
 
-_HEAD = ("kernel", "agrees", "refuses", "not here", "fails", "worst error", "refused with")
+_HEAD = (
+    "kernel",
+    "agrees",
+    "refuses",
+    "not here",
+    "fails",
+    "worst error",
+    "refused or not here by",
+)
+
+_TOTALS = {
+    Verdict.AGREES: "agree",
+    Verdict.REFUSES: "refused",
+    Verdict.NOT_HERE: "not here",
+    Verdict.FAILS: "failed",
+}
 
 
 def summary_lines(
@@ -42,7 +57,7 @@ def summary_lines(
         for row in rows
     ]
     totals = Counter(outcome.verdict for _, outcome in found)
-    counts = ", ".join(f"{totals[v]} {str(v).replace('_', ' ')}" for v in Verdict)
+    counts = ", ".join(f"{totals[v]} {word}" for v, word in _TOTALS.items())
     part = f" of {expected}" if len(found) != expected else ""
     return (*lines, f"{len(found)}{part} cells in {seconds:.1f} s: {counts}")
 
