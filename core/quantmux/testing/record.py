@@ -67,7 +67,7 @@ def _why_not(kernel_id: str, found: Results, registry: Registry, device: DeviceP
     if missing:
         return f"{len(every) - len(missing)} of its {len(every)} cells were run"
     if not _agreed(found):
-        return "no cell agreed: it cannot run here, or serves no case"
+        return "never run: it cannot run here, or serves no case"
     return ""
 
 
