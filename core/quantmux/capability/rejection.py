@@ -56,7 +56,8 @@ class Rejection:
         field: What was looked at, e.g. ``in_features``.
         required: What the kernel needs, as text.
         actual: What was found, as text.
-        hint: What would make it fit, or None.
+        hint: What would make it fit; of an outranked kernel the measured times that decided.
+            None where there is nothing to say.
         m_min: First M for which it holds.
         m_max: Last M for which it holds; None is unbounded.
     """

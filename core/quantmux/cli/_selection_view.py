@@ -80,7 +80,8 @@ def _outranked(rejected: Mapping[str, tuple[Rejection, ...]]) -> Table:
             if r.code == "outranked":
                 winners.setdefault(r.required, []).append(m_text(r.m_min, r.m_max) or "any M")
         text = [f"{winner} for {', '.join(spans)}" for winner, spans in winners.items()]
-        rows.add_row(f"  {name}", "\n".join([*text, *limits]))
+        times = [r.hint for r in reasons if r.code == "outranked" and r.hint]
+        rows.add_row(f"  {name}", "\n".join([*text, *times, *limits]))
     return rows
 
 

@@ -55,6 +55,32 @@ class Ranking:
         times = self._tuning.times(((pipeline.ids,), (best.ids,)), *self._place, m)
         return times[pipeline.ids] / times[best.ids] if times else None
 
+    def why_first(
+        self, winner: Pipeline, loser: Pipeline, pipelines: Iterable[Pipeline], m: int
+    ) -> str | None:
+        """Give the measured times of two consumers at this M, None where times do not decide.
+
+        Args:
+            winner: What goes first.
+            loser: What does not.
+            pipelines: All that compete.
+            m: Rows.
+        """
+        if _class(winner) != _class(loser):
+            return None
+        rivals = [p for p in pipelines if p.serves(m) and _class(p) == _class(winner)]
+        time_of = self._times(rivals, m)
+        fastest: dict[str, float] = {}
+        for pipeline in rivals:
+            us = time_of.get(pipeline.ids)
+            if us is not None:
+                fastest[pipeline.main.id] = min(us, fastest.get(pipeline.main.id, us))
+        first, other = fastest.get(winner.main.id), fastest.get(loser.main.id)
+        if first is None or other is None:
+            return None
+        is_tie = other <= min(time_of.values()) * NOISE_BAND
+        return f"measured {first:.4g} µs against {other:.4g} µs" + ", a tie" * is_tie
+
     def thresholds(self, pipelines: Iterable[Pipeline]) -> set[int]:
         """Give the Ms at which the measured winner among them may change."""
         if not len(self._tuning):
@@ -67,10 +93,7 @@ class Ranking:
         A contender is a consumer kernel, in its fastest measured pipeline: to ask for a row of
         every combination of producer and consumer would mean that none is ever used.
         """
-        contenders: dict[str, list[tuple[str, ...]]] = {}
-        for pipeline in group:
-            contenders.setdefault(pipeline.main.id, []).append(pipeline.ids)
-        time_of = self._tuning.times(contenders.values(), *self._place, m)
+        time_of = self._times(group, m)
         if not time_of:
             return group
         fastest = min(time_of.values())
@@ -83,6 +106,12 @@ class Ranking:
             return (0.0 if us <= fastest * NOISE_BAND else us, position)
 
         return [pipeline for _, pipeline in sorted(enumerate(group), key=key)]
+
+    def _times(self, group: Iterable[Pipeline], m: int) -> dict[tuple[str, ...], float]:
+        contenders: dict[str, list[tuple[str, ...]]] = {}
+        for pipeline in group:
+            contenders.setdefault(pipeline.main.id, []).append(pipeline.ids)
+        return self._tuning.times(contenders.values(), *self._place, m)
 
     def _key(self, pipeline: Pipeline, m: int) -> StaticKey:
         estimate = pipeline.main.estimate

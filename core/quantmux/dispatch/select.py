@@ -142,7 +142,7 @@ def _losers(
     for kernel_id, pipeline in best.items():
         reasons = list(found.limits.get(kernel_id, ()))
         reasons += (
-            _lost(pipeline, choice, layouts, ranking)
+            _lost(pipeline, choice, layouts, ranking, found.pipelines)
             for choice in ranges
             if choice.pipeline.main.id != kernel_id and _overlaps(choice, pipeline)
         )
@@ -162,7 +162,11 @@ def _overlaps(choice: RangeChoice, pipeline: Pipeline) -> bool:
 
 
 def _lost(
-    pipeline: Pipeline, choice: RangeChoice, layouts: frozenset[str], ranking: Ranking
+    pipeline: Pipeline,
+    choice: RangeChoice,
+    layouts: frozenset[str],
+    ranking: Ranking,
+    rivals: list[Pipeline],
 ) -> Rejection:
     """Say why an eligible kernel is not taken in a range: outranked, or on other weights."""
     winner = choice.pipeline
@@ -183,6 +187,10 @@ def _lost(
         field="rank",
         required=f"{winner.main.id} ({winner.tier})",
         actual=f"{pipeline.main.id} ({pipeline.tier})",
+        # over a range of M there is no one time
+        hint=ranking.why_first(winner, pipeline, rivals, choice.m_min)
+        if choice.m_min == choice.m_max
+        else None,
         m_min=choice.m_min,
         m_max=choice.m_max,
     )
