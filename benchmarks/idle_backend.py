@@ -19,6 +19,7 @@ from quantmux import (
 )
 from quantmux.config.layouts import layouts_for
 from quantmux.config.operands import OPERANDS
+from quantmux.config.policy import Policy
 from quantmux.config.schemes import SCHEMES
 from quantmux.registry.manager import Registry
 
@@ -151,4 +152,6 @@ def one_pipeline() -> tuple[Registry, IdleProducer, IdleConsumer]:
         ),
     ]
 
-    return Registry.of({"idle": _plugin("idle", kernels)}), PRODUCER, CONSUMER
+    # kernels that do nothing disagree with every reference: they are not to be found out
+    policy = Policy(self_check="never")
+    return Registry.of({"idle": _plugin("idle", kernels)}, policy), PRODUCER, CONSUMER
