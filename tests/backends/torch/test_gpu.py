@@ -1,5 +1,7 @@
 """The kernels on a real GPU: numbers, capture and launches as declared."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from quantmux.ops.linear.reference import linear_exact
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
 from quantmux.ops.linear.weights import quantize_weight
 from quantmux.ops.spec import op_spec
+from quantmux.testing.checks.launches import launched
 
 pytestmark = [
     pytest.mark.gpu,
@@ -113,20 +116,13 @@ def test_a_call_after_warmup_can_be_captured_and_replayed(name, kernel, gpu):
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_the_profiler_counts_the_launches_that_are_declared(name, kernel, gpu):
-    from torch.profiler import ProfilerActivity, profile
-
     one = kernel(name)
     declared = one.spec.capability.launches
     if declared is None:
         pytest.skip("a composite declares none")
     for m in row_counts(one, 16, 128, 1024):
         _, run, given = plain(one, gpu, m)
-        run(given)
-        torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
-            run(given)
-            torch.cuda.synchronize()
-        seen = [e.name for e in recorded.events() if str(e.device_type).endswith("CUDA")]
+        seen = launched(partial(run, given), 1)
         assert len(seen) == declared, (m, seen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -90,10 +91,14 @@ def launched(call: Callable[[], Any], calls: int) -> list[str]:
 
     call()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
-        for _ in range(calls):
-            call()
-        torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        # torch explains its profiler once per process; where warnings are errors that looked, on
+        # some runs, like a kernel that fails
+        warnings.filterwarnings("ignore", message=".*Profiler clears events", category=UserWarning)
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+            for _ in range(calls):
+                call()
+            torch.cuda.synchronize()
     return [e.name for e in recorded.events() if str(e.device_type).endswith("CUDA")]
 
 
