@@ -40,6 +40,7 @@ SCHEMA: Final = 1
 """Number of this file format; a journal of another one is not read."""
 
 NAME: Final = "journal.jsonl"
+_BEGIN: Final = b'{"header":'
 _SYNC: Final = 1.0
 _ROOMS: Final = ("ops", "testing")
 _NOT_ANSWERS: Final = ("sweep", "worker")  # how cells are run in processes changes no answer
@@ -183,6 +184,9 @@ class Journal:
                     hint="--fresh keeps it aside and begins anew, --out takes another folder",
                     code="journal",
                 ) from None
+        if kept is not None and not kept.header:
+            self.path.unlink()
+            return None
         if kept is not None:
             problem = header_change(kept.header, header)
             if problem and resume is True:
@@ -246,6 +250,8 @@ def suite_digest() -> str:
 def read_journal(path: Path) -> Kept:
     """Read a journal; a last line that was cut off is left out.
 
+    One that ended before its header was whole has an empty header.
+
     Raises:
         ValueError: It is no journal, of another schema, or damaged; says which line.
     """
@@ -253,9 +259,10 @@ def read_journal(path: Path) -> Kept:
     whole = data[: data.rfind(b"\n") + 1]
     lines = whole.splitlines()
     if not lines:
-        if data:
-            raise ValueError("line 1 is no header of a journal")
-        raise ValueError("it is empty")
+        # ended before its header was whole: nothing was answered yet
+        if data.startswith(_BEGIN) or _BEGIN.startswith(data):
+            return Kept({})
+        raise ValueError("line 1 is no header of a journal")
     header = _line(lines[0], 1).get("header")
     if not isinstance(header, dict):
         raise ValueError("line 1 is no header of a journal")  # noqa: TRY004 - of the file
@@ -274,14 +281,14 @@ def _take(kept: Kept, entry: dict[str, Any], number: int) -> None:
                 kept.answers.pop(name, None)
         else:
             kept.answers[entry["cell"]] = (entry["stamp"], unpack_outcome(entry))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"line {number} is no answer: {error}") from None
 
 
 def _line(line: bytes, number: int) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"line {number} is damaged: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"line {number} is damaged: it is no object")  # noqa: TRY004

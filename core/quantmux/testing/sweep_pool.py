@@ -158,10 +158,14 @@ class Pool:
                 if message["end"] != cell.id:
                     worker.broken = f"it answered {message['end']} when asked {cell.id}"
                     return
+                try:
+                    outcome = unpack_outcome(message.get("outcome", {}))
+                except ValueError as error:
+                    worker.broken = f"something wrote rubbish into the channel: {error}"
+                    return
                 worker.current = None
                 worker.answered += 1
                 self._deaths = 0
-                outcome = unpack_outcome(message["outcome"])
                 yield cell, outcome
                 if outcome.code == POISONED:
                     self._replace(worker)

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 _TAIL: Final = 16_384
 _READ: Final = 65_536
+_READS: Final = 64
+"""Reads in a row: of a worker that writes without end, the rest is read at the next turn."""
+
+_LINE: Final = 16 << 20
+"""No message is longer, bytes."""
+
+_RUBBISH: Final = "something wrote rubbish into the channel of the sweep"
 _GRACE: Final = 10.0
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -121,7 +128,7 @@ class WorkerProcess:
 
     def messages(self) -> list[dict[str, Any]]:
         """Give what it has said since; `broken` is set when that is no message."""
-        while True:
+        for _ in range(_READS):
             try:
                 data = self.channel.recv(_READ)
             except (BlockingIOError, ConnectionError):
@@ -136,13 +143,15 @@ class WorkerProcess:
             try:
                 found.append(decode(line))
             except ValueError:
-                self.broken = "something wrote rubbish into the channel of the sweep"
+                self.broken = _RUBBISH
                 break
+        if len(rest) > _LINE:
+            self.broken = _RUBBISH
         return found
 
     def listen(self, selector: selectors.BaseSelector) -> None:
         """Keep the end of what it prints, so that a crash can be told with its last words."""
-        while True:
+        for _ in range(_READS):
             try:
                 data = os.read(self.output, _READ)
             except BlockingIOError:

@@ -29,7 +29,10 @@ def decode(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is no message.
     """
-    found = json.loads(line)
+    try:
+        found = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
     if not isinstance(found, dict):
         raise ValueError("a message is a JSON object")  # noqa: TRY004 - as json does
     return found
@@ -78,5 +81,5 @@ def unpack_outcome(data: Mapping[str, Any]) -> Outcome:
             None if error is None else float(error),
             float(data.get("seconds", 0.0)),
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an outcome: {error}") from error

@@ -13,6 +13,7 @@ import pytest
 
 from quantmux.errors import ConfigError, QuantmuxError
 from quantmux.testing.cell import Verdict
+from quantmux.testing.sweep_journal import read_journal
 
 SWEEP = """
 import sys
@@ -159,6 +160,44 @@ def test_a_line_that_was_cut_off_is_asked_anew(fake):
     assert again.kept == 5
     assert again.counts == {Verdict.AGREES: 6}
     assert len(fake.journal.read_bytes().splitlines()) == 7
+
+
+def test_a_journal_cut_at_any_byte_goes_on_and_invents_nothing(fake):
+    fake.sweep("agrees fails")
+    content = fake.journal.read_bytes()
+    answers = read_journal(fake.journal).answers
+    ends = [i for i, byte in enumerate(content) if byte == 10]
+    for size in range(len(content)):
+        fake.journal.write_bytes(content[:size])
+        kept = read_journal(fake.journal)
+        assert len(kept.answers) == max(0, sum(end < size for end in ends) - 1)
+        assert kept.answers.items() <= answers.items()
+    for size in (0, 5, 40, ends[0], ends[0] + 1, ends[4] + 9):
+        fake.journal.write_bytes(content[:size])
+        again = fake.sweep("agrees fails")
+        assert len(again.results) == 12
+        assert read_journal(fake.journal).answers.keys() == answers.keys()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 200_000,
+        b'{"cell": 1}',
+        b'{"cell": "x", "stamp": "", "verdict": "agrees", "error": "much"}',
+        b'{"forget": 5}',
+        b'{"forget": [{}]}',
+        b"\xff\xfe\x00",
+        b"\x00" * 512,
+    ],
+)
+def test_a_line_of_any_nonsense_is_refused_with_its_number(fake, line):
+    fake.sweep("agrees")
+    with fake.journal.open("ab") as journal:
+        journal.write(line + b"\n")
+    with pytest.raises(ConfigError) as caught:
+        fake.sweep("agrees")
+    assert "line 8 is" in caught.value.facts[0]
 
 
 def test_a_damaged_line_is_refused_with_its_number(fake):

@@ -1,5 +1,6 @@
 """The sweep with a fake engine: whatever a cell does to its process, it is answered for."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ def test_every_cell_is_answered_once_and_in_order(fake):
         ("leaves_a_child", "crash", "exit code 7"),
         ("closes_everything", "crash", "exit code 1"),
         ("writes_rubbish", "channel", "wrote rubbish"),
+        ("says_half_an_answer", "channel", "it answered 1 when asked"),
+        ("answers_with_nonsense", "channel", "wrote rubbish"),
+        ("nests", "channel", "wrote rubbish"),
+        ("floods_the_channel", "channel", "wrote rubbish"),
         ("loses_the_gpu", "context_poisoned", "illegal memory access"),
         ("breaks_the_gpu_unnoticed", "context_poisoned", "lost: CUDA error: an illegal"),
         ("raises_a_lost_gpu", "context_poisoned", "illegal memory access"),
@@ -70,6 +75,16 @@ def test_a_cell_that_hangs_is_ended_and_where_it_was_is_told(fake, check):
     assert "no answer after 1 s" in outcome.reason
     assert f"_{check} (quantmux_test_engine.py" in outcome.reason
     assert len(result.results) == 6
+
+
+def test_a_cell_that_prints_without_end_is_ended_in_time(fake):
+    began = time.monotonic()
+    selection = Selection(kernels=("acme/one",))
+    result = fake.sweep("agrees prints_without_end", timeout=1.0, selection=selection)
+    ((_, outcome),) = result.failures
+    assert outcome.code == "timeout"
+    assert len(result.results) == 6
+    assert time.monotonic() - began < 20.0
 
 
 def test_a_cell_that_takes_all_memory_is_ended(fake):

@@ -3,6 +3,7 @@
 # ruff: noqa: ARG001 - the arguments are the engine's
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from quantmux.registry.manager import Registry
 from quantmux.testing.cell import Cell, Outcome, Verdict
 
 AGREES = Outcome(Verdict.AGREES, error=0.25)
+CURRENT = [""]
 CELLS = int(os.environ.get("TEST_CELLS", "3"))
 
 
@@ -74,6 +76,33 @@ def _writes_rubbish():
     _hangs()
 
 
+def _prints_without_end():
+    noise = b"\xff\xfe" * 50_000
+    while True:
+        os.write(1, noise)
+
+
+def _says_half_an_answer():
+    os.write(_channel(), b'{"end": 1}\n{"end": "?", "outcome": 5}\n')
+    _hangs()
+
+
+def _answers_with_nonsense():
+    os.write(_channel(), json.dumps({"end": CURRENT[0], "outcome": 5}).encode() + b"\n")
+    _hangs()
+
+
+def _nests():
+    os.write(_channel(), b"[" * 200_000 + b"\n")
+    _hangs()
+
+
+def _floods_the_channel():
+    noise = b"x" * 65536
+    while True:
+        os.write(_channel(), noise)
+
+
 def _closes_everything():
     os.closerange(3, 256)
     return AGREES
@@ -129,6 +158,11 @@ CHECKS = {
     "takes_all_memory": _takes_all_memory,
     "prints": _prints,
     "writes_rubbish": _writes_rubbish,
+    "prints_without_end": _prints_without_end,
+    "says_half_an_answer": _says_half_an_answer,
+    "answers_with_nonsense": _answers_with_nonsense,
+    "nests": _nests,
+    "floods_the_channel": _floods_the_channel,
     "closes_everything": _closes_everything,
     "forks": _forks,
     "leaves_a_child": _leaves_a_child,
@@ -157,6 +191,7 @@ def cells(registry, device, *, backend=None, ops=(), kernels=(), checks=(), smal
 def run_cell(cell, registry, device, *, seed=0):
     with Path(os.environ["TEST_LOG"]).open("a") as log:
         log.write(f"{cell.id}\t{os.getpid()}\n")
+    CURRENT[0] = cell.id
     # of the cells of a check the first one does it, the others agree
     does = CHECKS[cell.check] if cell.label.endswith(" 0") else CHECKS["agrees"]
     if cell.check in ("slow", "compiles", "prints") or cell.kernel == os.environ.get("TEST_ALWAYS"):
