@@ -202,6 +202,7 @@ def sweep(
         seconds=time.monotonic() - began,
         interrupted=interrupted,
         notes=tuple(notes),
+        is_part=bool(selection.checks or selection.labels),
     )
 
 

@@ -66,6 +66,7 @@ class SweepResult:
         seconds: Time it took.
         interrupted: It was stopped before its end.
         notes: What is worth knowing besides, one line each.
+        is_part: Checks or labels were named: what they ask may be answered by data alone.
     """
 
     registry: Registry
@@ -78,6 +79,7 @@ class SweepResult:
     seconds: float
     interrupted: bool = False
     notes: tuple[str, ...] = ()
+    is_part: bool = False
 
     @property
     def results(self) -> tuple[tuple[Cell, Outcome], ...]:
@@ -111,8 +113,12 @@ class SweepResult:
 
     @property
     def shows_something(self) -> bool:
-        """Tell whether any cell ran or was refused: all skipped proves nothing."""
-        return any(self.counts.get(v) for v in (Verdict.AGREES, Verdict.REFUSES, Verdict.FAILS))
+        """Tell whether any kernel ran; of checks asked by name, whether one has an answer."""
+        if self.is_part:
+            return any(outcome.verdict is not Verdict.NOT_HERE for _, outcome in self.results)
+        # what data alone answers is asked of kernels for other devices too
+        ran = {Verdict.AGREES, Verdict.FAILS}
+        return any(cell.case and outcome.verdict in ran for cell, outcome in self.results)
 
     def kernels(self) -> tuple[KernelResult, ...]:
         """Give what was found of each kernel, in the order of the cells."""

@@ -132,6 +132,14 @@ def test_nothing_that_could_run_is_no_success(cli):
     assert "nothing was shown: no cell could run here" in answer.out
 
 
+def test_kernels_of_which_only_data_was_asked_are_not_green(cli):
+    # their architectures and sources agree here, and no kernel ran
+    answer = cli("sweep", "--kernel", "torch/linear_int_mm", "--device", "cpu", "--jobs", "1")
+    assert answer.code == 1
+    assert "nothing was shown: no cell could run here" in answer.out
+    assert "0 failed" in answer.out
+
+
 def test_failures_of_every_kernel_are_shown_and_alike_ones_once(capsys):
     cells = [Cell(f"acme/{k}", "numbers", f"{k} {i}") for k in ("one", "two") for i in range(9)]
     outcomes = {
