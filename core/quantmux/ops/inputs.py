@@ -140,6 +140,24 @@ def _ties(m: int, n: int, _: torch.Generator) -> torch.Tensor:
     return values
 
 
+def _rising(m: int, n: int, _: torch.Generator) -> torch.Tensor:
+    """Give elements that grow from the first to the last, whose sign alternates.
+
+    Who looks for the largest in a part of them finds another one.
+    """
+    place = torch.arange(1, m * n + 1, dtype=torch.float32, device="cpu").reshape(m, n)
+    return place / max(m * n, 1) * torch.where(place % 2 == 0, 1.0, -1.0)
+
+
+def _signed_zeros(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    """Give normal values among zeros of either sign; the last rows hold nothing but zeros."""
+    values = _randn(m, n, generator)
+    zeros = torch.where(_rand(m, n, generator) < 0.5, 0.0, -0.0)
+    mixed = torch.where(_rand(m, n, generator) < 0.5, values, zeros)
+    mixed[m // 2 :] = zeros[m // 2 :]
+    return mixed
+
+
 def _nan(m: int, n: int, generator: torch.Generator) -> torch.Tensor:
     return _spoiled(m, n, generator, (torch.nan,))
 
@@ -170,6 +188,8 @@ KINDS: Final[dict[str, _Fill]] = {
     "wide": _wide,
     "pow2_edges": _pow2_edges,
     "ties": _ties,
+    "rising": _rising,
+    "signed_zeros": _signed_zeros,
     "nan": _nan,
     "inf": _inf,
     "mixed": _mixed,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from quantmux.config import LayerConfig
 
 POISON: Final = 0xFF
+PLAIN_POISON: Final = 0x5A
+"""No NaN in any format: for results in which a NaN is due."""
 GUARD: Final = 0xA5
 GUARD_BYTES: Final = 512
 """On either side; a multiple of every vector access, so that alignment is as in a fresh tensor."""
@@ -32,10 +34,12 @@ class PoisonedOutput:
     Attributes:
         out: The output, of the shape, strides and dtype of the op's spec; every byte 0xFF.
         arenas: Part name → (all its bytes with both guards uint8, bytes of the output itself).
+        byte: What every byte was before.
     """
 
     out: torch.Tensor | QuantizedTensor
     arenas: dict[str, tuple[torch.Tensor, int]]
+    byte: int = POISON
 
     @property
     def untouched(self) -> tuple[str, ...]:
@@ -43,7 +47,7 @@ class PoisonedOutput:
         return tuple(
             name
             for name, (arena, size) in self.arenas.items()
-            if size and bool((arena[GUARD_BYTES : GUARD_BYTES + size] == POISON).all())
+            if size and bool((arena[GUARD_BYTES : GUARD_BYTES + size] == self.byte).all())
         )
 
     @property
@@ -60,11 +64,16 @@ class PoisonedOutput:
         """Make it as new."""
         for arena, size in self.arenas.values():
             arena.fill_(GUARD)
-            arena[GUARD_BYTES : GUARD_BYTES + size] = POISON
+            arena[GUARD_BYTES : GUARD_BYTES + size] = self.byte
 
 
 def poisoned_output(
-    config: LayerConfig, m: int, device: torch.device | str, *, row_multiple: int | None = None
+    config: LayerConfig,
+    m: int,
+    device: torch.device | str,
+    *,
+    row_multiple: int | None = None,
+    byte: int = POISON,
 ) -> PoisonedOutput:
     """Give an output of a config for M rows, poisoned and guarded.
 
@@ -74,6 +83,7 @@ def poisoned_output(
         device: Where.
         row_multiple: `Capability.output_row_multiple` of a linear kernel: its rows lie this
             multiple of elements apart. None is the op's own.
+        byte: What every byte shall be; see `PLAIN_POISON`.
     """
     fake = op_spec(config.op).fake(config, m)
     if row_multiple is not None and config.op == "linear":
@@ -81,11 +91,11 @@ def poisoned_output(
         fake = empty_output(m, config.n, dtype, "meta", row_multiple, contiguous)
     arenas: dict[str, tuple[torch.Tensor, int]] = {}
     if isinstance(fake, torch.Tensor):
-        return PoisonedOutput(_place("out", fake, device, arenas), arenas)
+        return PoisonedOutput(_place("out", fake, device, arenas, byte), arenas, byte)
     parts = {"data": fake.data, "scales": fake.scales}
     if fake.global_scale is not None:
         parts["global_scale"] = fake.global_scale
-    placed = {name: _place(name, part, device, arenas) for name, part in parts.items()}
+    placed = {name: _place(name, part, device, arenas, byte) for name, part in parts.items()}
     made = QuantizedTensor(
         placed["data"],
         placed["scales"],
@@ -94,7 +104,7 @@ def poisoned_output(
         fake.layout,
         fake.logical_shape,
     )
-    return PoisonedOutput(made, arenas)
+    return PoisonedOutput(made, arenas, byte)
 
 
 def _place(
@@ -102,10 +112,11 @@ def _place(
     like: torch.Tensor,
     device: torch.device | str,
     arenas: dict[str, tuple[torch.Tensor, int]],
+    byte: int,
 ) -> torch.Tensor:
     size = like.untyped_storage().nbytes()
     arena = torch.full((size + 2 * GUARD_BYTES,), GUARD, dtype=torch.uint8, device=device)
-    arena[GUARD_BYTES : GUARD_BYTES + size] = POISON
+    arena[GUARD_BYTES : GUARD_BYTES + size] = byte
     arenas[name] = (arena, size)
     elements = arena[GUARD_BYTES : GUARD_BYTES + size].view(like.dtype)
     return elements.as_strided(

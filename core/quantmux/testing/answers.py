@@ -10,7 +10,7 @@ from quantmux.capability.rejection import RejectionCode
 from quantmux.errors import QuantmuxError
 from quantmux.ops.agreement import agreement
 from quantmux.ops.layouts import flat_storage
-from quantmux.ops.poison import poisoned_output
+from quantmux.ops.poison import PLAIN_POISON, POISON, poisoned_output
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.testing.addresses import placement_problem
 from quantmux.testing.cell import Outcome, Verdict
@@ -34,7 +34,7 @@ _NOT_HERE = frozenset(
 )
 
 _SPOILED = frozenset({"nan", "inf", "mixed"})
-"""Contents for which a whole result may be NaN."""
+"""Contents for which a whole result may be NaN, as its poison usually is."""
 
 
 def agrees(error: float | None = None, reason: str = "") -> Outcome:
@@ -86,9 +86,13 @@ def told(error: BaseException) -> str:
 
 def judged(trial: Trial) -> Outcome:
     """Run a trial into a poisoned output, then into one of the kernel's own, and judge both."""
-    multiple = trial.spec.capability.output_row_multiple
     poisoned = poisoned_output(
-        trial.case.config, trial.case.m, _device_of(trial), row_multiple=multiple
+        trial.case.config,
+        trial.case.m,
+        _device_of(trial),
+        row_multiple=trial.spec.capability.output_row_multiple,
+        # where NaN is due, memory that was left as it was must not look like it
+        byte=PLAIN_POISON if trial.case.kind in _SPOILED else POISON,
     )
     before = checksums(trial)
     result = trial(out=poisoned.out)
@@ -98,8 +102,7 @@ def judged(trial: Trial) -> Outcome:
     if poisoned.overrun:
         where = ", ".join(poisoned.overrun)
         return fails(f"wrote beside its output: {where}", "overrun")
-    # a result that shall be NaN throughout may look like the poison
-    if trial.case.m and poisoned.untouched and trial.case.kind not in _SPOILED:
+    if trial.case.m and poisoned.untouched:
         where = ", ".join(poisoned.untouched)
         return fails(f"left its output as it found it: {where}", "untouched")
     # first, as the reference would be asked about inputs that the kernel was not given

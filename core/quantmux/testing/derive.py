@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from math import lcm
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +35,11 @@ MS: Final = (0, 1, 7, 8, 9, 31, 32, 33, 127, 128, 129)
 LARGE_M: Final = {"cpu": 517, "cuda": 4099}
 """Not a multiple of anything, on the way over many tiles."""
 
+DEEP: Final = (5 * 1024, 7 * 1024 + 128, 9 * 1024 + 128, 16 * 1024 + 128)
+"""Long K on any device; real layers are asked where they are quick."""
+WIDE: Final = 9 * 1024 + 64
+"""Many N."""
+
 _LINEAR_CONTENTS: Final = (
     ("normal", 1.0),
     ("normal", 1e-4),
@@ -44,13 +49,15 @@ _LINEAR_CONTENTS: Final = (
     ("outliers", 1.0),
     ("equal", 1.0),
     ("nan", 1.0),
+    ("inf", 1.0),
 )
 _CONTENTS: Final = (
     *_LINEAR_CONTENTS,
     ("wide", 1.0),
     ("pow2_edges", 1.0),
     ("ties", 1.0),
-    ("inf", 1.0),
+    ("rising", 1.0),
+    ("signed_zeros", 1.0),
     ("mixed", 1.0),
 )
 _PRODUCERS: Final[dict[str, Callable[..., Any]]] = {
@@ -70,9 +77,10 @@ def derived(spec: KernelSpec, stage: Stage) -> tuple[Derived, ...]:
 
     Only configs that mean something are given; whether the kernel serves them is asked later.
     """
+    found: Iterable[Derived]
     match spec.op:
         case "linear":
-            found = _linears(spec, stage)
+            found = chain(_linears(spec, stage), _extents(spec, stage))
         case "quantize" | "silu_mul_quantize":
             found = _producers(spec, _PRODUCERS[spec.op], stage)
         case "inverse_rope_quantize":
@@ -234,7 +242,7 @@ def _linears(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
             "content": _LINEAR_CONTENTS,
             "in_dtype": capability.in_dtypes,
             "out_dtype": capability.out_dtypes,
-            "bias": ("", "fp32", "bf16", "large") if capability.takes_bias else ("",),
+            "bias": ("", "fp32", "bf16", "fp16", "large") if capability.takes_bias else ("",),
             "reads": tuple(range(min(readable, 4))),
         }
     ):
@@ -252,12 +260,34 @@ def _linears(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
         if config is None or (config.out_dtype == "fp16" and magnitude > 1):
             continue  # such products are beyond fp16, whoever multiplies
         detail: dict[str, Any] = {"reads": row["reads"]}
-        if row["bias"] == "bf16":
-            detail["bias"] = "bf16"
+        if row["bias"] in ("bf16", "fp16"):
+            detail["bias"] = row["bias"]
         yield (
             Case(config, row["m"], "large_bias" if is_large else kind, magnitude, "declared"),
             detail,
         )
+
+
+def _extents(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
+    """Give few outputs of long sums, and many outputs of short ones.
+
+    A kernel may cut long sums into parts by any power of two: of each there is an odd number in one
+    of `DEEP`.
+    """
+    capability = spec.capability
+    n, k = suiting(capability)
+    shapes = [(n, round_up(deep, k)) for deep in DEEP] + [(round_up(WIDE, n), k)]
+    for name in schemes_served(spec, stage):
+        for width, depth in shapes:
+            config = LinearConfig(
+                in_features=depth,
+                out_features=width,
+                scheme=name,
+                in_dtype=capability.in_dtypes[0],
+                out_dtype=capability.out_dtypes[0],
+            )
+            for m in rows_served(capability, (1, 17)):
+                yield Case(config, m, source="long sums, many outputs"), {}
 
 
 def _producers(spec: KernelSpec, kind: Callable[..., Any], stage: Stage) -> Iterator[Derived]:

@@ -15,8 +15,9 @@ import torch
 
 from quantmux.runtime.failures import Failure, classify
 from quantmux.testing.answers import fails, not_here, told
-from quantmux.testing.cell import Cell, Outcome
+from quantmux.testing.cell import Cell, Outcome, Verdict
 from quantmux.testing.checks import CHECKS
+from quantmux.testing.program_state import ProgramState
 from quantmux.testing.stage import Stage
 
 if TYPE_CHECKING:
@@ -99,9 +100,15 @@ def _answer(cell: Cell, stage: Stage) -> Outcome:
         blocked = stage.blocked(stage.spec(cell.kernel))
         if blocked is not None and not check.ALWAYS:
             return not_here(str(blocked), str(blocked.code))
+        before = ProgramState.now(stage.home)
         outcome = check.run(cell, stage)
         if stage.device.is_cuda and stage.device.is_present:
             torch.cuda.synchronize(stage.home)
+        changed = before.changed(stage.home)
+        if changed:
+            before.restore()
+            if outcome.verdict is not Verdict.FAILS:
+                return fails(f"changed what is the program's: {changed}", "surroundings")
     except KeyboardInterrupt:
         raise  # the user's
     # a plugin's code ran: it may raise anything and must cost this cell only. Not every exception

@@ -26,7 +26,13 @@ from quantmux.registry.manager import Registry  # noqa: E402
 from quantmux.testing.cell import Cell, Outcome, Verdict  # noqa: E402
 from quantmux.testing.engine import cells, run_cell  # noqa: E402
 
-REGISTRY = Registry.of({"mutants": plugin})
+
+def registry_of(*ids: str) -> Registry:
+    """Give a registry of these kernels alone: those of one weight layout share prepared weights."""
+    return Registry.of({"mutants": plugin.Few(frozenset(ids))})
+
+
+RIGHT = registry_of(*(f"mutants/{twin.name}" for twin in TWINS))
 
 _HEAD = """\
 # The suite is proved by mutants
@@ -60,8 +66,9 @@ class Kill:
 @cache
 def kill(mutant: Mutant) -> Kill | None:
     """Run the check that is there for the fault until a cell fails."""
-    for cell in cells(REGISTRY, CPU, kernels=(mutant.id,), checks=(mutant.check,)):
-        outcome = run_cell(cell, REGISTRY, CPU)
+    registry = registry_of(f"mutants/{mutant.twin}", mutant.id)
+    for cell in cells(registry, CPU, kernels=(mutant.id,), checks=(mutant.check,)):
+        outcome = run_cell(cell, registry, CPU)
         if outcome.verdict is Verdict.FAILS:
             return Kill(cell, outcome.reason)
     return None
@@ -69,8 +76,8 @@ def kill(mutant: Mutant) -> Kill | None:
 
 def outcomes(twin: Twin) -> list[tuple[Cell, Outcome]]:
     """Run the whole suite over a right kernel."""
-    found = cells(REGISTRY, CPU, kernels=(f"mutants/{twin.name}",))
-    return [(cell, run_cell(cell, REGISTRY, CPU)) for cell in found]
+    found = cells(RIGHT, CPU, kernels=(f"mutants/{twin.name}",))
+    return [(cell, run_cell(cell, RIGHT, CPU)) for cell in found]
 
 
 def page() -> str:

@@ -25,6 +25,7 @@ ODD_SHAPES: Final = (
     (64, 200, "partial groups along K, K % 16 = 8"),
     (40, 72, "K below a group"),
     (8, 1368, "a K that no tile divides"),
+    (384, 384, "a square grid of weight blocks"),
     (33, 17, "odd N and odd K"),
     (1, 1, "the least layer"),
 )

@@ -56,8 +56,8 @@ def make_inputs(case: Case, device: torch.device | str, seed: int) -> Call:
     """Give a plain x [M, K] and canonical weights.
 
     The weight's rows differ in size by up to 4 times, so that a kernel which mixes up row scales
-    is found. Static activation scales come from x. A bias is as large as typical outputs, and
-    100 times larger for the kind ``large_bias``.
+    is found, and the last one begins with zeros. Static activation scales come from x. A bias is as
+    large as typical outputs, and 100 times larger for the kind ``large_bias``.
     """
     x = make_x(case, device, seed)
     return Call((x, with_input_scales(make_weights(case, device, seed), case.config, x)))
@@ -89,6 +89,8 @@ def make_weights(case: Case, device: torch.device | str, seed: int) -> LinearWei
         bias = (torch.randn(config.n, generator=generator, **plain) * size).to(device)
     # on the device: a product with a power of two and the quantization give the same bits there
     rows = torch.exp2(torch.arange(config.n, **plain) % 3).unsqueeze(1)
+    if config.n > 1:
+        weight[-1, :16] = 0.0  # a block of zeros, whose NVFP4 scale is 0
     weight = weight.to(device) * rows.to(device)
     return quantize_weight(weight, config.scheme, bias=bias)
 

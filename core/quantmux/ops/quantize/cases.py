@@ -44,6 +44,9 @@ EDGE_ROWS: Final = (0, 1, 7, 33)
 TILE_ROWS: Final = (8, 9, 31, 32, 127, 128, 129)
 """Around the tiles of 8 (8x4), of 4 (aligned4) and of 128 rows (128x4)."""
 
+AWKWARD_SCALE: Final = 7.0 * 2.0**-9
+"""A static scale whose products with halfway points are exact in bf16; its reciprocal is not."""
+
 REAL_WIDTHS: Final = (
     (7168, "DeepSeek-V3 hidden size"),
     (2048, "DeepSeek-V3 expert intermediate size"),
@@ -140,8 +143,21 @@ def _contents(config: Callable[..., Any]) -> Iterator[Case]:
         yield Case(plain, 9, magnitude=1e-12, source="below the floor eps")
         if value.is_nvfp4:
             yield Case(plain, 9, magnitude=1e-20, source="below the floor of the global scale")
-        for kind in ("zeros", "equal", "one_hot", "outliers", "wide", "pow2_edges", "ties"):
+        for kind in (
+            "zeros",
+            "signed_zeros",
+            "equal",
+            "one_hot",
+            "outliers",
+            "wide",
+            "pow2_edges",
+            "ties",
+        ):
             yield Case(plain, 9, kind, source="special matrices")
+        yield Case(plain, 300, "rising", source="the largest element is the last")
+        for dtype in ("bf16", "fp16", "fp32") if not value.dynamic else ():
+            made = config(operand=name, n=n, in_dtype=dtype)
+            yield Case(made, 9, "ties", magnitude=AWKWARD_SCALE, source="x * (1 / s) is not x / s")
         for kind in ("nan", "inf", "mixed"):
             yield Case(plain, 9, kind, source="non-finite: only its own block is spoiled")
         for dtype in ("fp16", "fp32"):

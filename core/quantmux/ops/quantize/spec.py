@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from quantmux.ops.inputs import make_matrix, static_global_scale, static_scale
 from quantmux.ops.quantized import QuantizedTensor, empty_quantized
 from quantmux.ops.spec import Call, Case, OpSpec
 
 if TYPE_CHECKING:
-    import torch
-
     from quantmux.config import QuantizeConfig, SiluMulQuantizeConfig
 
 
@@ -23,7 +23,10 @@ def given_scales(case: Case, device: torch.device | str) -> dict[str, torch.Tens
     """Give the scales that a static operand needs, as keyword arguments of the call."""
     operand = case.config.operand
     scales = {}
-    if not operand.dynamic:
+    if not operand.dynamic and case.kind == "ties":
+        # halfway points in units of the scale
+        scales["scale"] = torch.tensor([case.magnitude], dtype=torch.float32, device=device)
+    elif not operand.dynamic:
         scales["scale"] = static_scale(operand, case.magnitude, device)
     if operand.global_scale == "static":
         scales["global_scale"] = static_global_scale(case.magnitude, device)

@@ -10,6 +10,7 @@ from quantmux.testing.checks import (
     graph,
     host_sync,
     launches,
+    memory,
     numbers,
     poisoned_scales,
     prepare,
@@ -17,6 +18,7 @@ from quantmux.testing.checks import (
     sources,
     strides,
     surroundings,
+    threads,
     variants,
 )
 
@@ -48,6 +50,8 @@ CHECKS: Final[dict[str, Check]] = {
     "bounds": bounds,
     "prepare": prepare,
     "repeat": repeat,
+    "memory": memory,
+    "threads": threads,
     "poisoned_scales": poisoned_scales,
     "strides": strides,
     "surroundings": surroundings,

@@ -11,16 +11,18 @@ import torch
 from quantmux.ops.layouts import as_bits
 from quantmux.ops.quantized import LinearWeights
 from quantmux.ops.spec import Call
+from quantmux.registry.protocol import PreparedWeights
 from quantmux.testing.answers import agrees, compared, fails, logical_bytes, served
 from quantmux.testing.cell import Cell, Outcome, Verdict
 from quantmux.testing.derive import derived, labelled, plain_cases
+from quantmux.testing.program_state import ProgramState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from quantmux.config import LinearConfig
+    from quantmux.ops.spec import Case
     from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.registry.protocol import PreparedWeights
     from quantmux.testing.derive import Derived
     from quantmux.testing.stage import Stage
 
@@ -54,7 +56,7 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     weights: LinearWeights = stage.trial(spec, case, **dict(cell.detail)).call.args[1]
     before = _bits(weights.named())
     first = kernel.prepare(weights, config, stage.device)
-    problem = _form_problem(first, spec, config) or _same(
+    problem = _form_problem(first, weights, spec, config) or _same(
         "the checkpoint's tensors were changed", before, _bits(weights.named())
     )
     if problem:
@@ -77,7 +79,48 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     )
     if problem:
         return fails(problem, "mutates")
-    return _other_layer(cell, stage, run_, first)
+    outcome = _other_layer(cell, stage, run_, first)
+    return outcome if outcome.verdict is Verdict.FAILS else _foreign_forms(cell, stage, outcome)
+
+
+def _foreign_forms(cell: Cell, stage: Stage, outcome: Outcome) -> Outcome:
+    """Call with weights that another kernel of the same ``weight_layout`` has prepared.
+
+    A layer prepares a layout once, by whichever of them is first, and all of them read it.
+    """
+    asked = served(cell, stage)
+    if isinstance(asked, Outcome):
+        return asked
+    spec, case = asked
+    trial = stage.trial(spec, case, **dict(cell.detail))
+    weights, kernel = trial.call.args[1], stage.registry.load_kernel(spec.id)
+    for whose, form in _forms(spec, case, weights, stage):
+        run_ = kernel.bind(case.config, form, stage.device)
+        found = replace(trial, run=run_, prepared=form)
+        other = compared(found, found())
+        if other.verdict is Verdict.FAILS:
+            layout = spec.capability.weight_layout
+            return fails(f"on the {layout} weights of {whose}: {other.reason}", "prepare")
+    return outcome
+
+
+def _forms(
+    spec: KernelSpec, case: Case, weights: LinearWeights, stage: Stage
+) -> Iterator[tuple[str, PreparedWeights]]:
+    config = case.config
+    if spec.capability.weight_layout == "canonical":
+        named = dict(weights.named())
+        yield "the checkpoint", PreparedWeights(named, "canonical", config.n, config.k)
+        return
+    for other in stage.registry.kernels:
+        is_kin = other.op == spec.op and other.backend == spec.backend and other.id != spec.id
+        if not is_kin or other.capability.weight_layout != spec.capability.weight_layout:
+            continue
+        if stage.blocked(other) is None and not stage.refusals(other, config, case.m):
+            before = ProgramState.now(stage.home)
+            form = stage.registry.load_kernel(other.id).prepare(weights, config, stage.device)
+            before.restore()  # what it changed is asked of itself
+            yield other.id, form
 
 
 def _other_layer(
@@ -108,7 +151,9 @@ def _other_layer(
     return agrees(outcome.error)
 
 
-def _form_problem(prepared: PreparedWeights, spec: KernelSpec, config: LinearConfig) -> str:
+def _form_problem(
+    prepared: PreparedWeights, weights: LinearWeights, spec: KernelSpec, config: LinearConfig
+) -> str:
     """Say what the prepared weights say of themselves that is not so."""
     for name, have, need in (
         ("weight_layout", prepared.weight_layout, spec.capability.weight_layout),
@@ -117,7 +162,11 @@ def _form_problem(prepared: PreparedWeights, spec: KernelSpec, config: LinearCon
     ):
         if have != need:
             return f"prepared {name}: needs {need}, found {have}"
-    return ""
+    if prepared.weight_layout != "canonical":
+        return ""
+    given = _bits(weights.named())
+    found = _bits({name: t for name, t in prepared.tensors.items() if name in given})
+    return _same("canonical weights differ from the checkpoint's", given, found)
 
 
 def _restore_problem(prepared: PreparedWeights, before: Mapping[str, Any]) -> str:

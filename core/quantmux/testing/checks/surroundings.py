@@ -1,8 +1,9 @@
 """surroundings: what the rest of the program set does not reach into a kernel.
 
 Models are built under another default dtype, run in inference mode, under autocast, and with
-matmuls allowed to be less exact. A kernel that makes a constant without naming its dtype, or
-multiplies by a matmul that autocast narrows, gives something else there.
+matmuls allowed to be less exact. A kernel that makes a constant without naming its dtype or its
+device, or multiplies by a matmul that autocast narrows, gives something else there. That a kernel
+leaves alone what the program has set is asked in every cell (`ProgramState`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def run(cell: Cell, stage: Stage) -> Outcome:
         found = replace(trial, run=run_)()
     outcome = compared(trial, found)
     if outcome.verdict is Verdict.FAILS:
-        settings = "default dtype bf16, autocast, inference mode"
+        settings = "default dtype bf16, default device meta, autocast, inference mode"
         return fails(f"under {settings}: {outcome.reason}", "surroundings", outcome.error)
     if "deterministic" in spec.capability.tags:
         differs = difference(usual, found)
@@ -63,7 +64,11 @@ def foreign_settings(device_type: str) -> Iterator[None]:
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.inference_mode(), torch.autocast(device_type, dtype=torch.bfloat16):
+        with (
+            torch.device("meta"),
+            torch.inference_mode(),
+            torch.autocast(device_type, dtype=torch.bfloat16),
+        ):
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from quantmux import DeviceProfile, LinearConfig
 
-E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float32)
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float32, device="cpu")
 
 
 class ChannelLinear:

@@ -30,7 +30,8 @@ def column_storage(out: QuantizedTensor) -> torch.Tensor:
 
 def scale_places(layout: str, rows: int, cols: int, padded_n: int) -> torch.Tensor:
     """Give the byte of the scale of every row and block column of NVFP4, int64 [rows, cols]."""
-    m, k = torch.arange(rows).unsqueeze(1), torch.arange(cols).unsqueeze(0)
+    m, k = (torch.arange(size, device="cpu") for size in (rows, cols))
+    m, k = m.unsqueeze(1), k.unsqueeze(0)
     stored = padded_n // 16
     tiles = -(-stored // 4)
     if layout == "swizzled_128x4":

@@ -19,3 +19,18 @@ def quantmux_backend() -> BackendInfo:
 @hookimpl
 def quantmux_kernels() -> Iterable[KernelSpec]:
     return roster.kernels()
+
+
+class Few:
+    """The same backend with some of its kernels: kernels share prepared weights, mutants do not."""
+
+    def __init__(self, ids: frozenset[str]) -> None:
+        self.ids = ids
+
+    @hookimpl
+    def quantmux_backend(self) -> BackendInfo:
+        return quantmux_backend()
+
+    @hookimpl
+    def quantmux_kernels(self) -> Iterable[KernelSpec]:
+        return tuple(spec for spec in roster.kernels() if spec.id in self.ids)

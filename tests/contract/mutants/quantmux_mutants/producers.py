@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def fp32(value: float | list[float]) -> torch.Tensor:
-    """Give a constant; without its dtype named it would be of whatever the program prefers."""
-    return torch.tensor(value, dtype=torch.float32)
+    """Give a constant; without dtype and device it would be of whatever the program prefers."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 class RowQuantizer:
@@ -213,7 +213,7 @@ class Nvfp4Quantizer(RowQuantizer):
         scaled = values * multiplier
         # halfway points between the eight magnitudes; a tie goes to the even code
         points = fp32([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
-        code = torch.bucketize(scaled.abs().nan_to_num(0.0), points)  # ties go down
+        code = torch.bucketize(scaled.abs().nan_to_num(0.0).contiguous(), points)  # ties go down
         at_tie = (scaled.abs().unsqueeze(-1) == points).any(-1)
         code = code + (at_tie & (code % 2 == 1))
         code = code | (torch.signbit(scaled).to(torch.int64) << 3)
@@ -285,7 +285,7 @@ class InverseRope(RowQuantizer):
             if like.scales.untyped_storage().nbytes() != scales.untyped_storage().nbytes():
                 # the pad rows of the last column lie behind the last element
                 size = like.scales.untyped_storage().nbytes() // scales.element_size()
-                scales = torch.empty(size, dtype=scales.dtype).as_strided(
+                scales = torch.empty(size, dtype=scales.dtype, device=o.device).as_strided(
                     like.scales.shape, like.scales.stride()
                 )
             out = QuantizedTensor(data, scales, None, operand, config.layout, like.logical_shape)
