@@ -122,13 +122,28 @@ def cuda_watch(calls: Sequence[Call]) -> tuple[Watch, str]:
 
 
 def raise_if_lost(error: BaseException) -> None:
-    """Raise a LaunchError for an exception after which no call of this process can succeed."""
-    if classify(error) is Failure.POISONED:
+    """Raise a LaunchError for an exception after which no call of this process can succeed.
+
+    The GPU is asked: what a failed capture says reads like a lost context and is none.
+    """
+    if classify(error) is Failure.POISONED and (found := _lost()):
         raise LaunchError(
             "the CUDA context is lost: nothing more can be timed in this process",
-            facts=[str(error).partition("\n")[0]],
+            facts=[str(error).partition("\n")[0], f"then: {found}"],
             context_poisoned=True,
         ) from error
+
+
+def _lost() -> str:
+    """Give what a call says that cannot fail on a GPU that is well, "" when it does not fail."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return ""
+    try:
+        torch.cuda.synchronize()
+        torch.ones(1, device="cuda").item()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def host_us(calls: Sequence[Call], batches: int = 9, batch: int = 10) -> float:
