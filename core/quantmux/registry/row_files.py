@@ -103,10 +103,14 @@ def rewriting(folder: Path, device: str, kind: Kind) -> Iterator[Path]:
         with locked(file):
             yield file
     except OSError as error:
+        own = user_folder() / kind.folder
+        hint = f"record into your own folder: {own}"
+        if folder == own:
+            hint = "name a folder that can be written: QUANTMUX_CACHE_DIR, or --record-to FOLDER"
         raise QuantmuxError(
             f"{kind.title} of {device} cannot be written",
             facts={"file": file, "reason": error.strerror or error},
-            hint=f"record into your own folder: {user_folder() / kind.folder}",
+            hint=hint,
             code=kind.code,
         ) from error
 

@@ -220,6 +220,15 @@ def test_a_folder_that_cannot_be_written_names_the_user_s_own(tmp_path, monkeypa
     assert str(own) in str(caught.value.hint)
 
 
+def test_one_s_own_folder_that_cannot_be_written_is_not_advised_again(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("QUANTMUX_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(QuantmuxError, match="cannot be written") as caught:
+        record_evidence([row()], "h200", tmp_path / "file" / "evidence")
+    assert "QUANTMUX_CACHE_DIR" in str(caught.value.hint)
+    assert str(tmp_path) not in str(caught.value.hint)
+
+
 def test_a_file_in_the_place_of_the_folder_is_a_typed_error(tmp_path):
     (tmp_path / "evidence").write_text("")
     with pytest.raises(QuantmuxError, match="cannot be written"):
