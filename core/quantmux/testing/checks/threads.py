@@ -58,9 +58,11 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     is_same = "deterministic" in spec.capability.tags
     for trial, want, results in zip(trials, alone, found, strict=True):
         for result in results:
-            differs = difference(want, result) if is_same else _reason(compared(trial, result))
-            if differs:
-                return fails(f"{THREADS} threads at once: {differs}", "threads")
+            if is_same and difference(want, result):
+                return fails(f"{THREADS} threads at once: other bits than one thread's", "threads")
+            judged = outcome if is_same else compared(trial, result)
+            if judged.verdict is Verdict.FAILS:
+                return fails(f"{THREADS} threads at once: {judged.reason}", "threads")
     return outcome
 
 
@@ -138,7 +140,3 @@ class _Yielding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _keep_busy(cycles: int) -> None:
     # there is no public way to it
     torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]  # noqa: SLF001
-
-
-def _reason(outcome: Outcome) -> str:
-    return outcome.reason if outcome.verdict is Verdict.FAILS else ""

@@ -2,62 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quantmux import Capability, KernelSpec, OperandOffer, SchemeOffer
 from quantmux import operand as preset
 from quantmux_mutants import vetoes
+from quantmux_mutants.model import Mutant, Twin
+from quantmux_mutants.quiet_roster import QUIET
 
 ANY_IN: Final = ("bf16", "fp16", "fp32")
-
-
-@dataclass(frozen=True)
-class Twin:
-    """A right kernel.
-
-    Attributes:
-        name: Stem of its id.
-        op: Its op.
-        module: Module that holds it, under its name.
-        capability: What it offers.
-        sources: Files that its code lies in.
-    """
-
-    name: str
-    op: str
-    module: str
-    capability: Capability
-    sources: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Mutant:
-    """A twin with one fault.
-
-    Attributes:
-        twin: Name of the twin.
-        name: The id's stem is ``twin.name``.
-        fault: What is wrong, one line.
-        check: Name of the check that must fail.
-        changes: Fields of the capability that differ from the twin's.
-        spec: Fields of the spec that differ.
-        code: Attribute to load where it is not the name; "" is the twin itself, whose
-            declarations are then the fault.
-    """
-
-    twin: str
-    name: str
-    fault: str
-    check: str = "numbers"
-    changes: dict[str, Any] = field(default_factory=dict)
-    spec: dict[str, Any] = field(default_factory=dict)
-    code: str | None = None
-
-    @property
-    def id(self) -> str:
-        """Id of its kernel."""
-        return f"mutants/{self.twin}.{self.name}"
 
 
 def _makes(name: str, *layouts: str, **changes: Any) -> OperandOffer:
@@ -422,6 +375,7 @@ MUTANTS: Final = (
     Mutant("nvfp4_linear", "weight_global_forgotten", "the weight's global scale is left out"),
     Mutant("nvfp4_linear", "nibbles", "reads the high nibble first"),
     Mutant("nvfp4_linear", "read_as_small_tiles", "reads 128x4 tiles as 8x4"),
+    *QUIET,
 )
 
 _FAULTS: Final = {
@@ -446,7 +400,7 @@ def _mutant(mutant: Mutant, twin: Twin) -> KernelSpec:
     stem = f"{twin.name}.{mutant.name}"
     if mutant.code == "":
         return _spec(twin, stem, twin.module, twin.name, (), mutant)
-    module = "op_faults" if twin.name == "nvfp4" else _FAULTS[twin.op]
+    module = mutant.module or ("op_faults" if twin.name == "nvfp4" else _FAULTS[twin.op])
     return _spec(twin, stem, module, mutant.code or mutant.name, (f"{module}.py",), mutant)
 
 

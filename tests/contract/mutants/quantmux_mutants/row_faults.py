@@ -277,7 +277,7 @@ class _DefaultDtype(RowQuantizer):
 
     def bounded(self, amax: torch.Tensor, operand: Operand) -> torch.Tensor:
         right = super().bounded(amax, operand)
-        return torch.where(amax < operand.eps, torch.tensor(operand.eps), right)
+        return torch.where(amax < operand.eps, torch.tensor(operand.eps, device="cpu"), right)
 
 
 class _DirtyOwnOutput(RowQuantizer):
