@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -196,10 +197,11 @@ def _run(plan: Plan, context: Context) -> Report:
     )
     steps = len(plan.cases) + len(plan.environments) + 1
     with progress:
-        task = progress.add_task("", total=steps, completed=-1)
+        task = progress.add_task("", total=steps)
+        begun = itertools.count()  # told when a step begins: none is done at the first
 
         def tell(text: str) -> None:
-            progress.update(task, description=text, advance=1)
+            progress.update(task, description=text, completed=next(begun))
 
         return run_bench(plan, context, tell)
 

@@ -1,6 +1,8 @@
 """bench: what is asked, what is printed, what is written."""
 
+import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -173,3 +175,14 @@ def test_a_result_names_the_command_without_folders_of_one_machine(cli, tmp_path
     assert "result.json" in command
     assert str(tmp_path) not in command
     assert "torch/linear_emulated" in command  # an id is no path
+
+
+def test_the_bar_begins_with_nothing_done(monkeypatch):
+    module = importlib.import_module("quantmux.cli.bench")
+    done = []
+    monkeypatch.setattr(module.Progress, "update", lambda *_, **at: done.append(at["completed"]))
+    monkeypatch.setattr(
+        "quantmux.bench.run.run_bench", lambda _plan, _context, tell: [tell("one"), tell("two")]
+    )
+    module._run(SimpleNamespace(cases=(1,), environments=()), None)
+    assert done == [0, 1]
