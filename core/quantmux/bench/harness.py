@@ -226,7 +226,12 @@ class _Case:
         if whole:
             self._materials.renew(inputs, self._case.m)
         for name in whole:
+            contender = named[name]
             self._recheck_one(name, named, watches[name], inputs)
+            if name not in named and contender.pipeline is not None:
+                # it has seen one x only: what its pipeline gave for another one counts for it too
+                alone = f"kernel gemm {contender.pipeline.main.id}"
+                self._drop(alone, named, "its pipeline disagrees after its rounds")
 
     def _recheck_one(
         self, name: str, named: dict[str, Contender], watch: Watch, inputs: list[Call]

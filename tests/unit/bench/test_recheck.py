@@ -119,6 +119,13 @@ def test_a_consumer_alone_is_looked_at_again_too(backend, faulty, run):
     assert failed == {"pipeline", "gemm"}
 
 
+def test_a_consumer_alone_has_no_time_when_its_pipeline_is_wrong_on_other_numbers(
+    backend, faulty, run
+):
+    report = run(backend(faulty=faulty(copied_result())), 4, gemm=True)
+    assert {(row.part, row.us) for row in report.failed} == {("pipeline", None), ("gemm", None)}
+
+
 def test_results_that_differ_within_the_bounds_pass(backend, faulty, run):
     """Sums in another order each time: no two results alike, all of them right."""
     calls = count()
