@@ -250,3 +250,47 @@ def test_its_options_are_there_only_when_the_suite_is_asked_for(run):
     assert "unrecognized arguments: --backend" in told(alone)
     help_ = run("--help")
     assert "backend to prove" in help_.stdout
+
+
+AGAIN = """
+from _pytest.runner import runtestprotocol
+
+from quantmux.testing import engine
+from quantmux.testing.answers import fails
+
+ask, seen = engine.run_cell, set()
+
+
+def moody(cell, *args, **kwargs):
+    if cell.check == "repeat" and cell.id not in seen:
+        seen.add(cell.id)
+        return fails("not today", "raised")
+    return ask(cell, *args, **kwargs)
+
+
+engine.run_cell = moody
+
+
+def pytest_runtest_protocol(item, nextitem):
+    for is_last in (False, True):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        again = not is_last and any(report.failed for report in reports)
+        for report in reports:
+            if again and report.failed:
+                report.outcome = "rerun"
+            item.ihook.pytest_runtest_logreport(report=report)
+        if not again:
+            break
+    return True
+"""
+
+
+def test_what_failed_before_it_was_run_again_is_not_verified(run, tmp_path):
+    (tmp_path / "again.py").write_text(AGAIN)
+    done = run("--backend", "acme", "--device", "cpu", "--record", "-q", "-p", "again")
+    (file,) = (tmp_path / "user" / "evidence").glob("*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert rows, done.stdout
+    assert done.returncode == 0  # pytest is content
+    assert {row["level"] for row in rows} == {"declared"}
+    assert all(row["failed"] and "not today" in row["note"] for row in rows)

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from quantmux.registry.digest import kernel_digest
 from quantmux.runtime.failures import Failure, classify
 from quantmux.testing.answers import fails, not_here, told
 from quantmux.testing.cell import Cell, Outcome, Verdict
@@ -68,6 +69,8 @@ def cells(
         if kernels and spec.id not in kernels and spec.id.partition("/")[2] not in kernels:
             continue
         found += _cells_of(spec, stage, checks, small_only)
+        # of the sources as they are before anything runs; `record` looks whether they still are
+        kernel_digest(spec, registry.folder(spec.backend))
     return tuple(found)
 
 

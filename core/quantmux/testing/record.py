@@ -60,6 +60,10 @@ def unrecorded(
 def _why_not(kernel_id: str, found: Results, registry: Registry, device: DeviceProfile) -> str:
     ran = {cell.id for cell, outcome in found if not _is_echo(outcome)}
     verdicts = Counter(o.verdict for c, o in found if c.id in ran)
+    spec = registry.get(kernel_id)
+    folder = registry.folder(spec.backend)
+    if kernel_digest.__wrapped__(spec, folder) != kernel_digest(spec, folder):
+        return "its sources changed during the run: nobody knows which of them it has shown"
     if verdicts[Verdict.FAILS]:
         return ""
     every = {cell.id for cell in cells(registry, device, kernels=(kernel_id,))}

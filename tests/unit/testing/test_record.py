@@ -1,11 +1,14 @@
 """What a run proves: a whole one everything, a part only what it broke."""
 
+import importlib
+
 import pytest
 from kernels_under_test import Told
 
 from quantmux.capability.evidence import EvidenceLevel
 from quantmux.registry.digest import kernel_digest
 from quantmux.registry.ledger import record_evidence
+from quantmux.registry.manager import Registry
 from quantmux.testing import engine
 from quantmux.testing.cell import Verdict
 from quantmux.testing.record import evidence_rows, unrecorded
@@ -58,3 +61,40 @@ def test_data_alone_proves_nothing(registry, cpu):
     assert any(o.verdict is Verdict.AGREES for _, o in found)  # architectures, sources
     assert evidence_rows(found, elsewhere, cpu) == ()
     assert "never run" in unrecorded(found, elsewhere, cpu)["told/token"]
+
+
+def test_sources_that_changed_during_the_run_prove_nothing(tmp_path, cpu, monkeypatch):
+    (tmp_path / "edited_kernel.py").write_text(EDITED)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = importlib.import_module("edited_kernel")
+    registry = Registry.of({"edited": plugin})
+    found = run(registry, cpu)
+    assert len(evidence_rows(found, registry, cpu)) == 1
+    (tmp_path / "edited_kernel.py").write_text(EDITED + "# better now\n")
+    assert evidence_rows(found, registry, cpu) == ()
+    assert "sources changed" in unrecorded(found, registry, cpu)["edited/token"]
+
+
+EDITED = """
+from kernels_under_test import Plugin, Told
+from quantmux import BackendInfo, KernelSpec, hookimpl
+
+KERNEL = Told()
+
+
+@hookimpl
+def quantmux_backend():
+    return BackendInfo(name="edited", version="1", api=">=1.0,<2")
+
+
+@hookimpl
+def quantmux_kernels():
+    (told,) = Plugin().quantmux_kernels()
+    yield KernelSpec(
+        id="edited/token",
+        op="quantize",
+        capability=told.capability,
+        load="edited_kernel:KERNEL",
+        sources=("edited_kernel.py",),
+    )
+"""
