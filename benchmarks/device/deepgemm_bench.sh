@@ -28,7 +28,7 @@ echo "bench: exit code $?"
 tail -5 bench.err
 timeout 90 python3 -c 'import sys; from quantmux.cli import main; sys.exit(main())' \
   bench linear --scheme fp8_block128_pow2 --shapes 4096x7168 --m "$ms" "${contenders[@]}" \
-  --record-to package >> "$out/bench.txt" 2> bench.err
+  --out "$out/bench-pow2.json" --record-to package >> "$out/bench.txt" 2> bench.err
 echo "bench of pow2 scales: exit code $?"
 tail -5 bench.err
 
