@@ -64,6 +64,26 @@ def roofline_svg(report: Report) -> str:
     return _products(report, products) if products else _movers(report, rows)
 
 
+def check_plot(file: Path) -> None:
+    """Tell whether a picture of this name can be made, before minutes are spent on its rows.
+
+    Raises:
+        ConfigError: The ending is neither .svg nor .png, or cairosvg is not here.
+    """
+    if file.suffix not in (".svg", ".png"):
+        raise ConfigError(
+            f"--plot writes .svg and .png, found {file.name}",
+            hint="name it roofline.svg",
+            code="usage",
+        )
+    if file.suffix == ".png" and util.find_spec("cairosvg") is None:
+        raise ConfigError(
+            "a PNG needs cairosvg, which is not installed",
+            hint="write an .svg, or: pip install cairosvg",
+            code="plot",
+        )
+
+
 def write_plot(report: Report, file: Path) -> None:
     """Write the picture as .svg, or as .png where cairosvg is installed.
 
@@ -72,16 +92,13 @@ def write_plot(report: Report, file: Path) -> None:
             cannot be written.
     """
     text = roofline_svg(report)
+    check_plot(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".svg":
             write_whole(file, text)
-        elif file.suffix == ".png":
-            file.write_bytes(_png(text))
         else:
-            raise ConfigError(
-                f"--plot writes .svg and .png, found {file.name}", hint="name it roofline.svg"
-            )
+            file.write_bytes(_png(text))
     except OSError as error:
         raise ConfigError(
             f"cannot write {file}", facts=[error.strerror or str(error)], code="unwritable"
@@ -89,12 +106,6 @@ def write_plot(report: Report, file: Path) -> None:
 
 
 def _png(text: str) -> bytes:
-    if util.find_spec("cairosvg") is None:
-        raise ConfigError(
-            "a PNG needs cairosvg, which is not installed",
-            hint="write an .svg, or: pip install cairosvg",
-            code="plot",
-        )
     made: bytes = import_module("cairosvg").svg2png(bytestring=text.encode(), scale=1.5)
     return made
 

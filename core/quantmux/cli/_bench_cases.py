@@ -76,7 +76,7 @@ def cases_of(
     """
     ms = parse_counts(m) if m is not None else QUICK_MS if quick else DEFAULT_MS
     path = Path(what)
-    op = "checkpoint" if what not in OPS and path.exists() else op_name(what)
+    op = "checkpoint" if what not in OPS and path.exists() else _op(what)
     foreign = [name for name, value in options.items() if value is not None]
     foreign = [name for name in foreign if name not in _TAKES[op]]
     if foreign:
@@ -98,6 +98,20 @@ def cases_of(
     else:
         configs = list(_producers(op, options, in_dtype, quick=quick))
     return tuple(BenchCase(config, count) for config in configs for count in ms)
+
+
+def _op(what: str) -> str:
+    try:
+        return op_name(what)
+    except ConfigError as error:
+        if Path(what).name == what and error.hint:
+            raise
+        raise ConfigError(
+            f'there is no op and no checkpoint "{what}"',
+            facts=error.facts,
+            hint=error.hint or "a checkpoint is a folder, or a .safetensors file",
+            code="op",
+        ) from None
 
 
 def _shapes(options: Mapping[str, str | None], *, quick: bool) -> tuple[Shape, ...]:

@@ -150,8 +150,10 @@ def bench(
             hint="leave --quick or --record out",
             code="usage",
         )
-    if plot is not None and plot.suffix not in (".svg", ".png"):
-        raise ConfigError(f"--plot writes .svg and .png, found {plot.name}", code="usage")
+    if plot is not None:
+        from quantmux.bench.roofline import check_plot
+
+        check_plot(plot)
     report = _run(plan, context)
     _answer(report, as_json=as_json)
     _keep(report, plan, what, out_file, plot)

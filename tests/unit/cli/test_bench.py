@@ -139,6 +139,8 @@ def test_doctor_tells_of_times_that_do_not_count(cli):
         (("linear", "--peers", "deepgem"), "did you mean"),
         (("linear", "--peer-env", "deepgemm"), "PEER=FOLDER"),
         (("linear", "--plot", "r.pdf"), ".svg and .png"),
+        (("./weights-of-mine",), 'no op and no checkpoint "./weights-of-mine"'),
+        (("linaer",), 'did you mean "linear"?'),
         (("linear", "--quick", "--record"), "quick run"),
         (("linear", "--device", "b200"), "device that is here"),
     ],
@@ -175,6 +177,14 @@ def test_a_result_names_the_command_without_folders_of_one_machine(cli, tmp_path
     assert "result.json" in command
     assert str(tmp_path) not in command
     assert "torch/linear_emulated" in command  # an id is no path
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_timed(cli, monkeypatch):
+    monkeypatch.setattr("quantmux.bench.roofline.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("quantmux.bench.run.run_bench", lambda *_: pytest.fail("it was timed"))
+    found = cli("bench", "linear", *QUICK, *SMALL, "--plot", "r.png")
+    assert found.code == 2
+    assert "cairosvg" in found.err
 
 
 def test_the_bar_begins_with_nothing_done(monkeypatch):
