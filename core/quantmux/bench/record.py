@@ -51,19 +51,7 @@ def record(
         ConfigError: A host's times are to go into a package, or the run was only a quick one.
         QuantmuxError: A folder cannot be written.
     """
-    if report.protocol.get("quick"):
-        raise ConfigError(
-            "a quick run is not recorded: its rounds are too short to rank by",
-            hint="leave --quick or --record out",
-            code="usage",
-        )
-    if target == PACKAGE and not device.is_cuda:
-        raise ConfigError(
-            "times of a host are not recorded into a package",
-            facts=['"cpu" is no model of a processor: they hold for this machine only'],
-            hint="leave PACKAGE out: they go to your own folder",
-            code="usage",
-        )
+    check_record(device, target, quick=bool(report.protocol.get("quick")))
     specs = {spec.id: spec for spec in registry.kernels}
     configs = {case.name: case for case in cases}
     timed: dict[Path, list[TuningRow]] = defaultdict(list)
@@ -82,6 +70,27 @@ def record(
         rows = [_evidence(specs[name], registry, device, report.date) for name in sorted(names)]
         record_evidence(rows, device.name, folder / "evidence")
     return [record_tuning(rows, device.name, folder / "tuning") for folder, rows in timed.items()]
+
+
+def check_record(device: DeviceProfile, target: Path | str | None, *, quick: bool) -> None:
+    """Refuse what would not be recorded, before minutes are spent on it.
+
+    Raises:
+        ConfigError: A host's times are to go into a package, or the run is only a quick one.
+    """
+    if quick:
+        raise ConfigError(
+            "a quick run is not recorded: its rounds are too short to rank by",
+            hint="leave --quick or --record out",
+            code="usage",
+        )
+    if target == PACKAGE and not device.is_cuda:
+        raise ConfigError(
+            "times of a host are not recorded into a package",
+            facts=['"cpu" is no model of a processor: they hold for this machine only'],
+            hint="leave PACKAGE out: they go to your own folder",
+            code="usage",
+        )
 
 
 def _folder(target: Path | str | None, kernel: str, registry: Registry) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from quantmux.errors import ConfigError
@@ -38,6 +39,23 @@ def write_report(report: Report, target: Path, name: str) -> Path:
             f"cannot write {file}", facts=[error.strerror or str(error)], code="unwritable"
         ) from None
     return file
+
+
+def check_target(target: Path) -> None:
+    """Refuse what `write_report` could not write, before minutes are spent on it.
+
+    Raises:
+        ConfigError: No file can be made there.
+    """
+    folder = target.parent if target.suffix == ".json" else target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write into {folder}", facts=[error.strerror or str(error)], code="unwritable"
+        ) from None
 
 
 def _text(data: dict[str, Any]) -> str:

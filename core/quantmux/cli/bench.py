@@ -144,12 +144,14 @@ def bench(
         quick=quick,
         command="quantmux " + " ".join(_without_folders(part) for part in sys.argv[1:]),
     )
-    if quick and (record or record_to):
-        raise ConfigError(
-            "a quick run is not recorded: its rounds are too short to rank by",
-            hint="leave --quick or --record out",
-            code="usage",
-        )
+    if record or record_to:
+        from quantmux.bench.record import check_record
+
+        check_record(profile, record_to, quick=quick)
+    if out_file is not None:
+        from quantmux.bench.result_file import check_target
+
+        check_target(out_file)
     if plot is not None:
         from quantmux.bench.roofline import check_plot
 

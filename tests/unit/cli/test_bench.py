@@ -196,3 +196,26 @@ def test_the_bar_begins_with_nothing_done(monkeypatch):
     )
     module._run(SimpleNamespace(cases=(1,), environments=()), None)
     assert done == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--record-to", "package"), "times of a host are not recorded"),
+        (("--quick", "--record"), "quick run is not recorded"),
+        (("--out", "FILE/result.json"), "cannot write into"),
+        (("--out", "FILE/folder"), "cannot write into"),
+    ],
+)
+def test_what_could_not_be_kept_is_refused_before_anything_is_measured(
+    cli, tmp_path, monkeypatch, options, said
+):
+    def measured(*_):
+        raise AssertionError("minutes were spent")
+
+    monkeypatch.setattr("quantmux.bench.run.run_bench", measured)
+    (tmp_path / "FILE").write_text("")
+    given = [option.replace("FILE", str(tmp_path / "FILE")) for option in options]
+    found = cli("bench", "linear", "--device", "cpu", *SMALL, *given)
+    assert found.code == 2
+    assert said in found.err
