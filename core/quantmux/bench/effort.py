@@ -18,6 +18,13 @@ LAST_CACHE_TIMES: Final = 2
 MAX_COPIES: Final = 256
 """Copies of the buffers at most; tiny cases cannot be made cold and are marked so."""
 
+ROUNDS: Final = 7
+"""Turns of every contender on a GPU."""
+
+HOST_ROUNDS: Final = 21
+"""The same on a host, which others use at the same time: their turns may fall in with ours."""
+
+_QUICK_ROUNDS: Final = 3
 _HOST_LIMIT: Final = 512 << 20
 _USUAL_L2_MIB: Final = 64.0
 
@@ -69,7 +76,7 @@ def effort_for(
         rotate = 1 << 20 if quick else min(LAST_CACHE_TIMES * cache, _HOST_LIMIT)
         copies = 4 if quick else MAX_COPIES
     return Effort(
-        rounds=3 if quick else 7,
+        rounds=_QUICK_ROUNDS if quick else ROUNDS if device.is_cuda else HOST_ROUNDS,
         rotate_bytes=rotate,
         max_copies=copies,
         round_us=500.0 if quick else 10_000.0,

@@ -99,7 +99,7 @@ def test_a_rotation_touches_five_times_the_l2_cache_or_has_all_copies(size):
 def test_a_rotation_on_a_host_goes_beyond_its_last_cache():
     effort = effort_for(HERE_CPU)
     assert effort.rotate_bytes >= min(2 * last_cache_bytes(), 512 << 20)
-    assert effort.rounds >= 5
+    assert effort.rounds >= 3 * effort_for(PROFILES["h200"]).rounds
 
 
 def test_the_protocol_takes_seven_rounds_and_a_quick_look_fewer():
