@@ -12,11 +12,12 @@ from quantmux.errors import InputError, LaunchError
 
 _CUDA: Final = re.compile(r"CUDA error|CUDA driver error|Triton Error \[CUDA\]|CUDA_ERROR_")
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
-# Refused before anything ran: the context is as good as before.
+# Refused before anything ran: the context is as good as before. So are all errors of a capture
+# (cudaErrorStreamCapture…): the graph is lost, the context is not.
 _REFUSED: Final = re.compile(
     r"no kernel image|invalid configuration argument|invalid argument|invalid device function"
     r"|kernel image is invalid|named symbol not found|too many resources|not supported"
-    r"|invalid value|PTX|CUBLAS_STATUS_(NOT_SUPPORTED|INVALID_VALUE|ARCH_MISMATCH)",
+    r"|invalid value|captur|PTX|CUBLAS_STATUS_(NOT_SUPPORTED|INVALID_VALUE|ARCH_MISMATCH)",
     re.IGNORECASE,
 )
 

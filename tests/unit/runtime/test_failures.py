@@ -25,6 +25,15 @@ from quantmux.runtime.failures import Failure, classify, is_capturing
         (LaunchError("refused"), Failure.KERNEL),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling"), Failure.KERNEL),
         (RuntimeError("CUDA error: invalid configuration argument"), Failure.KERNEL),
+        # as torch 2.11 says it on an H200; the GPU went on working after both
+        (
+            torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
+            Failure.KERNEL,
+        ),
+        (
+            RuntimeError("CUDA error: operation failed due to a previous error during capture"),
+            Failure.KERNEL,
+        ),
         (RuntimeError("out of resource: shared memory, Required: 300000"), Failure.KERNEL),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), Failure.KERNEL),
         (BuildError("ptxas failed"), Failure.KERNEL),

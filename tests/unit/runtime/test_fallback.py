@@ -327,6 +327,18 @@ def test_in_capture_nothing_is_replaced(shop, monkeypatch):
     assert right(shop, bound, 3)
 
 
+def test_a_kernel_that_cannot_be_captured_loses_no_context(shop, monkeypatch):
+    text = "CUDA error: operation not permitted when stream is capturing"
+    shop.producer("one/quantize")
+    shop.consumer("one/bad", run=lambda _: RuntimeError(text))
+    bound = bound_of(shop, shop.context(fallback={"run": "silent"}))
+    monkeypatch.setattr(route, "is_capturing", lambda: True)
+    with pytest.raises(LaunchError, match="captured") as caught:
+        bound(shop.x(3))
+    assert not caught.value.context_poisoned
+    assert "warmup" in caught.value.hint
+
+
 def test_policy_error_raises_at_run_and_replaces_nothing(shop):
     shop.producer("one/quantize")
     bad = shop.consumer("one/bad", run=boom)
