@@ -48,7 +48,8 @@ def record(
         target: A folder that holds ``tuning`` and ``evidence``; `PACKAGE`; None is the user's.
 
     Raises:
-        ConfigError: A host's times are to go into a package, or the run was only a quick one.
+        ConfigError: A host's times are to go into a package, the run was only a quick one, or
+            sources changed during it: nothing is written then.
         QuantmuxError: A folder cannot be written.
     """
     check_record(device, target, quick=bool(report.protocol.get("quick")))
@@ -66,6 +67,8 @@ def record(
         )
         for kernel in row.pipeline:
             kernels[_folder(target, kernel, registry)].add(kernel)
+    for name in sorted(set().union(*kernels.values())):
+        _check_unchanged(specs[name], registry)
     for folder, names in kernels.items():
         rows = [_evidence(specs[name], registry, device, report.date) for name in sorted(names)]
         record_evidence(rows, device.name, folder / "evidence")
@@ -143,6 +146,17 @@ def _evidence(
         driver=device.driver,
         versions=versions_here(spec),
     )
+
+
+def _check_unchanged(spec: KernelSpec, registry: Registry) -> None:
+    folder = registry.folder(spec.backend)
+    if kernel_digest.__wrapped__(spec, folder) != kernel_digest(spec, folder):
+        raise ConfigError(
+            f"the times of {spec.id} are not recorded",
+            facts=["its sources changed during the run: nobody knows which of them was timed"],
+            hint="measure again",
+            code="changed",
+        )
 
 
 def _digest(spec: KernelSpec, registry: Registry) -> str:

@@ -14,6 +14,7 @@ from quantmux.bench.peers.environment import PeerEnv, run_there
 from quantmux.bench.peers.known import here, peers_of
 from quantmux.bench.rows import BenchCase, Report, Row, with_peers
 from quantmux.capability.needs import package_version
+from quantmux.registry.digest import kernel_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,9 @@ def run_bench(plan: Plan, context: Context, tell: Callable[[str], None] = lambda
         LaunchError: The CUDA context is lost.
     """
     device = plan.device
+    for spec in context.registry.kernels:
+        # of the sources as they are before anything runs; `record` looks whether they still are
+        kernel_digest(spec, context.registry.folder(spec.backend))
     present, missing = here(peers_of(plan.peers), device)
     tell("ceilings")
     rates = ("int8",) if any("int8" in case.scheme for case in plan.cases) else ()

@@ -1,5 +1,6 @@
 """From measuring to selecting: times are recorded, and selection ranks by them."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -142,3 +143,27 @@ def test_a_package_gets_the_pipelines_that_end_in_its_kernel(monkeypatch, contex
     report = Report("h200", "H200", "2026-11-21", {"triton": "3.6.0"}, {}, [row])
     files = record(report, [BenchCase(CONFIG, 4)], context.registry, PROFILES["h200"], PACKAGE)
     assert files == [tmp_path / "acme" / "tuning" / "h200.json"]
+
+
+def test_times_of_sources_that_changed_during_the_run_are_not_recorded(
+    backend, consumer, cpu, effort, tmp_path, monkeypatch
+):
+    source = tmp_path / "kernel.py"
+    source.write_text("before")
+
+    def edits(_):
+        source.write_text("after")
+        return 0.0
+
+    context = backend(gemm=consumer(edits))
+    registry = context.registry
+    monkeypatch.setattr(type(registry), "folder", lambda *_: tmp_path)
+    changed = tuple(dataclasses.replace(k, sources=("kernel.py",)) for k in registry.kernels)
+    monkeypatch.setattr(registry, "kernels", changed)
+    cases = (BenchCase(CONFIG, 4),)
+    report = run_bench(Plan(cases, cpu, effort), context)
+    assert source.read_text() == "after"
+    with pytest.raises(ConfigError, match="not recorded") as caught:
+        record(report, cases, registry, cpu, tmp_path / "to")
+    assert "sources changed during the run" in caught.value.facts[0]
+    assert not (tmp_path / "to").exists()
