@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import torch
 
 from quantmux.config.layers import LinearConfig, QuantizeConfig
-from quantmux.errors import NumericsError
+from quantmux.errors import NumericsError, RunError
 from quantmux.ops.agreement import agreement
 from quantmux.ops.linear.spec import make_x
 from quantmux.ops.poison import poisoned_output
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.ops.spec import Call, Case, op_spec
-from quantmux.registry.guard import guarded
+from quantmux.registry.guard import Outcome, guarded
 from quantmux.runtime.failures import Failure, classify
 from quantmux.runtime.results import result_problem
 
@@ -50,7 +50,12 @@ def apart(device: DeviceProfile, action: Callable[[], T]) -> T:
                         return action()
                 return action()
 
-        outcome.append(guarded(quietly))
+        try:
+            outcome.append(guarded(quietly))
+        # no signal reaches this thread: whatever else ends it is the kernel's
+        except BaseException as error:  # noqa: BLE001
+            text = f"it ended the check: {type(error).__name__}"
+            outcome.append(Outcome(error=RunError(text, code="self_check")))
 
     thread = Thread(target=run, name="quantmux-self-check", daemon=True)
     thread.start()

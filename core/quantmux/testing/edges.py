@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.config.layouts import layouts_for, padding_multiple, round_up
@@ -106,8 +107,8 @@ def _linear(config: LinearConfig, m: int, spec: KernelSpec, stage: Stage) -> Ite
     n, k = suiting(capability)
     yield from _aligned("align_n", config, "out_features", n, capability.align_n, m)
     yield from _aligned("align_k", config, "in_features", k, capability.align_k, m)
-    yield from _aligned("pad_n_to", config, "out_features", n, 1, m, capability.pad_n_to)
-    yield from _aligned("pad_k_to", config, "in_features", k, 1, m, capability.pad_k_to)
+    yield from _padded("n", config, "out_features", n, m, capability)
+    yield from _padded("k", config, "in_features", k, m, capability)
     for dtype in DTYPES:
         due = _due("out_dtype", dtype in capability.out_dtypes)
         yield Edge(f"out_dtype-{dtype}", Case(config.replace(out_dtype=dtype), m), due)
@@ -129,17 +130,28 @@ def _linear(config: LinearConfig, m: int, spec: KernelSpec, stage: Stage) -> Ite
             yield Edge(f"scheme-{name}", Case(other, m), due)
 
 
-def _aligned(
-    label: str, config: Any, field: str, value: int, align: int, m: int, pad: int = 1
-) -> Iterator[Edge]:
+def _aligned(label: str, config: Any, field: str, value: int, align: int, m: int) -> Iterator[Edge]:
     """Give the multiple itself, both its neighbours, and the next multiple."""
-    step = max(align, pad)
-    if step == 1:
+    if align == 1:
         return
-    for extent in (value, value - 1, value + 1, value + step, value - step):
+    for extent in (value, value - 1, value + 1, value + align, value - align):
         if extent > 0:
             due = _due(label, extent % align == 0)
             yield Edge(f"{label}-{extent}", Case(config.replace(**{field: extent}), m), due)
+
+
+def _padded(
+    axis: str, config: Any, field: str, value: int, m: int, capability: Capability
+) -> Iterator[Edge]:
+    """Give extents on the padding and beside it, by the least step that the alignment leaves."""
+    pad: int = getattr(capability, f"pad_{axis}_to")
+    align: int = getattr(capability, f"align_{axis}")
+    if pad == 1:
+        return
+    whole = lcm(pad, align)
+    for extent in dict.fromkeys(value + step for step in (0, -align, align, whole, -whole)):
+        if extent > 0:
+            yield Edge(f"pad_{axis}_to-{extent}", Case(config.replace(**{field: extent}), m))
 
 
 def _operand(config: Any, m: int, capability: Capability) -> Iterator[Edge]:
