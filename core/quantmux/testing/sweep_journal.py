@@ -53,11 +53,13 @@ class Kept:
     Attributes:
         header: Its first line.
         answers: Cell id → (stamp of the kernel that was asked, outcome).
+        days: Cell id → day of its answer, ISO 8601.
         size: Bytes of the whole lines; what lies behind them was cut off.
     """
 
     header: dict[str, Any]
     answers: dict[str, tuple[str, Outcome]] = field(default_factory=dict)
+    days: dict[str, str] = field(default_factory=dict)
     size: int = 0
 
 
@@ -281,6 +283,7 @@ def _take(kept: Kept, entry: dict[str, Any], number: int) -> None:
                 kept.answers.pop(name, None)
         else:
             kept.answers[entry["cell"]] = (entry["stamp"], unpack_outcome(entry))
+            kept.days[entry["cell"]] = str(entry.get("at", ""))[:10]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"line {number} is no answer: {error}") from None
 

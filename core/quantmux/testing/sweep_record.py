@@ -11,6 +11,7 @@ from quantmux.registry.ledger import record_evidence
 from quantmux.registry.user_folder import user_folder
 from quantmux.testing.compile_evidence import compiled_rows
 from quantmux.testing.record import evidence_rows, unrecorded
+from quantmux.testing.sweep_journal import read_journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +52,11 @@ def record_sweep(result: SweepResult, where: str = USER) -> Recorded:
     # compiled first: what was run says more of the same kernel on the same device
     files = dict(record_compiled(result, where).files)
     results = result.results
-    rows = evidence_rows(results, result.registry, result.device)
+    days = _days(result)
+    rows = [
+        row.replace(date=min(row.date, days.get(row.kernel, row.date)))
+        for row in evidence_rows(results, result.registry, result.device)
+    ]
     _write(rows, result.device.name, where, result.registry, files)
     left_out = unrecorded(results, result.registry, result.device)
     recorded = {kernel for kernels in files.values() for kernel in kernels}
@@ -64,6 +69,17 @@ def record_compiled(result: SweepResult, where: str = USER) -> Recorded:
     for device, compiled in compiled_rows(result.results, result.registry).items():
         _write(compiled, device, where, result.registry, files)
     return Recorded(files, {})
+
+
+def _days(result: SweepResult) -> dict[str, str]:
+    """Give the day of each kernel's oldest answer: those of an earlier run were not given today."""
+    at = read_journal(result.journal).days
+    days: dict[str, str] = {}
+    for cell in result.cells:
+        day = at.get(cell.id)
+        if day:
+            days[cell.kernel] = min(day, days.get(cell.kernel, day))
+    return days
 
 
 def _write(

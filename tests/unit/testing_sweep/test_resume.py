@@ -14,6 +14,7 @@ import pytest
 from quantmux.errors import ConfigError, QuantmuxError
 from quantmux.testing.cell import Verdict
 from quantmux.testing.sweep_journal import read_journal
+from quantmux.testing.sweep_record import record_sweep
 
 SWEEP = """
 import sys
@@ -274,3 +275,19 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_was_answered(fake, monkeypatc
     again = fake.sweep("agrees")
     assert 3 < again.kept < 20
     assert len(again.results) == 20
+
+
+def test_what_is_recorded_is_of_the_day_of_its_oldest_answer(fake, tmp_path):
+    fake.sweep("agrees fails")
+    *others, last = fake.journal.read_text().splitlines()
+    answers = [json.loads(line) for line in others[1:]]
+    assert answers[0]["kernel"] == "acme/one"
+    answers[0]["at"] = "2026-01-02T03:04:05+00:00"
+    lines = [others[0], *map(json.dumps, answers), last]
+    fake.journal.write_text("".join(f"{line}\n" for line in lines))
+    result = fake.sweep("agrees fails")
+    assert result.kept == 12
+    (file,) = record_sweep(result, str(tmp_path / "evidence")).files
+    days = {row["kernel"]: row["date"] for row in json.loads(file.read_text())["rows"]}
+    assert days["acme/one"] == "2026-01-02"
+    assert days["acme/two"] > "2026-01-02"
