@@ -102,6 +102,8 @@ def install(tmp_path, monkeypatch):
         )
         (info / "entry_points.txt").write_text(f"[quantmux.backends]\n{name} = {module}\n")
         importlib.invalidate_caches()
+        # another test of this process may have imported a module of that name
+        monkeypatch.delitem(sys.modules, module, raising=False)
         return module
 
     yield installing
