@@ -35,7 +35,7 @@ MS: Final = (0, 1, 7, 8, 9, 31, 32, 33, 127, 128, 129)
 LARGE_M: Final = {"cpu": 517, "cuda": 4099}
 """Not a multiple of anything, on the way over many tiles."""
 
-DEEP: Final = (5 * 1024, 7 * 1024 + 128, 9 * 1024 + 128, 16 * 1024 + 128)
+DEEP: Final = (5 * 1024, 7 * 1024 + 128, 16 * 1024 + 128)
 """Long K on any device; real layers are asked where they are quick."""
 WIDE: Final = 9 * 1024 + 64
 """Many N."""
@@ -286,7 +286,7 @@ def _extents(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
                 in_dtype=capability.in_dtypes[0],
                 out_dtype=capability.out_dtypes[0],
             )
-            for m in rows_served(capability, (1, 17)):
+            for m in rows_served(capability, (1, 17) if depth > k else (17,)):
                 yield Case(config, m, source="long sums, many outputs"), {}
 
 
