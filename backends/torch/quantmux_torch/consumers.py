@@ -160,6 +160,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
     """Give the specs of every linear kernel."""
     common = ("outputs.py", "padding.py", "devices.py", "dry_run.py")
     scaled = ("scaled_mm.py", *common)
+    vetoed = ("vetoes.py", "torch_build.py")  # what a veto refuses was never run
     return (
         KernelSpec(
             id="torch/linear_reference",
@@ -190,7 +191,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_SCALED_MM_TENSOR,
             load="quantmux_torch.linear_scaled_mm_tensor:kernel",
-            sources=("linear_scaled_mm_tensor.py", *scaled),
+            sources=("linear_scaled_mm_tensor.py", *scaled, *vetoed),
             summary="torch._scaled_mm, one scale a tensor (cuBLASLt)",
             veto=no_fp32_bias,
         ),
@@ -199,7 +200,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_SCALED_MM_ROW,
             load="quantmux_torch.linear_scaled_mm_row:kernel",
-            sources=("linear_scaled_mm_row.py", *scaled),
+            sources=("linear_scaled_mm_row.py", *scaled, *vetoed),
             summary="torch._scaled_mm, token by channel scales (cuBLASLt 12.9)",
             veto=cublas_12_9,
         ),
@@ -208,7 +209,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_SCALED_MM_ROW_BIAS,
             load="quantmux_torch.linear_scaled_mm_row:kernel",
-            sources=("linear_scaled_mm_row.py", *scaled),
+            sources=("linear_scaled_mm_row.py", *scaled, *vetoed),
             summary="the same to fp32, then the bias and the rounding",
             veto=cublas_12_9,
         ),
@@ -225,7 +226,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_SCALED_MM_BLOCK,
             load="quantmux_torch.linear_scaled_mm_block:kernel",
-            sources=("linear_scaled_mm_block.py", *scaled),
+            sources=("linear_scaled_mm_block.py", *scaled, *vetoed),
             summary="torch's scaled_mm, 1x128 by 128x128 scales (cuBLASLt 12.9)",
             veto=no_fp32_bias_and_cublas_12_9,
         ),
@@ -234,7 +235,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_INT_MM,
             load="quantmux_torch.linear_int_mm:kernel",
-            sources=("linear_int_mm.py", *common),
+            sources=("linear_int_mm.py", *common, *vetoed),
             summary="torch._int_mm and an fp32 epilogue",
             veto=sum_fits_int32,
         ),
@@ -243,7 +244,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_INT_MM_SMALL_M,
             load="quantmux_torch.linear_int_mm:kernel",
-            sources=("linear_int_mm.py", *common),
+            sources=("linear_int_mm.py", *common, *vetoed),
             summary="torch._int_mm for M up to 16, on rows padded to 32",
             veto=sum_fits_int32,
         ),
@@ -252,7 +253,7 @@ def consumer_specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_INT_MM_CPU,
             load="quantmux_torch.linear_int_mm:host_kernel",
-            sources=("linear_int_mm.py", *common),
+            sources=("linear_int_mm.py", *common, *vetoed),
             summary="torch._int_mm on the host and an fp32 epilogue",
             veto=sum_fits_int32,
         ),

@@ -39,7 +39,7 @@ def test_ids_are_unique(specs):
     assert len(specs) == len(list(plugin.quantmux_kernels()))
 
 
-def test_sources_are_exactly_the_files_that_the_kernel_imports(specs):
+def test_sources_are_exactly_the_files_that_the_kernel_and_its_veto_import(specs):
     def closure(name: str, seen: set[str]) -> set[str]:
         if name in seen:
             return seen
@@ -53,7 +53,10 @@ def test_sources_are_exactly_the_files_that_the_kernel_imports(specs):
 
     for spec in specs.values():
         entry = spec.load.partition(":")[0].partition(".")[2] + ".py"
-        assert set(spec.sources) == closure(entry, set()), spec.id
+        read = closure(entry, set())
+        if spec.veto is not None:
+            closure("vetoes.py", read)
+        assert set(spec.sources) == read, spec.id
 
 
 def test_own_weight_layouts_carry_the_name_of_the_backend(specs):

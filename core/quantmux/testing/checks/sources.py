@@ -43,7 +43,11 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     file = _file_of(module)
     if file is None or not file.is_relative_to(folder):
         return not_here(f"{module} is not in the plugin's package", "sources")
-    used = {f.relative_to(folder).as_posix() for f in import_closure(module, folder)}
+    read = import_closure(module, folder)
+    if spec.veto is not None:
+        # what it refuses was never run: changed, it lets through what nothing has been shown of
+        read |= import_closure(spec.veto.__module__, folder)
+    used = {f.relative_to(folder).as_posix() for f in read}
     missing = sorted(used - set(spec.sources))
     if missing:
         return fails(f"imported and not among its sources: {', '.join(missing)}", "sources")
