@@ -25,4 +25,5 @@ timeout 400 env COLUMNS=120 python3 -c 'import sys; from quantmux.cli import mai
 echo "sweep: exit code $? after $((SECONDS - begun)) s"
 tail -n 3 "$to/sweep.err"
 tail -n 45 "$to/sweep.txt"
+sed -i "s#$to/##" "$to/sweep.txt"  # a result names no folder of one machine
 rm -rf "$to/journal"
