@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -59,8 +60,16 @@ def run(cell: Cell, stage: Stage) -> Outcome:
 @contextmanager
 def _no_waiting() -> Iterator[None]:
     was = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        _tell_torch("error")
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(was)
+        _tell_torch(was)
+
+
+def _tell_torch(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        # torch says once per process that this mode is a prototype, after it has set it: where
+        # warnings are errors, every later cell would run under it
+        warnings.simplefilter("ignore", UserWarning)
+        torch.cuda.set_sync_debug_mode(mode)
