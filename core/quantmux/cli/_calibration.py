@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from quantmux.checkpoint import open_checkpoint
-from quantmux.cli._render import err
+from quantmux.cli._progress import counted_bar
 from quantmux.errors import CheckpointError, ConfigError
 from quantmux.layers.calibrate import calibrate
 
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from rich.progress import Progress
 
     from quantmux.config import Scheme
     from quantmux.layers.calibrate import Calibration
@@ -142,14 +141,6 @@ def _scales(
 
 
 def _progress(total: int) -> Progress:
-    console = err()
-    progress = Progress(
-        TextColumn("calibrate"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    progress = counted_bar("calibrate")
     progress.add_task("", total=total)
     return progress

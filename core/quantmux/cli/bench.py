@@ -8,11 +8,11 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from quantmux.capability.detect import device_here
 from quantmux.cli._bench_cases import cases_of
 from quantmux.cli._options import AsJson, DeviceName, PluginsFile
+from quantmux.cli._progress import counted_bar
 from quantmux.cli._render import err, out, print_error, print_json
 from quantmux.cli._session import find_device, open_context
 from quantmux.errors import ConfigError
@@ -189,16 +189,7 @@ def _here(profile: DeviceProfile) -> DeviceProfile:
 def _run(plan: Plan, context: Context) -> Report:
     from quantmux.bench.run import run_bench
 
-    console = err()
-    progress = Progress(
-        TextColumn("bench"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    progress = counted_bar("bench")
     steps = len(plan.cases) + len(plan.environments) + 1
     with progress:
         task = progress.add_task("", total=steps)

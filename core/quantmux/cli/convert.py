@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from quantmux.cli._options import AsJson
-from quantmux.cli._render import err, heading, out, print_json, table
+from quantmux.cli._progress import counted_bar
+from quantmux.cli._render import heading, out, print_json, table
 from quantmux.config import scheme as named_scheme
 from quantmux.errors import ConfigError
 
@@ -84,7 +84,7 @@ def convert(
 
         check_target(out_dir.expanduser(), force=force, source=model)  # before the long part
         scales = calibrated(model, wanted, calibrate)
-    with _progress() as progress:
+    with counted_bar("convert") as progress:
         task = progress.add_task("")
 
         def on_layer(done: int, total: int, name: str) -> None:
@@ -123,19 +123,6 @@ def _check_calibration(wanted: Scheme, text: Path | None) -> None:
             hint="leave --calibrate out",
             code="usage",
         )
-
-
-def _progress() -> Progress:
-    console = err()
-    return Progress(
-        TextColumn("convert"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _to_dict(report: ConvertReport) -> dict[str, Any]:

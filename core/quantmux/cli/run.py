@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from quantmux.capability.detect import device_here
 from quantmux.cli._checkpoints import open_quantized
 from quantmux.cli._options import AsJson, CheckpointPath, DeviceName, PluginsFile
-from quantmux.cli._render import err, print_error, print_json
+from quantmux.cli._progress import counted_bar
+from quantmux.cli._render import print_error, print_json
 from quantmux.cli._run_view import show_run
 from quantmux.cli._session import find_device, open_context
 from quantmux.config._base import closest
@@ -155,16 +155,7 @@ def _chosen(entries: list[LayerEntry], pattern: str | None) -> list[LayerEntry]:
 
 def _run_all(runner: Runner, entries: Sequence[LayerEntry], device: DeviceProfile) -> Outcome:
     outcome = Outcome(device)
-    console = err()
-    progress = Progress(
-        TextColumn("run"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    progress = counted_bar("run")
     with progress:
         task = progress.add_task("", total=len(entries))
         for entry in entries:

@@ -190,7 +190,9 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_timed(cli, mo
 def test_the_bar_begins_with_nothing_done(monkeypatch):
     module = importlib.import_module("quantmux.cli.bench")
     done = []
-    monkeypatch.setattr(module.Progress, "update", lambda *_, **at: done.append(at["completed"]))
+    monkeypatch.setattr(
+        "rich.progress.Progress.update", lambda *_, **at: done.append(at["completed"])
+    )
     monkeypatch.setattr(
         "quantmux.bench.run.run_bench", lambda _plan, _context, tell: [tell("one"), tell("two")]
     )
