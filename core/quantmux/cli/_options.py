@@ -19,6 +19,13 @@ PluginsFile = Annotated[
         "default: the file that QUANTMUX_PLUGINS names.",
     ),
 ]
+BackendNames = Annotated[
+    list[str] | None,
+    typer.Option("--backend", "-b", metavar="NAME", help="Only this backend; may be repeated."),
+]
+KernelNames = Annotated[
+    list[str] | None, typer.Option("--kernel", "-k", metavar="ID", help="Only this kernel.")
+]
 DeviceName = Annotated[
     str | None,
     typer.Option(

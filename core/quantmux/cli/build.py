@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from quantmux.cli._options import AsJson, PluginsFile
+from quantmux.cli._options import AsJson, BackendNames, KernelNames, PluginsFile
 from quantmux.cli._render import heading, out, print_json, show_table, table
 from quantmux.cli._session import find_device, open_registry
 from quantmux.errors import ConfigError
@@ -26,13 +26,8 @@ _WORDS = {"agrees": "compiled", "fails": "FAILS", "not_here": "not here"}
 
 def build(
     *,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option("--backend", "-b", metavar="NAME", help="Only this backend; may be repeated."),
-    ] = None,
-    kernel: Annotated[
-        list[str] | None, typer.Option("--kernel", "-k", metavar="ID", help="Only this kernel.")
-    ] = None,
+    backend: BackendNames = None,
+    kernel: KernelNames = None,
     device: Annotated[
         list[str] | None,
         typer.Option(

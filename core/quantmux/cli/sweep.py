@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantmux.cli._options import AsJson, PluginsFile
+from quantmux.cli._options import AsJson, BackendNames, KernelNames, PluginsFile
 from quantmux.cli._render import print_json
 from quantmux.errors import ConfigError
 
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 def sweep(
     *,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option("--backend", "-b", metavar="NAME", help="Only this backend; may be repeated."),
-    ] = None,
+    backend: BackendNames = None,
     device: Annotated[
         str,
         typer.Option(
@@ -34,9 +31,7 @@ def sweep(
     op: Annotated[
         list[str] | None, typer.Option("--op", metavar="OP", help="Only kernels of this op.")
     ] = None,
-    kernel: Annotated[
-        list[str] | None, typer.Option("--kernel", "-k", metavar="ID", help="Only this kernel.")
-    ] = None,
+    kernel: KernelNames = None,
     check: Annotated[
         list[str] | None, typer.Option("--check", metavar="NAME", help="Only this check.")
     ] = None,
