@@ -1,0 +1,69 @@
+"""Which arithmetic of ``numerics_kernel.py`` an operand may use where: decided once, on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from quantmux_triton.interpreter import interpreting
+
+if TYPE_CHECKING:
+    from quantmux.capability.arch import Arch
+    from quantmux.config import Operand
+
+FORMATS: Final = {"fp8_e4m3": 0, "fp8_e5m2": 1, "int8": 2}
+"""``FORMAT`` of the device functions, by element."""
+
+DIVIDE: Final = 0
+RECIPROCAL: Final = 1
+CORRECTED_ONCE: Final = 2
+CORRECTED_TWICE: Final = 3
+
+_LEAST_SCALE: Final = 2.0**-90
+_FIRST_WITH_FP8: Final = 89
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """Compile-time choices of the device functions.
+
+    Attributes:
+        format: ``FORMAT``: what a code is.
+        hw: ``HW``: fp32 becomes fp8 by the instruction.
+        how: ``HOW``: how a value is divided by its scale.
+    """
+
+    format: int
+    hw: bool
+    how: int
+
+
+def arithmetic(operand: Operand, arch: Arch, *, bits: int) -> Arithmetic:
+    """Give the fastest arithmetic with the definition's bits.
+
+    Args:
+        operand: fp8 or int8.
+        arch: Architecture that the code is for.
+        bits: Significant bits of a value before the division: 8 of bf16, 11 of fp16, 24 of fp32
+            and of everything that was computed.
+    """
+    return Arithmetic(
+        format=FORMATS[operand.element],
+        hw=converts_fp8(arch),
+        how=_how(operand, bits),
+    )
+
+
+def converts_fp8(arch: Arch) -> bool:
+    """Tell whether the GPU has the instruction that makes fp8 of fp32; never in the interpreter."""
+    return not interpreting() and arch.sm is not None and arch.sm >= _FIRST_WITH_FP8
+
+
+def _how(operand: Operand, bits: int) -> int:
+    if operand.dynamic and operand.scale_rounding == "pow2":
+        return RECIPROCAL
+    # the interpreter of some releases rounds a fused multiply-add twice
+    is_plain = operand.dynamic and operand.scale_ub is None and not interpreting()
+    if not is_plain or operand.eps / operand.max_value < _LEAST_SCALE:
+        return DIVIDE
+    return CORRECTED_ONCE if bits <= 11 else CORRECTED_TWICE
