@@ -1,47 +1,107 @@
-"""The triton plugin. No kernel is written yet: it loads, and says so."""
+"""The triton plugin, as data: what it is, its kernels, and whether it can work on a device."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import os
+from typing import TYPE_CHECKING, Final
 
 from quantmux._version import __version__
 from quantmux.capability.capability import Needs
 from quantmux.capability.needs import needs_rejections, package_version
-from quantmux.registry import BackendInfo, BackendStatus, hookimpl
+from quantmux.registry.hookspecs import hookimpl
+from quantmux.registry.kernel_spec import BackendInfo, BackendStatus
+from quantmux_triton.interpreter import interpreting
 
 if TYPE_CHECKING:
-    from quantmux.capability.device import DeviceProfile
-    from quantmux.registry import KernelSpec
+    from collections.abc import Iterable
 
-_TRITON = Needs(kind="package", name="triton", version=">=3.4")
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.registry.kernel_spec import KernelSpec
+
+TRITON: Final = Needs(kind="package", name="triton", version=">=3.4")
+"""Tests run with 3.6 and 3.9; 3.4 is the first with `tl.extra.cuda.gdc_wait` and its option."""
+
+FIRST_SM: Final = 80
+"""Triton's own least architecture of which tests exist."""
+
+SPECS: Final = (
+    "quantize.specs_fp8",
+    "quantize.specs_nvfp4",
+    "silu_mul_quantize.specs_fp8",
+    "silu_mul_quantize.specs_nvfp4",
+    "inverse_rope_quantize.specs",
+    "linear.specs_small_m",
+    "linear.specs_large_m",
+    "linear.specs_weight_only",
+)
+"""Modules with a function ``specs() -> tuple[KernelSpec, ...]``; they import no torch."""
 
 
 @hookimpl
 def quantmux_backend() -> BackendInfo:
-    """Give name and version."""
-    return BackendInfo(name="triton", version=__version__, summary="kernels written in Triton")
+    """Give name, version and API range."""
+    return BackendInfo(
+        name="triton",
+        version=__version__,
+        api=">=1.0,<2",
+        summary="kernels written in Triton: every producer, and GEMMs, wherever Triton runs",
+    )
 
 
 @hookimpl
-def quantmux_kernels() -> tuple[KernelSpec, ...]:
-    """Give the kernels: none yet."""
-    return ()
+def quantmux_kernels() -> Iterable[KernelSpec]:
+    """Give the kernels."""
+    found: list[KernelSpec] = []
+    for name in SPECS:
+        module = f"{__package__}.{name}"
+        try:
+            found += importlib.import_module(module).specs()
+        except ModuleNotFoundError as error:  # until every part is written
+            if error.name is None or not module.startswith(error.name):
+                raise
+    return tuple(found)
 
 
 @hookimpl
 def quantmux_probe(device: DeviceProfile) -> BackendStatus:
-    """Say whether Triton is installed and the device is one that it compiles for."""
-    missing = needs_rejections([_TRITON])
+    """Tell whether Triton is installed and compiles for the device, or interprets on this host."""
+    missing = needs_rejections([TRITON])
     reasons = [f"{r.field} {r.required}: {r.actual}" for r in missing]
-    if not device.is_cuda:
-        reasons.append(f"Triton compiles for GPUs, the device is {device.name}")
-    details = {"kernels": "no kernel yet"}
+    hint = missing[0].hint if missing else None
+    refusal, way_out = _refusal(device)
+    if refusal:
+        reasons.append(refusal)
+        hint = hint or way_out
+    details = {}
     version = package_version("triton")
     if version:
         details["triton"] = version
+    if interpreting():
+        details["mode"] = "interpreter"
     return BackendStatus(
         state="unavailable" if reasons else "ok",
         reasons=tuple(reasons),
-        hint=missing[0].hint if missing else None,
+        hint=hint,
         details=details,
     )
+
+
+def _refusal(device: DeviceProfile) -> tuple[str | None, str | None]:
+    """Give why Triton cannot work on the device, and what would make it."""
+    if device.arch.vendor == "cpu":
+        if interpreting():
+            return None, None
+        return (
+            f"Triton compiles for GPUs, the device is {device.name}",
+            "for tests, TRITON_INTERPRET=1 runs the kernels on the host, slowly",
+        )
+    if device.is_present and interpreting():
+        asked = os.environ.get("TRITON_INTERPRET", "")
+        return (
+            f"TRITON_INTERPRET={asked} is set: Triton compiles nothing in this process",
+            "unset TRITON_INTERPRET",
+        )
+    if device.arch.sm is not None and device.arch.sm < FIRST_SM:
+        return f"Triton's kernels need sm{FIRST_SM}, {device.name} is {device.arch}", None
+    return None, None

@@ -12,7 +12,7 @@ from quantmux.capability.profiles import PROFILES
 from quantmux.registry import Registry
 from quantmux_cutlass.headers import find_headers, headers_version
 
-NAMES = ("triton", "cutlass", "flashinfer")
+NAMES = ("cutlass", "flashinfer")
 
 
 def load(name):

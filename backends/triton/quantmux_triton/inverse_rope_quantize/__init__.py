@@ -1,0 +1,1 @@
+"""Inverse rotary embedding and quantization: one kernel."""

@@ -1,0 +1,1 @@
+"""Quantized linears: GEMMs and what they need."""

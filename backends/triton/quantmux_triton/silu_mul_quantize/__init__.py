@@ -1,0 +1,1 @@
+"""SiLU of the gate times up, quantized: one kernel."""
