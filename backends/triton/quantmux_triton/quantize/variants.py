@@ -1,0 +1,71 @@
+"""The compiled variants of one device function: each made once, counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from quantmux.capability.arch import Arch
+from quantmux_triton.interpreter import interpreting
+from quantmux_triton.launcher import Launcher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FIRST_WITH_PDL: Final = 90
+
+
+class Variants:
+    """Launchers of one ``@triton.jit`` function by everything that is fixed when it compiles.
+
+    Args:
+        fn: The decorated function.
+    """
+
+    def __init__(self, fn: Any) -> None:
+        self._fn = fn
+        self._made: dict[tuple[Any, ...], Launcher] = {}
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def get(
+        self,
+        arch: Arch,
+        in_dtype: str,
+        constexprs: Mapping[str, Any],
+        *,
+        num_warps: int,
+        pdl: bool = False,
+    ) -> Launcher:
+        """Give the launcher of a variant; configs that differ in nothing of it share one.
+
+        Args:
+            arch: Architecture that it is for.
+            in_dtype: Format of the plain input.
+            constexprs: Argument → compile-time value.
+            num_warps: Warps of a program.
+            pdl: Whether it is launched with programmatic dependence.
+        """
+        key = (arch, in_dtype, num_warps, pdl, *constexprs.items())
+        found = self._made.get(key)
+        if found is None:
+            options: dict[str, Any] = {"num_warps": num_warps, "enable_fp_fusion": False}
+            if pdl:
+                options["launch_pdl"] = True
+            found = self._made.setdefault(key, Launcher(self._fn, constexprs, options))
+        return found
+
+
+def has_pdl(arch: Arch) -> bool:
+    """Tell whether launches can depend on their predecessor programmatically."""
+    return not interpreting() and arch.sm is not None and arch.sm >= _FIRST_WITH_PDL
+
+
+def arch_here() -> Arch | None:
+    """Give the architecture of the current GPU, None where nothing compiles."""
+    if interpreting() or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return Arch(vendor="nvidia", name=f"{major}{minor}")
