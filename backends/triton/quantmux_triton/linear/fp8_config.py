@@ -1,0 +1,135 @@
+"""Tile sizes of the large-M products, and the time to expect of them: data and arithmetic only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from quantmux.capability.device import DeviceProfile
+
+BLOCK_K: Final = 128
+"""Columns of x and W that one step multiplies: 128 bytes, the widest row that TMA swizzles."""
+
+M_CLASSES: Final = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+"""M is rounded up to one of these (or to a multiple of the last) before a tile is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How one variant cuts up the product.
+
+    Attributes:
+        block_m: Rows of y a program makes.
+        block_n: Columns of y a program makes.
+        parts: Column parts that are multiplied one after the other (1 or 2).
+        subtiles: Column pieces in which each part is stored (1 or 2).
+        warps: Warps of a program.
+        stages: Steps of K that are loaded ahead.
+        group_m: Tile rows that neighbouring programs walk down together.
+        per_sm: Programs that fit on a multiprocessor.
+        flatten: Loads of the next tile begin while this one is stored.
+        rate: Share of the tensor cores' peak that a full wave of such tiles reaches.
+    """
+
+    block_m: int
+    block_n: int
+    parts: int = 1
+    subtiles: int = 2
+    warps: int = 8
+    stages: int = 3
+    group_m: int = 8
+    per_sm: int = 1
+    flatten: bool = True
+    rate: float = 0.6
+
+
+def m_class(m: int) -> int:
+    """Give the M that a tile is chosen for."""
+    for bound in M_CLASSES:
+        if m <= bound:
+            return bound
+    return -(-m // M_CLASSES[-1]) * M_CLASSES[-1]
+
+
+def tile_microseconds(
+    tile: Tile, *, m: int, n: int, k: int, device: DeviceProfile, peak_tflops: float
+) -> float:
+    """Give the time to expect, µs: waves of tiles, each bound by its products or by its loads."""
+    sms = device.sm_count or 132
+    per_wave = sms * tile.per_sm
+    tiles = -(-m // tile.block_m) * -(-n // tile.block_n)
+    waves = -(-tiles // per_wave)
+    steps = -(-k // BLOCK_K)
+    busy = min(tiles, per_wave)  # programs that share the machine in a wave
+    flops = 2.0 * tile.block_m * tile.block_n * BLOCK_K
+    multiply = flops * max(busy, sms) / (peak_tflops * 1e6 * tile.rate)
+    copied = (tile.block_m + tile.block_n) * BLOCK_K
+    # of what all programs load, W comes from memory once, the rest from the L2 cache at about
+    # 1.5 times the copy rate
+    load = copied * max(busy, sms // 2) / ((device.copy_gb_s or 4200.0) * 1.5e3)
+    step = max(multiply, load, 0.08)
+    floor = (n * k + m * k + 2.0 * m * n) / ((device.copy_gb_s or 4200.0) * 1e3)
+    return max(waves * (steps * step + 0.8), floor) + 3.0
+
+
+def best_tile(
+    tiles: Iterable[Tile], *, m: int, n: int, k: int, device: DeviceProfile, peak_tflops: float
+) -> Tile:
+    """Give the tile of which the least time is expected; of equals the first."""
+    rows = m_class(m)
+
+    def microseconds(tile: Tile) -> float:
+        return tile_microseconds(tile, m=rows, n=n, k=k, device=device, peak_tflops=peak_tflops)
+
+    return min(tiles, key=microseconds)
+
+
+_HOPPER: Final = (
+    Tile(128, 256, stages=4, rate=0.72),
+    Tile(256, 128, stages=4, rate=0.70),
+    Tile(128, 128, stages=4, rate=0.60),
+    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.45),
+    Tile(64, 128, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.45),
+    Tile(64, 64, warps=4, stages=6, subtiles=1, per_sm=2, rate=0.3),
+)
+_HOPPER_EXACT: Final = (
+    Tile(128, 256, parts=2, stages=3, subtiles=1, rate=0.60),
+    Tile(128, 128, stages=4, rate=0.50),
+    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.40),
+    Tile(64, 128, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.40),
+    Tile(64, 64, warps=4, stages=6, subtiles=1, per_sm=2, rate=0.3),
+)
+_BLACKWELL: Final = (
+    Tile(128, 256, stages=3, warps=8, rate=0.6),
+    Tile(128, 128, stages=4, warps=4, rate=0.5),
+    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.4),
+    Tile(64, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.3),
+)
+_SMALL_SHARED: Final = (
+    # at most 99 KiB of shared memory, and accumulators of mma.sync in registers
+    Tile(128, 128, stages=2, subtiles=1, rate=0.5),
+    Tile(64, 128, warps=4, stages=3, subtiles=1, rate=0.45),
+    Tile(64, 64, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.4),
+)
+_POINTER: Final = (
+    Tile(128, 128, stages=3, subtiles=1, rate=0.4),
+    Tile(64, 128, warps=4, stages=3, subtiles=1, rate=0.35),
+    Tile(64, 64, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.3),
+)
+_POINTER_SMALL: Final = (
+    Tile(128, 128, stages=2, subtiles=1, rate=0.4),
+    Tile(64, 64, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.3),
+)
+
+
+def scaled_tiles(sm: int, *, tma: bool, exact: bool) -> tuple[Tile, ...]:
+    """Give the candidates for one scale a tensor or a row, for a compute capability (90, 120)."""
+    roomy = sm in (80, 90, 100, 103)  # at least 163 KiB of shared memory
+    if not tma:
+        return _POINTER if roomy else _POINTER_SMALL
+    if sm == 90:
+        return _HOPPER_EXACT if exact else _HOPPER
+    return _BLACKWELL if roomy else _SMALL_SHARED

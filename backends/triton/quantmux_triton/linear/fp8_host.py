@@ -1,0 +1,306 @@
+"""The host's side of the large-M products: bind, prepare, warm up, compile ahead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
+from quantmux.ops.quantized import DATA_DTYPES, DTYPES
+from quantmux.registry.protocol import PreparedWeights
+from quantmux_triton.interpreter import interpreting
+from quantmux_triton.linear.fp8_config import BLOCK_K, M_CLASSES, Tile, best_tile
+from quantmux_triton.linear.fp8_variant import (
+    Numbers,
+    Variant,
+    compiled_variants,
+    launcher_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from quantmux.capability.arch import Arch
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LinearConfig
+    from quantmux.ops.quantized import LinearWeights, QuantizedTensor
+    from quantmux.registry.protocol import CompiledCode
+
+_INTERPRETED: Final = Tile(64, 256, subtiles=1)
+"""Few programs, since the interpreter pays for each."""
+
+_ALIGNMENT: Final = 16
+"""Bytes that a TMA descriptor wants of a base and of a row stride."""
+
+
+class LargeMLinear:
+    """A consumer of 8-bit operands that reads canonical weights as they are.
+
+    Args:
+        tiles: ``(compute capability, tma, exact)`` → candidates, the preferred first.
+    """
+
+    def __init__(self, tiles: Callable[[int, bool, bool], tuple[Tile, ...]]) -> None:
+        self._tiles = tiles
+
+    def prepare(
+        self, weights: LinearWeights, config: LinearConfig, device: DeviceProfile
+    ) -> PreparedWeights:
+        """Share the canonical tensors; those on another kind of device are moved."""
+        here = weights
+        if device.is_present and weights.data.device.type != device.torch_name.partition(":")[0]:
+            here = weights.to(device.torch_name)
+        return PreparedWeights(
+            tensors=here.named(),
+            weight_layout="canonical",
+            n=config.n,
+            k=config.k,
+            restore=lambda: here,
+        )
+
+    def bind(
+        self, config: LinearConfig, prepared: PreparedWeights, device: DeviceProfile
+    ) -> Callable[..., torch.Tensor]:
+        """Give ``fn(q, *, out=None) -> y``, y [M, N] contiguous unless ``out`` is given.
+
+        ``out`` may have rows farther apart; rows that do not begin at multiples of 16 bytes are
+        stored without TMA, by a variant that is compiled at its first use.
+        """
+        return _Bound(self, config, prepared, device)
+
+    def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
+        """Compile the variants of these M for the current GPU; without a GPU do nothing."""
+        if interpreting() or not torch.cuda.is_available():
+            return
+        from quantmux.capability.arch import Arch
+        from quantmux.capability.device import DeviceProfile
+
+        index = torch.cuda.current_device()
+        facts = torch.cuda.get_device_properties(index)
+        here = DeviceProfile(
+            name="here",
+            title=facts.name,
+            arch=Arch.parse(f"{facts.major}.{facts.minor}"),
+            index=index,
+            sm_count=facts.multi_processor_count,
+        )
+        for variant in self.variants(config, here, ms):
+            launcher_of(variant).prepare(torch.device("cuda", index))
+
+    def compile_for(self, config: LinearConfig, arch: Arch) -> list[CompiledCode]:
+        """Give the machine code of every variant that some M launches on ``arch``.
+
+        Raises:
+            BuildError: Triton refuses, or is not here.
+        """
+        from quantmux.capability.device import DeviceProfile
+
+        there = DeviceProfile(name="there", title="named architecture", arch=arch)
+        return [launcher_of(v).machine_code(arch) for v in self.variants(config, there, M_CLASSES)]
+
+    def compiled_variants(self) -> int:
+        """Give how many variants were compiled in this process, of all large-M products."""
+        return compiled_variants()
+
+    def declared_variants(self, config: LinearConfig) -> int:
+        """Give how many variants a config may need on any device: one a tile size."""
+        del config
+        return 6
+
+    def variants(
+        self, config: LinearConfig, device: DeviceProfile, ms: Sequence[int]
+    ) -> tuple[Variant, ...]:
+        """Give the variants that calls with these M launch on tensors that are aligned."""
+        numbers = numbers_of(config)
+        found = (self.variant(config, numbers, device, m, config.n) for m in ms if m > 0)
+        return tuple(dict.fromkeys(found))
+
+    def variant(
+        self,
+        config: LinearConfig,
+        numbers: Numbers,
+        device: DeviceProfile,
+        m: int,
+        y_row: int,
+        *,
+        aligned: bool = True,
+        y_aligned: bool = True,
+    ) -> Variant:
+        """Give the variant of a call.
+
+        Args:
+            config: The layer.
+            numbers: `numbers_of` it.
+            device: Where it runs.
+            m: Rows of x.
+            y_row: Elements between rows of y.
+            aligned: x and W begin at multiples of 16 bytes, and rows of x are one.
+            y_aligned: y begins at a multiple of 16 bytes.
+        """
+        n, k = config.n, config.k
+        aligned = aligned and k % _ALIGNMENT == 0
+        sm = device.arch.sm or 0
+        tma = aligned and sm >= 90 and not interpreting()
+        if interpreting():
+            tile = _INTERPRETED
+        else:
+            candidates = self._tiles(sm, tma, numbers.promote)
+            peak = (device.fp8_tflops or 1979.0) * (0.5 if sm == 80 else 1.0)
+            tile = best_tile(candidates, m=m, n=n, k=k, device=device, peak_tflops=peak)
+        store_tma = tma and y_aligned and y_row * numbers.out.itemsize % _ALIGNMENT == 0
+        return Variant(
+            numbers,
+            tile,
+            tma,
+            store_tma,
+            aligned=aligned,
+            mask_k=not tma and k % BLOCK_K != 0,
+        )
+
+
+def numbers_of(config: LinearConfig) -> Numbers:
+    """Give what the device code needs to know of a config."""
+    scheme = config.scheme
+    activation = scheme.activation
+    if activation is None:
+        raise InputError(f"scheme {scheme.name} does not quantize its input", code="scheme")
+    is_block = scheme.weight.block.kind == "block"
+    is_float = scheme.weight.element != "int8"
+    return Numbers(
+        element=DATA_DTYPES[scheme.weight.element],
+        out=DTYPES[config.out_dtype],
+        has_bias=config.bias,
+        is_block=is_block,
+        per_token=not is_block and activation.block.kind != "tensor",
+        per_channel=not is_block and scheme.weight.block.kind != "tensor",
+        promote=is_float and not is_block and scheme.accumulation == "exact",
+    )
+
+
+class _Bound:
+    """A layer bound to a kernel: ``fn(q, *, out=None) -> y``."""
+
+    def __init__(
+        self,
+        kernel: LargeMLinear,
+        config: LinearConfig,
+        prepared: PreparedWeights,
+        device: DeviceProfile,
+    ) -> None:
+        self._kernel, self._config, self._device = kernel, config, device
+        self._numbers = numbers_of(config)
+        self._weight = prepared.tensors["data"]
+        if not self._weight.is_contiguous():
+            raise LayoutError(
+                "weights need rows without gaps",
+                facts={"found": f"strides {list(self._weight.stride())}"},
+                hint="make them contiguous before they are prepared",
+            )
+        self._scales = prepared.tensors["scales"].contiguous()
+        bias = prepared.tensors.get("bias") if config.bias else None
+        # the variant must not depend on the checkpoint's dtype, which a warmup does not know
+        self._bias = self._scales if bias is None else bias.to(torch.float32).contiguous()
+        self._weight_fits = self._weight.data_ptr() % _ALIGNMENT == 0
+        self._sms = device.sm_count or _sm_count(self._weight.device)
+        self._descriptors: dict[int, Any] = {}
+        self._variants: dict[tuple[int, int, bool, bool], Variant] = {}
+
+    def __call__(self, q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Give y [M, N] for x [M, K]."""
+        config, numbers = self._config, self._numbers
+        x, m, n = q.data, q.logical_shape[0], config.n
+        if out is None:
+            y = torch.empty((m, n), dtype=numbers.out, device=x.device)
+        else:
+            y = _checked(out, m, n, numbers.out, x.device)
+        if m == 0:
+            return y
+        x_row = q.layout.padded_n
+        y_row = y.stride(0) if m > 1 else n
+        aligned = self._weight_fits and x_row % _ALIGNMENT == 0 and _fits(x)
+        variant = self._variant(m, y_row, aligned, _fits(y))
+        launcher = launcher_of(variant)
+        launcher.is_used = True
+        tile = variant.tile
+        tiles = -(-m // tile.block_m) * -(-n // tile.block_n)
+        scales: tuple[int, ...] = ()
+        if numbers.is_block:
+            scales = (q.scales.stride(0), q.scales.stride(1))
+        if not variant.tma:
+            sizes = (m, n, config.k, x_row, y_row, *scales)
+            launcher((tiles, 1, 1), x, self._weight, y, q.scales, self._scales, self._bias, *sizes)
+            return y
+        launcher(
+            (min(tiles, self._sms * tile.per_sm), 1, 1),
+            TensorDescriptor(x, [m, config.k], [x_row, 1], variant.box_x),
+            self._weight_descriptor(variant),
+            TensorDescriptor(y, [m, n], [y_row, 1], variant.box_y) if variant.store_tma else y,
+            q.scales,
+            self._scales,
+            self._bias,
+            m,
+            n,
+            config.k,
+            y_row,
+            *scales,
+        )
+        return y
+
+    def _variant(self, m: int, y_row: int, aligned: bool, y_aligned: bool) -> Variant:
+        key = (m, y_row, aligned, y_aligned)
+        found = self._variants.get(key)
+        if found is None:
+            if len(self._variants) > 4096:
+                self._variants.clear()  # a server sees many M; what is kept of them stays bounded
+            found = self._variants[key] = self._kernel.variant(
+                self._config,
+                self._numbers,
+                self._device,
+                m,
+                y_row,
+                aligned=aligned,
+                y_aligned=y_aligned,
+            )
+        return found
+
+    def _weight_descriptor(self, variant: Variant) -> Any:
+        box = variant.box_w
+        found = self._descriptors.get(box[0])
+        if found is None:
+            config = self._config
+            found = TensorDescriptor(self._weight, [config.n, config.k], [config.k, 1], box)
+            self._descriptors[box[0]] = found
+        return found
+
+
+def _fits(tensor: torch.Tensor) -> bool:
+    return tensor.data_ptr() % _ALIGNMENT == 0
+
+
+def _sm_count(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _checked(
+    out: torch.Tensor, m: int, n: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Give ``out`` if y [m, n] can be stored there."""
+    if tuple(out.shape) != (m, n):
+        raise ShapeError(
+            "out has the wrong shape", facts={"need": [m, n], "found": list(out.shape)}
+        )
+    if out.dtype != dtype:
+        raise DtypeError(f"out needs {dtype}, found {out.dtype}")
+    if out.device != device:
+        raise InputError(f"out is on {out.device}, x on {device}", code="device")
+    if (n > 1 and out.stride(1) != 1) or (m > 1 and out.stride(0) < n):
+        raise LayoutError(
+            "out has the wrong strides",
+            facts={"need": f"[{n} or more, 1]", "found": list(out.stride())},
+            hint="allocate it with quantmux.ops.linear.spec.empty_output",
+        )
+    return out
