@@ -1,198 +1,136 @@
-"""triton/quantize_fp8_group: rows into fp8 codes with one scale per group of columns, one launch."""
+"""triton/quantize_fp8_group: rows into fp8 codes, one scale per group of columns, one launch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from quantmux.config import QuantizeConfig
-from quantmux.errors import ConfigError
-from quantmux.ops.checks import check_matrix, check_scales_given
-from quantmux.ops.quantized import DTYPES
-from quantmux_triton.arithmetic import Arithmetic, arithmetic
-from quantmux_triton.launcher import Launcher
-from quantmux_triton.quantize.fp8_group_config import Tile, Tiles, tiles
+from quantmux_triton.arithmetic import arithmetic
+from quantmux_triton.quantize.fp8_group_config import Tile, tiles
 from quantmux_triton.quantize.fp8_group_kernel import fp8_group_kernel
-from quantmux_triton.quantize.outputs import Outputs, require_on
-from quantmux_triton.quantize.variants import Variants, arch_here, has_pdl
+from quantmux_triton.quantize.outputs import Outputs
+from quantmux_triton.quantize.producer import (
+    SIGNIFICANT_BITS,
+    Plan,
+    QuantizeKernel,
+    Source,
+    as_bytes,
+    in_kind,
+    operand_constexprs,
+)
+from quantmux_triton.quantize.variants import Variants, has_pdl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from quantmux.capability.arch import Arch
-    from quantmux.capability.device import DeviceProfile
-    from quantmux.config.layers import ProducerConfig
+    from quantmux.config import QuantizeConfig
     from quantmux.ops.quantized import QuantizedTensor
-    from quantmux.registry.protocol import CompiledCode
+    from quantmux_triton.launcher import Launcher
 
-SIGNIFICANT_BITS: Final = {"bf16": 8, "fp16": 11, "fp32": 24}
 _LAYOUTS: Final = {"row_major": 0, "col_major": 1, "col_major_aligned4": 1, "packed_pow2": 2}
+_VARIANTS: Final = Variants(fp8_group_kernel)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A config on an architecture: its launchers and what their arguments are made of."""
+class GroupPlan(Plan):
+    """A config on an architecture.
 
-    outputs: Outputs
-    tiles: Tiles
-    few: Launcher
-    many: Launcher
-    any_strides: Launcher
-    eps: float
-    scale_ub: float
-    store: int
+    Args:
+        config: What is made.
+        arch: Where.
+        few: Tile for little data; None takes the one of `tiles`.
+        many: Tile for much data; None takes the one of `tiles`.
+        pdl: Programmatic dependent launch; None is wherever it exists.
+    """
 
-
-class Fp8Group:
-    """The kernel; see `quantmux.registry.protocol.Producer`."""
-
-    def __init__(self) -> None:
-        self._variants = Variants(fp8_group_kernel)
-
-    def bind(self, config: ProducerConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
-        """Give ``fn(x, *, scale=None, global_scale=None, out=None)`` for x [M, n] of any strides.
-
-        Rows that begin at multiples of 16 bytes and have no gaps between columns are read 16 bytes
-        at a time, others element by element.
-
-        Raises:
-            ConfigError: The config is of another op.
-        """
-        plan = self._plan(config, device.arch)
-        operand, in_dtype, n = config.operand, config.in_dtype, config.n
-
-        def run(
-            x: torch.Tensor,
-            *,
-            scale: torch.Tensor | None = None,
-            global_scale: torch.Tensor | None = None,
-            out: QuantizedTensor | None = None,
-        ) -> QuantizedTensor:
-            require_on(x, device)
-            check_matrix(x, n, in_dtype)
-            check_scales_given(operand, scale, global_scale)
-            m = x.shape[0]
-            made = plan.outputs.take(out, m, x.device)
-            if m:
-                _launch(plan, x, made, m)
-            return made
-
-        return run
-
-    def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
-        """Compile every variant of a config: none depends on M."""
-        del ms
-        arch = arch_here()
-        if arch is None:
-            return
-        plan = self._plan(config, arch)
-        for launcher in (plan.few, plan.many, plan.any_strides):
-            launcher.warm(*_kinds(config, plan))
-
-    def compile_for(self, config: ProducerConfig, arch: Arch) -> list[CompiledCode]:
-        """Give the machine code of every variant of a config."""
-        plan = self._plan(config, arch)
-        launchers = dict.fromkeys((plan.few, plan.many, plan.any_strides))
-        return [launcher.compile_for(arch, *_kinds(config, plan)) for launcher in launchers]
-
-    def compiled_variants(self) -> int:
-        """Count the variants of this process."""
-        return len(self._variants)
-
-    def declared_variants(self, config: ProducerConfig) -> int:
-        """Give how many variants a config has: for few groups, for many, and for any strides."""
-        del config
-        return 3
-
-    def _plan(self, config: ProducerConfig, arch: Arch, pdl: bool | None = None) -> _Plan:
-        if not isinstance(config, QuantizeConfig):
-            raise ConfigError(f"a kernel of quantize was given {type(config).__name__}")
+    def __init__(
+        self,
+        config: QuantizeConfig,
+        arch: Arch,
+        *,
+        few: Tile | None = None,
+        many: Tile | None = None,
+        pdl: bool | None = None,
+    ) -> None:
         operand, layout = config.operand, config.layout
-        outputs = Outputs(operand, layout, config.n)
-        sizes = tiles(outputs.groups, operand.block.cols, by_column=outputs.column > 0)
+        self.outputs = Outputs(operand, layout, config.n)
+        chosen = tiles(self.outputs.groups, operand.block.cols, by_column=self.outputs.column > 0)
+        self._config = config
+        self._limit = chosen.limit
+        self._store = gcd(layout.padded_n, 16)
         how = arithmetic(operand, arch, bits=SIGNIFICANT_BITS[config.in_dtype])
         uses_pdl = has_pdl(arch) if pdl is None else pdl
-        store = gcd(layout.padded_n, 16)
+        fixed = {
+            **operand_constexprs(config, how),
+            "G": operand.block.cols,
+            "LAYOUT": _LAYOUTS[layout.scales],
+            "PDL": uses_pdl,
+        }
 
-        def variant(tile: Tile, *, aligned: bool) -> Launcher:
+        def variant(tile: Tile, *, aligned: bool) -> tuple[Launcher, Tile]:
             constexprs = {
-                **_constexprs(config, tile, how),
+                **fixed,
+                "ROWS": tile.rows,
+                "TILE": tile.groups,
                 "ALIGNED": aligned,
-                "STORE": store if aligned else 1,
-                "PDL": uses_pdl,
+                "STORE": self._store if aligned else 1,
             }
-            return self._variants.get(
+            launcher = _VARIANTS.get(
                 arch, config.in_dtype, constexprs, num_warps=tile.num_warps, pdl=uses_pdl
             )
+            return launcher, tile
 
-        return _Plan(
-            outputs=outputs,
-            tiles=sizes,
-            few=variant(sizes.few, aligned=True),
-            many=variant(sizes.many, aligned=True),
-            any_strides=variant(sizes.many, aligned=False),
-            eps=operand.eps,
-            scale_ub=operand.scale_ub or 0.0,
-            store=store,
+        self._few = variant(few or chosen.few, aligned=True)
+        self._many = variant(many or chosen.many, aligned=True)
+        self._any = variant(chosen.few, aligned=False)
+
+    def launchers(self) -> dict[Launcher, tuple[Any, ...]]:
+        """Give every variant with arguments of the kinds of a launch's."""
+        is_packed = self._config.layout.scales == "packed_pow2"
+        scales = torch.int32 if is_packed else torch.float32
+        kinds = (in_kind(self._config), torch.uint8, scales, 1, 1, 1, 1, 1, 1.0, 1.0)
+        return {launcher: kinds for launcher, _ in (self._few, self._many, self._any)}
+
+    def run(self, source: Source, out: QuantizedTensor, scale: torch.Tensor | None) -> None:
+        """Launch once; nothing for no rows."""
+        del scale
+        m, operand, outputs = source.m, self._config.operand, self.outputs
+        if m == 0:
+            return
+        if not source.is_aligned or out.data.data_ptr() % self._store:
+            launcher, tile = self._any
+        else:
+            launcher, tile = self._few if m * outputs.groups < self._limit else self._many
+        padded_m, column = outputs.rows(m)
+        down = -(-max(padded_m, column) // tile.rows)
+        across = -(-outputs.groups // tile.groups)
+        launcher(
+            (down * across,),
+            source.x,
+            as_bytes(out),
+            out.scales,
+            m,
+            padded_m,
+            column,
+            source.row_stride,
+            source.column_stride,
+            operand.eps,
+            operand.scale_ub or 0.0,
         )
 
 
-def _constexprs(config: QuantizeConfig, tile: Tile, how: Arithmetic) -> dict[str, Any]:
-    operand = config.operand
-    return {
-        "N": config.n,
-        "PADDED_N": config.padded_n,
-        "G": operand.block.cols,
-        "ROWS": tile.rows,
-        "TILE": tile.groups,
-        "LAYOUT": _LAYOUTS[config.layout.scales],
-        "FORMAT": how.format,
-        "HW": how.hw,
-        "HOW": how.how,
-        "FMAX": operand.max_value,
-        "HAS_UB": operand.scale_ub is not None,
-        "POW2": operand.scale_rounding == "pow2",
-    }
+class Fp8Group(QuantizeKernel):
+    """fp8 with a scale per group of columns: variants for few groups, for many, for any strides."""
 
+    variants_of_a_config = 3
 
-def _launch(plan: _Plan, x: torch.Tensor, made: QuantizedTensor, m: int) -> None:
-    padded_m, column = plan.outputs.rows(m)
-    row_stride, column_stride = x.stride()
-    if m == 1:
-        row_stride = 0  # a stride along one row says nothing
-    address = x.data_ptr() | (row_stride * x.element_size())
-    if column_stride != 1 or address % 16 or made.data.data_ptr() % plan.store:
-        launcher, tile = plan.any_strides, plan.tiles.many
-    elif m * plan.outputs.groups < plan.tiles.limit:
-        launcher, tile = plan.few, plan.tiles.few
-    else:
-        launcher, tile = plan.many, plan.tiles.many
-    down = -(-max(padded_m, column) // tile.rows)
-    across = -(-plan.outputs.groups // tile.groups)
-    launcher(
-        (down * across,),
-        x,
-        made.data.view(torch.uint8),
-        made.scales,
-        m,
-        padded_m,
-        column,
-        row_stride,
-        column_stride,
-        plan.eps,
-        plan.scale_ub,
-    )
+    def compiled_variants(self) -> int:
+        """Count the variants of this process."""
+        return len(_VARIANTS)
 
-
-def _kinds(config: ProducerConfig, plan: _Plan) -> tuple[Any, ...]:
-    """Give arguments of the kinds of a launch's."""
-    is_packed = config.layout.scales == "packed_pow2"
-    scales = torch.int32 if is_packed else torch.float32
-    integers = (1, 1, 1, 1, 1)
-    return (DTYPES[config.in_dtype], torch.uint8, scales, *integers, plan.eps, plan.scale_ub)
+    def plan(self, config: QuantizeConfig, arch: Arch) -> GroupPlan:
+        """Choose tiles and variants for a config."""
+        return GroupPlan(config, arch)
 
 
 kernel: Final = Fp8Group()
