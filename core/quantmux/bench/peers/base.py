@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from quantmux.bench.gate import Checked, check_linear
+from quantmux.ops.spec import op_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
     from quantmux.bench.traffic import Part
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LinearConfig
+    from quantmux.config.layers import ProducerConfig
     from quantmux.ops.spec import Call
+
+_STEP: Final = 0.125
+"""A step of an e4m3 code, relative."""
+
+_VALUES: Final = 3e-2
+"""Relative Frobenius distance of a quantizer's values from the reference's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +89,41 @@ def linear_peer(
 
     def compare(y: Any) -> Checked:
         return check_linear(config, inputs[0].args[0], materials, y, tolerance=tolerance)
+
+    return BoundPeer(tuple(calls), compare)
+
+
+def producer_peer(
+    calls: Sequence[Callable[[], Any]],
+    config: ProducerConfig,
+    materials: Materials,
+    inputs: Sequence[Call],
+) -> BoundPeer:
+    """Give a bound peer whose quantized result is compared with the reference by its values.
+
+    Not bit by bit: peers multiply by a rounded reciprocal, or round in between. Judged are the
+    scales and what the codes stand for, so that a wrong layout, a scale of another row or memory
+    that was not written is seen.
+
+    Args:
+        calls: One per copy; each gives a `QuantizedTensor`.
+        config: What it computes.
+        materials: Of the config.
+        inputs: Arguments of the calls.
+    """
+
+    def compare(q: Any) -> Checked:
+        want = (
+            op_spec(materials.config.op)
+            .reference(*inputs[0].args, config, **inputs[0].kwargs)
+            .dequantize()
+        )
+        found = q.dequantize()
+        # a step of a code is 1/8 of it at most, and half of all may be one off by a scale's ulp
+        apart = float((found - want).norm() / want.norm())
+        worst = float(((found - want).abs() - _STEP * want.abs()).max() / want.abs().max())
+        if apart <= _VALUES and worst <= _STEP:
+            return Checked(True, f"values, {apart:.1e} off")
+        return Checked(False, reason=f"values are {apart:.3g} off, at most {_VALUES}")
 
     return BoundPeer(tuple(calls), compare)

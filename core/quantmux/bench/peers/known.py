@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from quantmux.bench.peers.deepgemm import DeepGemm
 from quantmux.bench.peers.torch_bf16 import TorchBf16
 from quantmux.bench.peers.torch_scaled_mm import TorchScaledMm
 from quantmux.bench.peers.vllm_ops import VllmScaledMm
+from quantmux.bench.peers.vllm_producers import VllmGroupQuant, VllmSiluMulQuant
 from quantmux.config._base import closest
 from quantmux.errors import ConfigError
 
@@ -21,7 +23,11 @@ PEERS: Final[dict[str, tuple[Callable[[], Peer], ...]]] = {
     "bf16": (TorchBf16,),
     "scaled_mm": (lambda: TorchScaledMm(fast=False), lambda: TorchScaledMm(fast=True)),
     "deepgemm": (DeepGemm,),
-    "vllm": (VllmScaledMm,),
+    "vllm": (
+        VllmScaledMm,
+        VllmGroupQuant,
+        *(partial(VllmSiluMulQuant, way) for way in ("fused", "two", "torch")),
+    ),
 }
 """Name on the command line → its adapters."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module, util
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from quantmux.bench.peers.base import BoundPeer, linear_peer
+from quantmux.bench.peers.vllm_library import missing, operations
 from quantmux.ops.linear.reference import quantize_input
-from quantmux.registry.guard import describe, guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,12 +33,7 @@ class VllmScaledMm:
         """Give why it cannot run here."""
         if not device.is_cuda:
             return "it is compiled for GPUs"
-        if util.find_spec("vllm") is None:
-            return "vllm is not installed"
-        found = guarded(lambda: import_module("vllm._C"))
-        if found.error is not None:
-            return describe(found.error)
-        return "" if hasattr(_operations(), "cutlass_scaled_mm") else "it has no cutlass_scaled_mm"
+        return missing("cutlass_scaled_mm")
 
     def refuses(self, case: BenchCase) -> str:
         """Give why it does not do this case."""
@@ -60,7 +54,7 @@ class VllmScaledMm:
         config = case.config
         if config.op != "linear":
             raise TypeError(config.op)
-        product = _operations().cutlass_scaled_mm
+        product = operations().cutlass_scaled_mm
         calls: list[Callable[[], torch.Tensor]] = []
         for i, call in enumerate(inputs):
             weights = materials.weights_copy(i)
@@ -74,7 +68,3 @@ class VllmScaledMm:
 
             calls.append(run)
         return linear_peer(calls, config, materials, inputs, _TOLERANCE)
-
-
-def _operations() -> Any:
-    return torch.ops._C  # noqa: SLF001 - the namespace that vLLM has chosen
