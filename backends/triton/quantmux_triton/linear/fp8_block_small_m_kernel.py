@@ -1,0 +1,154 @@
+"""y = x · Wᵀ for few rows of x, FP8 by FP8, scales of 1 × 128 of x and of 128 × 128 of W.
+
+As `fp8_small_m_kernel`, whose page explains swapped operands, split K and the prefetch. Here each
+128 products are summed by the tensor core from zero, multiplied by the two scales of their blocks
+and added up in fp32, so that no more than 128 of them ever stand in its short accumulator. A tile
+of BN ≤ 128 channels lies in one block row, so the product of scales differs by token only. Scales
+are loaded ahead of their use, as vectors.
+"""
+
+import triton
+import triton.language as tl
+
+from quantmux_triton.linear.epilogue_kernel import prefetch_rows, store_rows, sum_of_splits
+
+RUNTIME_INTEGERS = ("M", "N", "K", "x_stride", "y_stride", "sa_row", "sa_column", "splits")
+
+
+@triton.jit
+def _scales_at(sa_ptrs, sa_column, sb_ptrs, block, last, rows, M):
+    """Give the product of both scales of a block of 128, by token; 0 beyond the last block."""
+    there = (rows < M) & (rows * 0 + block < last)
+    sa = tl.load(sa_ptrs + block * sa_column, mask=there, other=0.0)
+    sb = tl.load(sb_ptrs + block, mask=there, other=0.0)
+    return sa * sb
+
+
+@triton.jit(do_not_specialize=RUNTIME_INTEGERS)
+def fp8_block_small_m(
+    w_ptr,
+    x_ptr,
+    sb_ptr,
+    sa_ptr,
+    bias_ptr,
+    y_ptr,
+    partial_ptr,
+    counter_ptr,
+    M,
+    N,
+    K,
+    x_stride,
+    y_stride,
+    sa_row,
+    sa_column,
+    splits,
+    ROWS_ARE_16: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BN: tl.constexpr,
+    BM: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+    PDL: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    WIDEN: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    """Give one tile [BM, BN] of y, or the sum over one split of K of it.
+
+    Args as for `fp8_small_m`, but:
+        sb_ptr: fp32 [ceil(N/128), ceil(K/128)], contiguous.
+        sa_ptr: fp32, logically [M, ceil(K/128)].
+        sa_row: Elements from the scale of a token to that of the next.
+        sa_column: Elements from the scale of a block to that of the next.
+        BN: Channels of a tile, 64 or 128: never across two block rows.
+        EVEN_K: K is a multiple of 128 · BLOCKS.
+        BLOCKS: Blocks of 128 that are loaded and multiplied in one step.
+    """
+    pid = tl.program_id(0)
+    tiles_n = tl.cdiv(N, BN)
+    tile_n = pid % tiles_n
+    rest = pid // tiles_n
+    split = rest % splits
+    tile_m = rest // splits
+
+    if ROWS_ARE_16:
+        # a hint on an argument would be lost
+        x_stride = x_stride // 16 * 16
+        K = K // 16 * 16
+    blocks = tl.cdiv(K, 128)
+    steps = tl.cdiv(blocks, BLOCKS)
+    first = split * steps // splits
+    last = (split + 1) * steps // splits
+    last_block = tl.minimum(last * BLOCKS, blocks)
+
+    columns = tile_n * BN + tl.arange(0, BN)
+    channel = tl.minimum(columns, N - 1)
+    row_ptrs = w_ptr + channel.to(tl.int64) * K
+    if PREFETCH:
+        prefetch_rows(row_ptrs, first * BLOCKS * 128, tl.minimum(last * BLOCKS * 128, K), BN)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + channel).to(tl.float32)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+    rows = tile_m * BM + tl.arange(0, BM)
+    is_row = rows < M
+    k = tl.arange(0, 128)
+    w_ptrs = row_ptrs[:, None] + k[None, :]
+    x_ptrs = x_ptr + rows[:, None].to(tl.int64) * x_stride + k[None, :]
+    sa_ptrs = sa_ptr + rows * sa_row
+    # the same address for every token: a vector all the same, see DESIGN
+    sb_ptrs = sb_ptr + (tile_n * BN // 128) * blocks + rows * 0
+
+    acc = tl.zeros([BN, BM], dtype=tl.float32)
+    block = first * BLOCKS
+    scale = _scales_at(sa_ptrs, sa_column, sb_ptrs, block, last_block, rows, M)
+    # a value that outlives two steps of the loop would keep Triton from pipelining it
+    ahead: tl.constexpr = 1 if BLOCKS == 1 else 2
+    if ahead == 2:
+        after = _scales_at(sa_ptrs, sa_column, sb_ptrs, block + 1, last_block, rows, M)
+    for step in tl.range(first, last):
+        for i in tl.static_range(BLOCKS):
+            block = step * BLOCKS + i
+            at = block * 128
+            if EVEN_K:
+                w = tl.load(w_ptrs + at, eviction_policy="evict_first")
+                x = tl.load(
+                    x_ptrs + at, mask=is_row[:, None], other=0.0, eviction_policy="evict_last"
+                )
+            else:
+                is_k = (at + k < K)[None, :]
+                w = tl.load(w_ptrs + at, mask=is_k, other=0.0, eviction_policy="evict_first")
+                x = tl.load(
+                    x_ptrs + at,
+                    mask=is_row[:, None] & is_k,
+                    other=0.0,
+                    eviction_policy="evict_last",
+                )
+            later = _scales_at(sa_ptrs, sa_column, sb_ptrs, block + ahead, last_block, rows, M)
+            if WIDEN:
+                part = tl.dot(
+                    w.to(tl.float32), tl.trans(x.to(tl.float32)), input_precision="ieee"
+                )
+            else:
+                part = tl.dot(w, tl.trans(x))
+            acc += part * scale[None, :]
+            if ahead == 2:
+                scale = after
+                after = later
+            else:
+                scale = later
+
+    total = tl.trans(acc)
+    is_last = True
+    if IS_SPLIT:
+        tile = tile_m * tiles_n + tile_n
+        total, is_last = sum_of_splits(
+            total, partial_ptr, counter_ptr, tile, split, splits, BM, BN, AT_ONCE
+        )
+    if is_last:
+        if HAS_BIAS:
+            total += bias[None, :]
+        store_rows(total, y_ptr, y_stride, rows, columns, M, N)
