@@ -31,6 +31,7 @@ class Tile:
         group_m: Tile rows that neighbouring programs walk down together.
         per_sm: Programs that fit on a multiprocessor.
         flatten: Loads of the next tile begin while this one is stored.
+        registers: What a thread may have at most, 0 for as many as there are.
         rate: Share of the tensor cores' peak that a full wave of such tiles reaches.
     """
 
@@ -43,6 +44,7 @@ class Tile:
     group_m: int = 8
     per_sm: int = 1
     flatten: bool = True
+    registers: int = 0
     rate: float = 0.6
 
 

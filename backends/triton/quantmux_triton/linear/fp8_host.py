@@ -11,7 +11,7 @@ from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
 from quantmux.ops.quantized import DATA_DTYPES, DTYPES
 from quantmux.registry.protocol import PreparedWeights
 from quantmux_triton.interpreter import interpreting
-from quantmux_triton.linear.fp8_config import BLOCK_K, M_CLASSES, Tile, best_tile
+from quantmux_triton.linear.fp8_config import BLOCK_K, M_CLASSES, Tile, best_tile, m_class
 from quantmux_triton.linear.fp8_variant import (
     Numbers,
     Variant,
@@ -87,7 +87,7 @@ class LargeMLinear:
             sm_count=facts.multi_processor_count,
         )
         for variant in self.variants(config, here, ms):
-            launcher_of(variant).prepare(torch.device("cuda", index))
+            launcher_of(variant).compile_here(torch.device("cuda", index))
 
     def compile_for(self, config: LinearConfig, arch: Arch) -> list[CompiledCode]:
         """Give the machine code of every variant that some M launches on ``arch``.
@@ -114,7 +114,8 @@ class LargeMLinear:
     ) -> tuple[Variant, ...]:
         """Give the variants that calls with these M launch on tensors that are aligned."""
         numbers = numbers_of(config)
-        found = (self.variant(config, numbers, device, m, config.n) for m in ms if m > 0)
+        y_aligned = config.n * numbers.out.itemsize % _ALIGNMENT == 0
+        found = (self.variant(config, numbers, device, m, y_aligned=y_aligned) for m in ms if m > 0)
         return tuple(dict.fromkeys(found))
 
     def variant(
@@ -123,7 +124,6 @@ class LargeMLinear:
         numbers: Numbers,
         device: DeviceProfile,
         m: int,
-        y_row: int,
         *,
         aligned: bool = True,
         y_aligned: bool = True,
@@ -135,9 +135,8 @@ class LargeMLinear:
             numbers: `numbers_of` it.
             device: Where it runs.
             m: Rows of x.
-            y_row: Elements between rows of y.
             aligned: x and W begin at multiples of 16 bytes, and rows of x are one.
-            y_aligned: y begins at a multiple of 16 bytes.
+            y_aligned: Rows of y begin at multiples of 16 bytes.
         """
         n, k = config.n, config.k
         aligned = aligned and k % _ALIGNMENT == 0
@@ -149,12 +148,11 @@ class LargeMLinear:
             candidates = self._tiles(sm, tma, numbers.promote)
             peak = (device.fp8_tflops or 1979.0) * (0.5 if sm == 80 else 1.0)
             tile = best_tile(candidates, m=m, n=n, k=k, device=device, peak_tflops=peak)
-        store_tma = tma and y_aligned and y_row * numbers.out.itemsize % _ALIGNMENT == 0
         return Variant(
             numbers,
             tile,
             tma,
-            store_tma,
+            tma and y_aligned,
             aligned=aligned,
             mask_k=not tma and k % BLOCK_K != 0,
         )
@@ -168,9 +166,11 @@ def numbers_of(config: LinearConfig) -> Numbers:
         raise InputError(f"scheme {scheme.name} does not quantize its input", code="scheme")
     is_block = scheme.weight.block.kind == "block"
     is_float = scheme.weight.element != "int8"
+    # the interpreter's cast to bf16 cuts off (3.6 and 3.9); torch rounds what it gives in fp32
+    out = torch.float32 if interpreting() else DTYPES[config.out_dtype]
     return Numbers(
         element=DATA_DTYPES[scheme.weight.element],
-        out=DTYPES[config.out_dtype],
+        out=out,
         has_bias=config.bias,
         is_block=is_block,
         per_token=not is_block and activation.block.kind != "tensor",
@@ -191,6 +191,7 @@ class _Bound:
     ) -> None:
         self._kernel, self._config, self._device = kernel, config, device
         self._numbers = numbers_of(config)
+        self._out_dtype = DTYPES[config.out_dtype]
         self._weight = prepared.tensors["data"]
         if not self._weight.is_contiguous():
             raise LayoutError(
@@ -205,24 +206,33 @@ class _Bound:
         self._weight_fits = self._weight.data_ptr() % _ALIGNMENT == 0
         self._sms = device.sm_count or _sm_count(self._weight.device)
         self._descriptors: dict[int, Any] = {}
-        self._variants: dict[tuple[int, int, bool, bool], Variant] = {}
+        self._variants: dict[tuple[int, bool, bool], Variant] = {}
 
     def __call__(self, q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Give y [M, N] for x [M, K]."""
-        config, numbers = self._config, self._numbers
-        x, m, n = q.data, q.logical_shape[0], config.n
+        x, m, n = q.data, q.logical_shape[0], self._config.n
         if out is None:
-            y = torch.empty((m, n), dtype=numbers.out, device=x.device)
+            y = torch.empty((m, n), dtype=self._out_dtype, device=x.device)
         else:
-            y = _checked(out, m, n, numbers.out, x.device)
+            y = _checked(out, m, n, self._out_dtype, x.device)
         if m == 0:
             return y
+        if self._numbers.out == self._out_dtype:
+            self._launch(q, y)
+            return y
+        wide = torch.empty((m, n), dtype=self._numbers.out, device=x.device)
+        self._launch(q, wide)
+        return y.copy_(wide)
+
+    def _launch(self, q: QuantizedTensor, y: torch.Tensor) -> None:
+        """Launch the variant for these tensors."""
+        config, numbers, x = self._config, self._numbers, q.data
+        m, n = y.shape
         x_row = q.layout.padded_n
         y_row = y.stride(0) if m > 1 else n
         aligned = self._weight_fits and x_row % _ALIGNMENT == 0 and _fits(x)
-        variant = self._variant(m, y_row, aligned, _fits(y))
+        variant = self._variant(m, aligned, y_row, y_aligned=_fits(y))
         launcher = launcher_of(variant)
-        launcher.is_used = True
         tile = variant.tile
         tiles = -(-m // tile.block_m) * -(-n // tile.block_n)
         scales: tuple[int, ...] = ()
@@ -231,12 +241,13 @@ class _Bound:
         if not variant.tma:
             sizes = (m, n, config.k, x_row, y_row, *scales)
             launcher((tiles, 1, 1), x, self._weight, y, q.scales, self._scales, self._bias, *sizes)
-            return y
+            return
+        x_box, y_box = variant.box_x, variant.box_y
         launcher(
             (min(tiles, self._sms * tile.per_sm), 1, 1),
-            TensorDescriptor(x, [m, config.k], [x_row, 1], variant.box_x),
+            TensorDescriptor(x, [m, config.k], [x_row, 1], x_box),
             self._weight_descriptor(variant),
-            TensorDescriptor(y, [m, n], [y_row, 1], variant.box_y) if variant.store_tma else y,
+            TensorDescriptor(y, [m, n], [y_row, 1], y_box) if variant.store_tma else y,
             q.scales,
             self._scales,
             self._bias,
@@ -246,20 +257,17 @@ class _Bound:
             y_row,
             *scales,
         )
-        return y
 
-    def _variant(self, m: int, y_row: int, aligned: bool, y_aligned: bool) -> Variant:
-        key = (m, y_row, aligned, y_aligned)
+    def _variant(self, m: int, aligned: bool, y_row: int, *, y_aligned: bool) -> Variant:
+        y_aligned = y_aligned and y_row * self._numbers.out.itemsize % _ALIGNMENT == 0
+        key = (m_class(m), aligned, y_aligned)
         found = self._variants.get(key)
         if found is None:
-            if len(self._variants) > 4096:
-                self._variants.clear()  # a server sees many M; what is kept of them stays bounded
             found = self._variants[key] = self._kernel.variant(
                 self._config,
                 self._numbers,
                 self._device,
                 m,
-                y_row,
                 aligned=aligned,
                 y_aligned=y_aligned,
             )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from quantmux_triton.interpreter import interpreting
-from quantmux_triton.launcher import TYPE_NAMES, Launcher
+from quantmux_triton.launcher import Launcher, compiled_count
 from quantmux_triton.linear.fp8_block_kernel import block_gemm_pointer, block_gemm_tma
 from quantmux_triton.linear.fp8_config import BLOCK_K, Tile
 from quantmux_triton.linear.fp8_kernel import scaled_gemm_pointer, scaled_gemm_tma
@@ -116,6 +115,8 @@ class Variant:
             "num_stages": self.tile.stages,
             "enable_fp_fusion": True,
         }
+        if self.tile.registers:
+            found["maxnreg"] = self.tile.registers
         if self.pdl:
             found["launch_pdl"] = True
         return found
@@ -138,37 +139,15 @@ class Variant:
 
 
 class GemmLauncher(Launcher):
-    """The launcher of a variant, which knows its arguments by itself."""
+    """The launcher of a variant, which knows stand-ins for its arguments by itself."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__(variant.function(), variant.constexprs(), variant.options())
         self.variant = variant
-        self.is_used = False
 
-    def matrices(self, device: torch.device) -> tuple[Any, Any, Any]:
-        """Give stand-ins for x, W and y, of the right types and of no use."""
-        variant, numbers = self.variant, self.variant.numbers
-        if not variant.tma:
-            return numbers.element, numbers.element, numbers.out
-        made = torch.empty(16, dtype=torch.uint8, device=device)
-        codes, out = made.view(numbers.element), made.view(numbers.out)
-
-        def over(base: torch.Tensor, box: list[int]) -> Any:
-            return TensorDescriptor(base, list(box), [box[1], 1], box)
-
-        y = over(out, variant.box_y) if variant.store_tma else numbers.out
-        return over(codes, variant.box_x), over(codes, variant.box_w), y
-
-    def _arguments(self, device: torch.device) -> tuple[Any, ...]:
-        fp32 = torch.float32
-        names = [name for name in self.fn.arg_names if name not in self.constexprs]
-        return (*self.matrices(device), fp32, fp32, fp32, *(16 for _ in names[6:]))
-
-    def prepare(self, device: torch.device) -> None:
-        """Compile for the device, if that has not been done."""
-        if not interpreting():
-            self.warm(*self._arguments(device))
-            self.is_used = True
+    def compile_here(self, device: torch.device) -> None:
+        """Compile and load for the current GPU, if that has not been done."""
+        self.warm(*self._stand_ins(device))
 
     def machine_code(self, arch: Arch) -> CompiledCode:
         """Give the machine code for a GPU that need not be here.
@@ -176,36 +155,36 @@ class GemmLauncher(Launcher):
         Raises:
             BuildError: As of `quantmux.testing.compile_triton`.
         """
-        from quantmux.testing.compile_triton import compile_triton
+        return self.compile_for(arch, *self._stand_ins(torch.device("cpu")))
 
+    def _stand_ins(self, device: torch.device) -> tuple[Any, ...]:
+        """Give arguments of the right types and of no use."""
+        variant, numbers = self.variant, self.variant.numbers
+        x: Any = numbers.element
+        w: Any = numbers.element
+        y: Any = numbers.out
+        if variant.tma:
+            made = torch.empty(16, dtype=torch.uint8, device=device)
+            x = _descriptor(made.view(numbers.element), variant.box_x)
+            w = _descriptor(made.view(numbers.element), variant.box_w)
+            if variant.store_tma:
+                y = _descriptor(made.view(numbers.out), variant.box_y)
         names = [name for name in self.fn.arg_names if name not in self.constexprs]
-        given = self._arguments(torch.device("cpu"))
-        kinds = dict(zip(names, (_kind(value) for value in given), strict=True))
-        pointers = tuple(name for name, kind in kinds.items() if kind.startswith("*"))
-        if not (self.variant.tma or self.variant.aligned):
-            pointers = tuple(name for name in pointers if name not in ("x_ptr", "w_ptr"))
-        return compile_triton(
-            self.fn, kinds, self.constexprs, arch, self.options, divisible_by_16=pointers
-        )
+        fp32 = torch.float32
+        return (x, w, y, fp32, fp32, fp32, *(16 for _ in names[6:]))
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, TensorDescriptor):
-        rows, cols = value.block_shape
-        return f"tensordesc<{TYPE_NAMES[value.base.dtype][1:]}[{rows}, {cols}]>"
-    return TYPE_NAMES[value] if isinstance(value, torch.dtype) else "i32"
+def _descriptor(base: torch.Tensor, box: list[int]) -> Any:
+    """Give a descriptor of one box that begins at ``base``; nothing is read."""
+    return TensorDescriptor(base, list(box), [box[1], 1], box)
 
 
-@lru_cache(maxsize=None)
+@cache
 def launcher_of(variant: Variant) -> GemmLauncher:
     """Give the one launcher of a variant in this process."""
-    _LAUNCHERS.append(GemmLauncher(variant))
-    return _LAUNCHERS[-1]
-
-
-_LAUNCHERS: Final[list[GemmLauncher]] = []
+    return GemmLauncher(variant)
 
 
 def compiled_variants() -> int:
     """Give how many variants of these products were compiled in this process."""
-    return sum(launcher.is_used for launcher in _LAUNCHERS)
+    return compiled_count(scaled_gemm_tma, scaled_gemm_pointer, block_gemm_tma, block_gemm_pointer)
