@@ -28,10 +28,18 @@ _LIBRARIES: Final = ("libcudart.so.13", "libnvrtc.so.13", "libcublasLt.so.13", "
 
 
 class DeepGemm:
-    """``deep_gemm.fp8_gemm_nt`` on scales that lie as it wants them."""
+    """``deep_gemm.fp8_gemm_nt`` on scales that lie as it wants them.
 
-    name = "DeepGEMM"
+    Args:
+        pdl: Launch with programmatic dependence, so that a product's prologue overlaps the end of
+            the one before it; the library's own default is not to.
+    """
+
     part: Part = "gemm"
+
+    def __init__(self, *, pdl: bool = False) -> None:
+        self._pdl = pdl
+        self.name = "DeepGEMM PDL" if pdl else "DeepGEMM"
 
     def unavailable(self, device: DeviceProfile) -> str:
         """Give why it cannot run here."""
@@ -40,7 +48,11 @@ class DeepGemm:
         if util.find_spec("deep_gemm") is None:
             return "deep_gemm is not installed"
         found = guarded(_library)
-        return "" if found.error is None else describe(found.error)
+        if found.error is not None:
+            return describe(found.error)
+        if self._pdl and guarded(lambda: _with_pdl(found.value)).error is not None:
+            return "this deep_gemm has no switch of PDL"
+        return ""
 
     def refuses(self, case: BenchCase) -> str:
         """Give why it does not do this case."""
@@ -56,7 +68,7 @@ class DeepGemm:
         config = case.config
         if config.op != "linear" or config.scheme.activation is None:
             raise TypeError(config.op)
-        product = _library().fp8_gemm_nt
+        product = _with_pdl(_library()) if self._pdl else _library().fp8_gemm_nt
         producer = QuantizeConfig(
             operand=config.scheme.activation,
             n=config.k,
@@ -76,6 +88,20 @@ class DeepGemm:
 
             calls.append(run)
         return linear_peer(calls, config, materials, inputs, _TOLERANCE)
+
+
+def _with_pdl(library: Any) -> Callable[..., None]:
+    switch = library._C.set_pdl  # noqa: SLF001 - it has no public name
+
+    def product(a: Any, b: Any, y: torch.Tensor) -> None:
+        # the switch is read on the host as the launch is made; others must not find it on
+        switch(True)
+        try:
+            library.fp8_gemm_nt(a, b, y)
+        finally:
+            switch(False)
+
+    return product
 
 
 def _library() -> Any:

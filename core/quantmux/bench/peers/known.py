@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PEERS: Final[dict[str, tuple[Callable[[], Peer], ...]]] = {
     "bf16": (TorchBf16,),
     "scaled_mm": (lambda: TorchScaledMm(fast=False), lambda: TorchScaledMm(fast=True)),
-    "deepgemm": (DeepGemm,),
+    "deepgemm": (DeepGemm, lambda: DeepGemm(pdl=True)),
     "vllm": (
         VllmScaledMm,
         VllmGroupQuant,
