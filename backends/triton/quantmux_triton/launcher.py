@@ -46,7 +46,8 @@ class Launcher:
 
     Every runtime integer of the function must be in its ``do_not_specialize`` list, so that no
     value of it makes another variant; what is known of divisibility is a constexpr or a
-    ``tl.multiple_of``. Pointers that are no multiple of 16, and integers from 2^31 on, make one.
+    ``tl.multiple_of``. Integers from 2^31 on make one, and so do pointers that are no multiple of
+    16, but for those in ``do_not_specialize`` or ``do_not_specialize_on_alignment``.
 
     Any number of threads may launch at once.
 
@@ -96,7 +97,7 @@ class Launcher:
     def compile_for(self, arch: Arch, *args: Any) -> CompiledCode:
         """Give the machine code for a GPU that need not be here; arguments as for `warm`.
 
-        Pointers are taken to be multiples of 16 bytes.
+        Pointers are taken to be multiples of 16 bytes where Triton looks at it.
 
         Raises:
             BuildError: As of `quantmux.testing.compile_triton`.
@@ -105,7 +106,8 @@ class Launcher:
 
         names = [name for name in self.fn.arg_names if name not in self.constexprs]
         kinds = dict(zip(names, (_type_name(a) for a in args), strict=True))
-        pointers = tuple(name for name, kind in kinds.items() if kind.startswith("*"))
+        loose = _unspecialized(self.fn)
+        pointers = tuple(a for a, kind in kinds.items() if kind.startswith("*") and a not in loose)
         return compile_triton(
             self.fn, kinds, self.constexprs, arch, self.options, divisible_by_16=pointers
         )
@@ -165,12 +167,13 @@ def _ready(
     from triton.runtime.driver import driver
 
     kinds = tuple(_kind(a) for a in args)
+    loose = _unspecialized(fn)
     runtime = [name for name in fn.arg_names if name not in constexprs]
     if (
         kernel is None
         or None in kinds
         or len(runtime) != len(args)
-        or any(_is_misaligned(a) for a in args)
+        or any(_is_misaligned(a) for n, a in zip(runtime, args, strict=True) if n not in loose)
         or fn.pre_run_hooks
         or knobs.runtime.debug
         or getattr(fn, "debug", None)
@@ -193,7 +196,10 @@ def _ready(
     }
     # kernel.run loads the code: that is for now, not for a capture or a call that is timed
     entry = _entry(kernel.run, kernel)
-    parameters = [(name not in constexprs, constexprs.get(name)) for name in fn.arg_names]
+    parameters = [
+        _Parameter(name not in constexprs, constexprs.get(name), name not in loose)
+        for name in fn.arg_names
+    ]
     return _Ready(device, active.get_current_device, _written(entry, parameters, kinds, known))
 
 
@@ -209,6 +215,20 @@ class _Entry(NamedTuple):
     call: Callable[..., Any]
     head: tuple[Any, ...]
     is_packed: bool = False
+
+
+class _Parameter(NamedTuple):
+    """A parameter of the function.
+
+    Attributes:
+        is_runtime: It is an argument of launches.
+        constant: Its value if not.
+        is_specialized: Triton compiles other code for a pointer that is no multiple of 16.
+    """
+
+    is_runtime: bool
+    constant: Any
+    is_specialized: bool
 
 
 def _entry(run: Any, kernel: Any) -> _Entry:
@@ -241,7 +261,7 @@ def _entry(run: Any, kernel: Any) -> _Entry:
 
 def _written(
     entry: _Entry,
-    parameters: Sequence[tuple[bool, Any]],
+    parameters: Sequence[_Parameter],
     kinds: Sequence[Any],
     known: Mapping[str, Any],
 ) -> Callable[..., bool]:
@@ -268,16 +288,16 @@ def _written(
 
     Args:
         entry: What launches.
-        parameters: Of the function, in order: whether it is given at runtime, its value if not.
+        parameters: Of the function, in order.
         kinds: Of the runtime arguments, in order.
         known: Device, stream and hooks.
     """
     names = {**known, "call": entry.call, "kind": _kind}
     heads = [f"h{i}" for i in range(len(entry.head))]
     names.update(zip(heads, entry.head, strict=True))
-    arguments, addresses, tests, values = [], [], [], []
+    arguments, addresses, aligned, tests, values = [], [], [], [], []
     kind_of = iter(kinds)
-    for place, (is_runtime, constant) in enumerate(parameters):
+    for place, (is_runtime, constant, is_specialized) in enumerate(parameters):
         a, k, p = f"a{place}", f"k{place}", f"p{place}"
         if not is_runtime:
             names[f"c{place}"] = constant
@@ -288,6 +308,8 @@ def _written(
         if isinstance(kind, torch.dtype):
             addresses.append(p)
             values.append(p)
+            if is_specialized:
+                aligned.append(p)
             tests.append(f"{a}.dtype is not {k} or {a}.get_device() != device")
             continue
         values.append(a)
@@ -297,8 +319,8 @@ def _written(
             tests.append(f"type({a}) is not {k}")
             if kind is int:
                 tests.append(f"not {-_END_OF_I32} <= {a} < {_END_OF_I32}")
-    if addresses:
-        tests.insert(0, f"({' | '.join(addresses)}) & {_ALIGNMENT - 1}")
+    if aligned:
+        tests.insert(0, f"({' | '.join(aligned)}) & {_ALIGNMENT - 1}")
     given = f"({''.join(v + ', ' for v in values)})" if entry.is_packed else ", ".join(values)
     watched = (
         "entering or leaving or hooks.debug "
@@ -329,6 +351,14 @@ def _kind(arg: Any) -> Any:
     if hasattr(arg, "block_shape"):
         return _Block(arg.base.dtype, tuple(arg.block_shape))
     return None
+
+
+def _unspecialized(fn: Any) -> frozenset[str]:
+    """Give the arguments whose alignment makes no variant."""
+    names, listed = list(fn.arg_names), set()
+    for given in (fn.do_not_specialize, fn.do_not_specialize_on_alignment):
+        listed |= {names[item] if isinstance(item, int) else item for item in given or ()}
+    return frozenset(listed)
 
 
 def _is_misaligned(arg: Any) -> bool:
