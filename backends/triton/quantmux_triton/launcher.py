@@ -9,6 +9,8 @@ launches through Triton's hooks, Triton's own path is taken; it is right for eve
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ import torch
 from quantmux_triton.interpreter import interpreting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from quantmux.capability.arch import Arch
     from quantmux.registry.protocol import CompiledCode
@@ -29,6 +31,7 @@ TYPE_NAMES: Final[dict[torch.dtype, str]] = {
     torch.float8_e5m2: "*fp8e5",
     torch.int8: "*i8",
     torch.uint8: "*u8",
+    torch.int16: "*i16",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -37,6 +40,7 @@ TYPE_NAMES: Final[dict[torch.dtype, str]] = {
 _ALIGNMENT: Final = 16
 _END_OF_I32: Final = 1 << 31
 
+_interpreter_lock: Final = Lock()
 _interpreted: Final[dict[Any, set[Any]]] = {}
 """Function → variants that a process with a GPU would have compiled."""
 
@@ -85,7 +89,12 @@ class Launcher:
             except (AttributeError, TypeError):
                 # an argument of another kind, or one too many: Triton's path says what is wrong
                 pass
-        self._keep(self.fn[grid](*args, **self._call), args)
+        if interpreting():
+            self._count(args)
+            with _one_at_a_time():
+                self.fn[grid](*args, **self._call)
+        else:
+            self._keep(self.fn[grid](*args, **self._call), args)
 
     def warm(self, *args: Any) -> None:
         """Compile and load without launching; a tensor may be given as its dtype."""
@@ -114,9 +123,6 @@ class Launcher:
 
     def _keep(self, kernel: Any, args: tuple[Any, ...]) -> None:
         """Keep what Triton compiled for these arguments, if they are of the common kinds."""
-        if interpreting():
-            self._count(args)
-            return
         if hasattr(kernel, "result"):  # of a thread that compiles
             kernel = kernel.result()
         ready = _ready(kernel, self.fn, self.constexprs, args)
@@ -126,6 +132,18 @@ class Launcher:
     def _count(self, args: tuple[Any, ...]) -> None:
         variant = (*self._variant, tuple(_type_name(a) for a in args))
         _interpreted.setdefault(self.fn, set()).add(variant)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let one thread interpret: the interpreter keeps the program's place in a global.
+
+    What overflows on a GPU does so silently, and so it does in numpy here.
+    """
+    import numpy as np
+
+    with _interpreter_lock, np.errstate(all="ignore"):
+        yield
 
 
 def compiled_count(*fns: Any) -> int:
@@ -356,8 +374,9 @@ def _kind(arg: Any) -> Any:
 def _unspecialized(fn: Any) -> frozenset[str]:
     """Give the arguments whose alignment makes no variant."""
     names, listed = list(fn.arg_names), set()
-    for given in (fn.do_not_specialize, fn.do_not_specialize_on_alignment):
-        listed |= {names[item] if isinstance(item, int) else item for item in given or ()}
+    for kind in ("do_not_specialize", "do_not_specialize_on_alignment"):
+        given = getattr(fn, kind, None) or ()  # an interpreted function has neither
+        listed |= {names[item] if isinstance(item, int) else item for item in given}
     return frozenset(listed)
 
 
