@@ -44,6 +44,6 @@ def specs() -> tuple[KernelSpec, ...]:
                 "quantize/outputs.py",
                 "quantize/variants.py",
             ),
-            summary="heads rotated back and quantized: many tokens and heads a program, one variant",
+            summary="heads rotated back and quantized, whatever the number of tokens",
         ),
     )

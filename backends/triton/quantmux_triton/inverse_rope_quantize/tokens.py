@@ -41,7 +41,6 @@ class _Plan:
     tile: Tile
     aligned: Launcher
     any_strides: Launcher
-    by_bytes: bool
     store: int
 
 
@@ -153,7 +152,6 @@ class InverseRopeQuantize:
             tile=size,
             aligned=variant(aligned=True),
             any_strides=variant(aligned=False),
-            by_bytes=is_packed and config.head_dim // width % 4 != 0,
             store=store,
         )
 
@@ -180,14 +178,13 @@ def _launch(
     is_aligned = is_aligned and made.data.data_ptr() % plan.store == 0
     launcher = plan.aligned if is_aligned else plan.any_strides
     down, across = -(-ld // size.tokens), -(-config.heads // size.heads)
-    scales = made.scales
     launcher(
         (down * across,),
         o,
         positions,
         cache,
         made.data.view(torch.uint8),
-        scales.view(torch.uint8) if plan.by_bytes else scales,
+        made.scales,
         t,
         ld,
         token_stride,
@@ -206,13 +203,12 @@ def _kinds(plan: _Plan) -> tuple[Any, ...]:
     """Give arguments of the kinds of a launch's."""
     operand = plan.config.operand
     is_packed = plan.config.layout.scales == "packed_pow2"
-    scales = torch.int32 if is_packed else torch.float32
     return (
         DTYPES[plan.config.in_dtype],
         torch.int64,
         torch.float32,
         torch.uint8,
-        torch.uint8 if plan.by_bytes else scales,
+        torch.int32 if is_packed else torch.float32,
         *(1,) * 9,
         operand.eps,
         operand.scale_ub or 0.0,

@@ -70,7 +70,7 @@ def inverse_rope_kernel(
             NaN.
         cache: fp32 [cache_rows, ROPE] = cos | sin, any strides.
         data: uint8 [GROUPS, t, H / GROUPS · D], contiguous.
-        scales: fp32 [GROUPS, S, ld] of S scales a group of heads; uint8 [GROUPS, ceil(S / 4), ld, 4]
+        scales: fp32 [GROUPS, S, ld] of S scales a group of heads; int32 [GROUPS, ceil(S / 4), ld]
             when PACKED.
         t: Tokens.
         ld: Tokens rounded up to 4.
@@ -126,7 +126,7 @@ def inverse_rope_kernel(
         source = o + at[:, :, None] + column
         if ALIGNED:
             source = tl.multiple_of(source, (1, 1, 16))
-        values = values + (tl.load(source, inside[:, :, None], other=0.0),)
+        values = values + (tl.load(source, inside[:, :, None], other=0.0),)  # noqa: RUF005
 
     position = tl.load(positions + token.to(tl.int64) * position_stride, is_token, other=0)
     is_known = (position >= 0) & (position < cache_rows)
@@ -180,11 +180,13 @@ def inverse_rope_kernel(
             s = in_group * PER_HEAD + j
             column_of = (head // HEADS_OF * WORDS + s // 4).to(tl.int64)[None, :] * ld
             byte = (column_of + token[:, None]) * 4 + (s % 4)[None, :]
-            tl.store(scales + byte, exponent_byte(scale).to(tl.uint8), exists)
+            bytes_ = scales.to(tl.pointer_type(tl.uint8))
+            tl.store(bytes_ + byte, exponent_byte(scale).to(tl.uint8), exists)
     if PACKED and S % 4 != 0:
         # the bytes of the last word that no group has
         is_last = exists & (in_group == HEADS_OF - 1)[None, :]
         column_of = ((head // HEADS_OF + 1) * WORDS - 1).to(tl.int64)[None, :] * ld
         for j in tl.static_range(S % 4, 4):
             byte = (column_of + token[:, None]) * 4 + j
-            tl.store(scales + byte, tl.zeros((TOKENS, HEADS), tl.uint8), is_last)
+            bytes_ = scales.to(tl.pointer_type(tl.uint8))
+            tl.store(bytes_ + byte, tl.zeros((TOKENS, HEADS), tl.uint8), is_last)

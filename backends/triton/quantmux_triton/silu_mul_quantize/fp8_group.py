@@ -1,4 +1,4 @@
-"""triton/silu_mul_quantize_fp8_group: silu(gate) · up into fp8 with a scale per group, one launch."""
+"""triton/silu_mul_quantize_fp8_group: silu(gate) · up into fp8 with a scale per group."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ x [m, 2N] holds gates left and ups right. One program takes a tile of ROWS rows 
 product, as a tensor [ROWS, TILE, G]: it loads the two halves' tiles, both before anything is
 computed, so that twice the bytes are under way. The product stays in registers in fp32; what it
 would be in bf16 is nobody's. It is multiplied by the reciprocal of its scale, not divided: that is
-within 2 units in the last place of a number that itself is only within 2^-20. The rest is as in ``quantize/fp8_group_kernel.py``: a group in 8 lanes
-of 16 elements, loads and stores of 16 bytes, tiles that reach over the padded extents and store
-zeros there, so that one launch writes every byte.
+within 2 units in the last place of a number that itself is only within 2^-20. The rest is as in
+``quantize/fp8_group_kernel.py``: a group in 8 lanes of 16 elements, loads and stores of 16 bytes,
+tiles that reach over the padded extents and store zeros there, so that one launch writes all bytes.
 """
 
 import triton

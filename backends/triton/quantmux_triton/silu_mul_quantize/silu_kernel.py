@@ -3,8 +3,8 @@
 The definition rounds ``gate / (1 + exp(-gate)) · up`` in fp32 at each step; what is quantized may
 differ from it by 2^-20 relative (`quantmux.ops.quantize.compare`). Here the exponential and the
 reciprocal are the GPU's own instructions, of 2 units and of 1 in the last place. What an
-``exp2(x · log2 e)`` loses is the rounding of its argument: |x| · 2^-24, which passes 2^-20 for gates
-below -11. Two multiply-adds find that error and a third applies it::
+``exp2(x · log2 e)`` loses is the rounding of its argument, |x| · 2^-24: too much for gates below
+-11. Two multiply-adds find that error and a third applies it::
 
     p = RN(x · L)       L a little below log2 e, so that the error has the sign of x
     d = x - p · ln 2    by fused multiply-adds, ln 2 in two parts
