@@ -166,10 +166,14 @@ def numbers_of(config: LinearConfig) -> Numbers:
         raise InputError(f"scheme {scheme.name} does not quantize its input", code="scheme")
     is_block = scheme.weight.block.kind == "block"
     is_float = scheme.weight.element != "int8"
-    # the interpreter's cast to bf16 cuts off (3.6 and 3.9); torch rounds what it gives in fp32
-    out = torch.float32 if interpreting() else DTYPES[config.out_dtype]
+    element, out = DATA_DTYPES[scheme.weight.element], DTYPES[config.out_dtype]
+    if interpreting():
+        # its cast to bf16 cuts off, and it reads e4m3's NaN as 480 (3.6 and 3.9): it is given
+        # fp16, which holds every e4m3 number, and torch rounds what it gives in fp32
+        out = torch.float32
+        element = torch.float16 if is_float else element
     return Numbers(
-        element=DATA_DTYPES[scheme.weight.element],
+        element=element,
         out=out,
         has_bias=config.bias,
         is_block=is_block,
@@ -226,7 +230,9 @@ class _Bound:
 
     def _launch(self, q: QuantizedTensor, y: torch.Tensor) -> None:
         """Launch the variant for these tensors."""
-        config, numbers, x = self._config, self._numbers, q.data
+        config, numbers, x, w = self._config, self._numbers, q.data, self._weight
+        if numbers.element != x.dtype:
+            x, w = x.to(numbers.element), w.to(numbers.element)
         m, n = y.shape
         x_row = q.layout.padded_n
         y_row = y.stride(0) if m > 1 else n
@@ -240,7 +246,7 @@ class _Bound:
             scales = (q.scales.stride(0), q.scales.stride(1))
         if not variant.tma:
             sizes = (m, n, config.k, x_row, y_row, *scales)
-            launcher((tiles, 1, 1), x, self._weight, y, q.scales, self._scales, self._bias, *sizes)
+            launcher((tiles, 1, 1), x, w, y, q.scales, self._scales, self._bias, *sizes)
             return
         x_box, y_box = variant.box_x, variant.box_y
         launcher(

@@ -117,7 +117,7 @@ def specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_INT8,
             load="quantmux_triton.linear.int8:kernel",
-            sources=("linear/int8.py", "linear/int8_config.py", *_SHARED),
+            sources=("linear/int8.py", "linear/int8_config.py", "linear/specs_large_m.py", *_SHARED),
             summary="INT8 with an int32 sum; persistent, by TMA",
             veto=_sum_fits_int32,
         ),
