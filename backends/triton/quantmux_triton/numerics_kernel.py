@@ -119,10 +119,11 @@ def quotient(x, s, y, HOW: tl.constexpr):
     elif HOW == RECIPROCAL:
         q = x * y
     else:
+        minus = -s  # of the block, not of every quotient
         q = x * y
-        q = tl.fma(tl.fma(-q, s, x), y, q)
+        q = tl.fma(tl.fma(q, minus, x), y, q)
         if HOW == CORRECTED_TWICE:
-            q = tl.fma(tl.fma(-q, s, x), y, q)
+            q = tl.fma(tl.fma(q, minus, x), y, q)
     return q
 
 

@@ -59,10 +59,6 @@ def token_kernel(
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    if ALIGNED:
-        row_stride = tl.multiple_of(row_stride, 128 // x.dtype.element_ty.primitive_bitwidth)
-        x = tl.multiple_of(x, 16)
-    data = tl.multiple_of(data, STORE)
     source = x + (row.to(tl.int64) * row_stride)[:, None]
     target = data + (row.to(tl.int64) * PADDED_N)[:, None]
     exists = (row < m)[:, None]
@@ -74,7 +70,7 @@ def token_kernel(
         scale = scale_of(amax, eps, scale_ub, FMAX, HAS_UB, POW2)
         inverse = inverse_of(scale, HOW)
         code = to_code(quotient(value, scale[:, None], inverse[:, None], HOW), FORMAT, HW)
-        _store(target, code, column, is_stored, N, PADDED_N, BLOCK)
+        _store(target, code, column, is_stored, N, PADDED_N, BLOCK, STORE)
     else:
         most = tl.zeros((ROWS, BLOCK), tl.int32)
         for start in range(0, N, BLOCK):
@@ -85,7 +81,7 @@ def token_kernel(
         for start in range(0, PADDED_N, BLOCK):
             value = _load(source, column + start, column_stride, exists, N, BLOCK, ALIGNED)
             code = to_code(quotient(value, scale[:, None], inverse[:, None], HOW), FORMAT, HW)
-            _store(target, code, column + start, is_stored, N, PADDED_N, BLOCK)
+            _store(target, code, column + start, is_stored, N, PADDED_N, BLOCK, STORE)
     tl.store(scales + row, tl.where(row < m, scale, 0.0), row < padded_m)
 
 
@@ -97,20 +93,21 @@ def _load(
     """Give the values of a block as fp32, 0 outside of the matrix."""
     if N % BLOCK != 0:
         exists = exists & (column < N)
+    place = source + (column if ALIGNED else column.to(tl.int64) * column_stride)
     if ALIGNED:
-        place = column
-    else:
-        place = column.to(tl.int64) * column_stride
-    return tl.load(source + place, exists, other=0.0).to(tl.float32)
+        # said of every address: what is said of an argument does not reach the compiler
+        place = tl.multiple_of(place, (16, 16))
+    return tl.load(place, exists, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _store(
-    target, code, column, is_stored, N: tl.constexpr, PADDED_N: tl.constexpr, BLOCK: tl.constexpr
-):
+    target, code, column, is_stored, N: tl.constexpr, PADDED_N: tl.constexpr, BLOCK: tl.constexpr,
+    STORE: tl.constexpr,
+):  # fmt: skip
     """Store the codes of a block, 0 in padded columns, whatever their scale is."""
     if N != PADDED_N:
         code = tl.where(column < N, code, 0)
     if PADDED_N % BLOCK != 0:
         is_stored = is_stored & (column < PADDED_N)
-    tl.store(target + column, code, is_stored)
+    tl.store(tl.multiple_of(target + column, (STORE, STORE)), code, is_stored)
