@@ -1,0 +1,107 @@
+"""fp32 to e2m1 (FP4) codes as Triton device functions, bit-equal to ``numerics.encode_e2m1``.
+
+The magnitudes are 0, 0.5, 1, 1.5, 2, 3, 4, 6: steps of 0.5 below 2, of 1 up to 4, of 2 above. From
+sm_100 on one instruction converts a pair. Elsewhere one addition does the rounding. Let a be |v|, at
+most 6, and E the power of two at or below a, at least 1. A number between E·2^22 and E·2^23 has
+units of E/2, which is the step at a; so RN(E·2^22 + a) has a/(E/2), rounded to nearest even, in the
+low bits of its mantissa, and E in its exponent::
+
+    t = fma(E, 2^22 + 3, a)      the product is exact; the 3 adds 6 units, a constant made free
+    code = (bits(t) + (bits(t) >> 22)) & 7
+
+The code of E·(k/2), k = 2 or 3, is k + 2·log2(E), and k = 0, 1 for the subnormal 0 and 0.5: each
+octave is worth 2, which is what the exponent counts in bits(t) >> 22. Its bias, 2 · 149 = 298, is 2
+modulo 8; with the 6 units it vanishes. A number that rounds up to the next octave carries right,
+since k = 4 is k = 2 of the next. That is eight instructions and one for packing, without a branch.
+"""
+
+import triton
+import triton.language as tl
+
+_EXPONENT = tl.constexpr(0x7F800000)
+_ONE = tl.constexpr(0x3F800000)
+_UNITS = tl.constexpr(4194307.0)  # 2^22 + 3
+_LARGEST = tl.constexpr(6.0)
+
+
+@triton.jit
+def to_e2m1(v):
+    """Give the e2m1 codes of fp32 values as int32 0...15, by integer and fp32 arithmetic.
+
+    Nearest even, saturated at 6, sign in bit 3. The code of a NaN is not specified.
+    """
+    a = tl.minimum(tl.abs(v), _LARGEST)
+    e = tl.maximum(a.to(tl.int32, bitcast=True) & _EXPONENT, _ONE)
+    t = tl.fma(e.to(tl.float32, bitcast=True), tl.full(v.shape, _UNITS, tl.float32), a)
+    u = t.to(tl.int32, bitcast=True)
+    return ((u + (u >> 22)) & 7) | ((v.to(tl.int32, bitcast=True) >> 28) & 8)
+
+
+@triton.jit
+def to_e2m1_packed(lo, hi, HW: tl.constexpr):
+    """Give bytes of two e2m1 codes as uint8: ``lo``, the even column, in the low nibble.
+
+    Args:
+        lo: fp32.
+        hi: fp32 of the same shape.
+        HW: Whether to use the instruction (sm_100 and later).
+    """
+    if HW:
+        byte = tl.inline_asm_elementwise(
+            """
+            {
+            .reg .b8 pair;
+            cvt.rn.satfinite.e2m1x2.f32 pair, $2, $1;
+            cvt.u32.u8 $0, pair;
+            }
+            """,
+            "=r,r,r",
+            [lo, hi],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        byte = to_e2m1(lo) | (to_e2m1(hi) << 4)
+    return byte.to(tl.uint8)
+
+
+@triton.jit
+def to_e2m1_word(v0, v1, v2, v3, v4, v5, v6, v7, HW: tl.constexpr):
+    """Give words of eight e2m1 codes as int32, the first in the lowest nibble.
+
+    Args:
+        v0: fp32 of column 0; the others alike, of columns 1...7.
+        v1: See v0.
+        v2: See v0.
+        v3: See v0.
+        v4: See v0.
+        v5: See v0.
+        v6: See v0.
+        v7: See v0.
+        HW: Whether to use the instruction (sm_100 and later).
+    """
+    if HW:
+        word = tl.inline_asm_elementwise(
+            """
+            {
+            .reg .b8 a, b, c, d;
+            cvt.rn.satfinite.e2m1x2.f32 a, $2, $1;
+            cvt.rn.satfinite.e2m1x2.f32 b, $4, $3;
+            cvt.rn.satfinite.e2m1x2.f32 c, $6, $5;
+            cvt.rn.satfinite.e2m1x2.f32 d, $8, $7;
+            mov.b32 $0, {a, b, c, d};
+            }
+            """,
+            "=r,r,r,r,r,r,r,r,r",
+            [v0, v1, v2, v3, v4, v5, v6, v7],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        word = to_e2m1(v0) | (to_e2m1(v1) << 4)
+        word |= (to_e2m1(v2) << 8) | (to_e2m1(v3) << 12)
+        word |= (to_e2m1(v4) << 16) | (to_e2m1(v5) << 20)
+        word |= (to_e2m1(v6) << 24) | (to_e2m1(v7) << 28)
+    return word
