@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn import functional
 
+from quantmux.ops.quantized import LinearWeights
+from quantmux.registry.protocol import PreparedWeights
+from quantmux_triton.linear.weight_only_host import at_home
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LinearConfig
 
 SLAB: Final = 256
 """Columns of a slab."""
@@ -76,6 +83,35 @@ def unpack_scales(words: torch.Tensor, k: int) -> torch.Tensor:
     slabs, n, _ = words.shape
     grid = words.view(torch.uint8).view(slabs, n, 4, 4).permute(1, 0, 3, 2)
     return grid.reshape(n, slabs * 16)[:, : -(-k // 16)].contiguous().view(torch.float8_e4m3fn)
+
+
+def prepare_slabs(
+    weights: LinearWeights, config: LinearConfig, device: DeviceProfile
+) -> PreparedWeights:
+    """Give canonical NVFP4 weights in slabs; ``restore`` gives them back bit for bit.
+
+    Args:
+        weights: Canonical; they stay as they are.
+        config: Says N and K.
+        device: Where they shall be.
+    """
+    here = at_home(weights, device)
+    k = config.k
+    others = {
+        name: tensor for name, tensor in here.named().items() if name not in ("data", "scales")
+    }
+    data, scales = pack_codes(here.data, k), pack_scales(here.scales, k)
+
+    def restore() -> LinearWeights:
+        return LinearWeights(unpack_codes(data, k), unpack_scales(scales, k), **others)
+
+    return PreparedWeights(
+        tensors={"data": data, "scales": scales, **others},
+        weight_layout=LAYOUT,
+        n=config.n,
+        k=k,
+        restore=restore,
+    )
 
 
 def _row_chunks(n: int, k: int) -> Iterator[slice]:

@@ -31,10 +31,7 @@ RUNTIME_INTEGERS = ("M", "N", "x_stride", "y_stride", "splits")
 @triton.jit
 def _x_tile(pointers, column, is_row, K: tl.constexpr, WHOLE: tl.constexpr):
     """Load x at the columns from ``column`` on, zero beyond M and K."""
-    if WHOLE:
-        inside = is_row[:, None]
-    else:
-        inside = is_row[:, None] & (column < K)[None, :]
+    inside = is_row[:, None] if WHOLE else is_row[:, None] & (column < K)[None, :]
     return tl.load(pointers, mask=inside, other=0.0, eviction_policy="evict_last")
 
 

@@ -1,0 +1,132 @@
+"""How the linears with widened weights are cut up: as measured, or else as computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from quantmux_triton.interpreter import interpreting
+from quantmux_triton.tuned import tuned_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quantmux.capability.device import DeviceProfile
+
+M_CLASSES: Final = (16, 32, 64, 128)
+"""Tokens of a tile; more than the last are several tiles."""
+
+SLAB: Final = 256
+"""Columns of K between two loads."""
+
+_FIRST_WITH_PDL: Final = 90
+_FIRST_WITH_TENSOR_MEMORY: Final = 100
+_LAST_WITH_TENSOR_MEMORY: Final = 110
+_SMS: Final = 132
+_SMEM_KIB: Final = 99.0
+"""What every GPU from sm80 on has for one program."""
+
+_LEAST_SLABS: Final = 4
+"""Slabs of a split: fewer do not pay for its start and for the sum of splits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One way to cut up a product.
+
+    Attributes:
+        block_n: Channels of a tile.
+        block_m: Tokens of a tile.
+        warps: Warps of a program.
+        stages: Slabs that are on their way at once, the one being used included.
+        joined: One product of 256 columns a slab, else one for each loaded part of it.
+        splits: Parts of K.
+        pdl: Start beside the kernel before and wait for it in the device.
+        prefetch: Slabs of weights to ask for while waiting.
+    """
+
+    block_n: int
+    block_m: int
+    warps: int
+    stages: int
+    joined: bool
+    splits: int = 1
+    pdl: bool = False
+    prefetch: int = 0
+
+
+def m_class(m: int) -> int:
+    """Give the tokens of a tile that serves m."""
+    return next((c for c in M_CLASSES if m <= c), M_CLASSES[-1])
+
+
+def tile_for(
+    device: DeviceProfile, stem: str, kind: str, *, n: int, k: int, m: int, row_bytes: int
+) -> Tile:
+    """Give the tile for a product on a device.
+
+    Args:
+        device: Where it runs.
+        stem: The kernel's file name.
+        kind: As in the measured rows.
+        n: Channels.
+        k: Products of a sum.
+        m: Tokens; only their class counts.
+        row_bytes: Bytes of a row of weights and scales in a slab.
+    """
+    block_m = m_class(m)
+    if interpreting():
+        splits = min(2, -(-k // SLAB))
+        return Tile(256 if n > 128 else 128, block_m, 4, 1, joined=True, splits=splits)
+    for m_max, row in tuned_ranges(device.name, stem, kind, n=n, k=k):
+        if block_m <= m_class(m_max):
+            return _measured(row, device, n=n, k=k, block_m=block_m)
+    return _computed(device, n=n, k=k, block_m=block_m, row_bytes=row_bytes)
+
+
+def _measured(
+    row: Mapping[str, int], device: DeviceProfile, *, n: int, k: int, block_m: int
+) -> Tile:
+    """Give a measured tile, with splits for this shape."""
+    block_n = row["block_n"]
+    return Tile(
+        block_n=block_n,
+        block_m=min(block_m, row.get("block_m", block_m)),
+        warps=row["warps"],
+        stages=row["stages"],
+        joined=bool(row["joined"]),
+        splits=_splits(device, block_n, row["per_sm"], n=n, k=k) if block_m <= 64 else 1,
+        pdl=bool(row["prefetch"] >= 0),
+        prefetch=max(row["prefetch"], 0),
+    )
+
+
+def _computed(device: DeviceProfile, *, n: int, k: int, block_m: int, row_bytes: int) -> Tile:
+    """Give two programs an SM for few tokens, one for many, and all the stages that fit."""
+    sm = device.arch.sm or 0
+    pdl = sm >= _FIRST_WITH_PDL
+    many = block_m > 64
+    # a tile of 64 rows cannot be tensor memory's
+    tensor_memory = _FIRST_WITH_TENSOR_MEMORY <= sm < _LAST_WITH_TENSOR_MEMORY
+    block_n = 128 if many or tensor_memory else 64
+    room = int((device.smem_kib or _SMEM_KIB) * 1024) - 4096
+    slab = block_n * row_bytes + block_m * SLAB * 2
+    stages = max(1, min(4, room // (slab * (1 if many else 2))))
+    splits = 1 if many else _splits(device, block_n, 2, n=n, k=k)
+    return Tile(
+        block_n=block_n,
+        block_m=block_m,
+        warps=8 if many else 4,
+        stages=stages,
+        joined=True,
+        splits=splits,
+        pdl=pdl,
+        prefetch=stages if pdl else 0,
+    )
+
+
+def _splits(device: DeviceProfile, block_n: int, per_sm: int, *, n: int, k: int) -> int:
+    """Give parts of K so that about ``per_sm`` programs run on every SM."""
+    tiles, slabs = -(-n // block_n), -(-k // SLAB)
+    wanted = per_sm * (device.sm_count or _SMS) // tiles
+    return max(1, min(wanted, slabs // _LEAST_SLABS))

@@ -1,0 +1,275 @@
+"""The host's side of the linears that widen their weights: bind, warm up, compile ahead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import torch
+
+from quantmux.capability.arch import Arch
+from quantmux.capability.detect import arch_facts, device_here
+from quantmux.capability.device import DeviceProfile
+from quantmux.errors import InputError, LayoutError
+from quantmux.ops.checks import check_matrix
+from quantmux.ops.quantized import DTYPES
+from quantmux_triton.interpreter import interpreting
+from quantmux_triton.launcher import Launcher, compiled_count
+from quantmux_triton.linear.outputs import checked_output
+from quantmux_triton.linear.weight_only_config import M_CLASSES, Tile, m_class, tile_for
+from quantmux_triton.linear.workspace import reserve, split_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from quantmux.config import LinearConfig
+    from quantmux.ops.quantized import LinearWeights
+    from quantmux.registry.protocol import CompiledCode, PreparedWeights
+
+_ALIGNMENT: Final = 16
+"""Bytes: what is loaded at a time."""
+
+
+class WidenedLinear:
+    """A consumer whose weights are widened to 16 bit on their way to the matrix unit.
+
+    The device function of a subclass takes: the weights' tensors, x's tensors, the global
+    multipliers, bias, y, partial sums, counters, then M, N, x_stride, y_stride, splits.
+    """
+
+    function: ClassVar[Any]
+    """The ``@triton.jit`` function."""
+
+    stem: ClassVar[str]
+    """Name of the file, under which tiles are measured."""
+
+    row_bytes: ClassVar[int]
+    """Bytes of weights and scales in a row of 256 columns."""
+
+    def weights_of(self, prepared: PreparedWeights) -> tuple[torch.Tensor, ...]:
+        """Give the weights' tensors and the global multipliers apart from x's, in order."""
+        raise NotImplementedError
+
+    def reader(self, config: LinearConfig) -> Callable[[Any], tuple[tuple[torch.Tensor, ...], int]]:
+        """Give what checks x and gives its tensors and the distance of its rows, in elements."""
+        raise NotImplementedError
+
+    def numbers(self, config: LinearConfig) -> Mapping[str, Any]:
+        """Give the constexprs that follow from the config alone."""
+        raise NotImplementedError
+
+    def stand_ins(self, config: LinearConfig) -> tuple[torch.dtype, ...]:
+        """Give the dtypes of the tensors before ``bias``, in order."""
+        raise NotImplementedError
+
+    def kind(self, config: LinearConfig) -> str:
+        """Give the kind under which tiles are measured."""
+        raise NotImplementedError
+
+    def bind(
+        self, config: LinearConfig, prepared: PreparedWeights, device: DeviceProfile
+    ) -> Callable[..., torch.Tensor]:
+        """Give ``fn(x, *, out=None) -> y``, y [M, N] contiguous unless ``out`` is given.
+
+        ``out`` may have rows farther apart.
+        """
+        return _Bound(self, config, prepared, device)
+
+    def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
+        """Compile the variants of these M for the current GPU."""
+        here = _current_device()
+        if here is None:
+            return
+        if here.is_cuda:
+            reserve(torch.device(here.torch_name))
+        tiles = dict.fromkeys(self.tile(config, here, m) for m in ms if m > 0)
+        for tile in tiles:
+            self.launcher(config, tile).warm(*self._arguments(config))
+
+    def compile_for(self, config: LinearConfig, arch: Arch) -> list[CompiledCode]:
+        """Give the machine code of what the calls with every number of rows launch on ``arch``.
+
+        Raises:
+            BuildError: Triton refuses, or is not here.
+        """
+        there = DeviceProfile(name="there", title=str(arch), arch=arch, **arch_facts(arch))
+        tiles = dict.fromkeys(self.tile(config, there, m) for m in M_CLASSES)
+        arguments = self._arguments(config)
+        return [self.launcher(config, tile).compile_for(arch, *arguments) for tile in tiles]
+
+    def compiled_variants(self) -> int:
+        """Give how many variants were compiled in this process."""
+        return compiled_count(self.function)
+
+    def declared_variants(self, config: LinearConfig) -> int:
+        """Give how many variants a config may need: one a class of M."""
+        del config
+        return len(M_CLASSES)
+
+    def tile(self, config: LinearConfig, device: DeviceProfile, m: int) -> Tile:
+        """Give the tile for m tokens."""
+        return tile_for(
+            device,
+            self.stem,
+            self.kind(config),
+            n=config.n,
+            k=config.k,
+            m=m,
+            row_bytes=self.row_bytes,
+        )
+
+    def launcher(self, config: LinearConfig, tile: Tile) -> Launcher:
+        """Give the launcher of a variant."""
+        constexprs: dict[str, Any] = {
+            "K": config.k,
+            "X_IS_8": config.k % 8 == 0,
+            "BN": tile.block_n,
+            "BM": tile.block_m,
+            "HAS_BIAS": config.bias,
+            "IS_SPLIT": tile.splits > 1,
+            "JOINED": tile.joined,
+            "PDL": tile.pdl,
+            "PREFETCH": tile.prefetch,
+            "PLAIN": interpreting(),
+            **self.numbers(config),
+        }
+        options: dict[str, Any] = {
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+            "enable_fp_fusion": True,
+        }
+        if tile.pdl:
+            options["launch_pdl"] = True
+        return Launcher(self.function, constexprs, options)
+
+    def _arguments(self, config: LinearConfig) -> tuple[Any, ...]:
+        before = self.stand_ins(config)
+        y = stored_dtype(config)
+        return (*before, torch.float32, y, torch.float32, torch.int32, 1, 1, 1, 1, 1)
+
+
+class _Bound:
+    """A layer bound to a kernel: ``fn(x, *, out=None) -> y``."""
+
+    def __init__(
+        self,
+        kernel: WidenedLinear,
+        config: LinearConfig,
+        prepared: PreparedWeights,
+        device: DeviceProfile,
+    ) -> None:
+        self._kernel, self._config, self._device = kernel, config, device
+        self._weights = kernel.weights_of(prepared)
+        self._multipliers = tuple(
+            prepared.tensors[name] for name in ("global_scale",) if name in prepared.tensors
+        )
+        self._home = self._weights[0].device
+        # stand in for what a variant does not read
+        self._no_sums = torch.empty(4, dtype=torch.float32, device=self._home)
+        self._no_counters = torch.empty(4, dtype=torch.int32, device=self._home)
+        bias = prepared.tensors.get("bias") if config.bias else None
+        self._bias = self._no_sums if bias is None else bias.to(torch.float32).contiguous()
+        self._read = kernel.reader(config)
+        self._out, self._stored = DTYPES[config.out_dtype], stored_dtype(config)
+        self._launchers: dict[int, tuple[Tile, Launcher]] = {}
+        reserve(self._home)
+
+    def __call__(self, x: Any, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Give y [M, N] for x [M, K]."""
+        tensors, x_stride = self._read(x)
+        m, n = x.shape[0] if isinstance(x, torch.Tensor) else x.m, self._config.n
+        where = tensors[0].device
+        if where != self._home:
+            raise InputError(f"x is on {where}, the weights are on {self._home}", code="device")
+        if out is None:
+            y = torch.empty((m, n), dtype=self._out, device=where)
+        else:
+            y = checked_output(out, m, n, self._out, where)
+        if m == 0:
+            return y
+        if self._stored == self._out:
+            self._launch(tensors, x_stride, y)
+            return y
+        wide = torch.empty((m, n), dtype=self._stored, device=where)
+        self._launch(tensors, x_stride, wide)
+        return y.copy_(wide)
+
+    def _launch(self, tensors: tuple[torch.Tensor, ...], x_stride: int, y: torch.Tensor) -> None:
+        m, n = y.shape
+        block_m = m_class(m)
+        found = self._launchers.get(block_m)
+        if found is None:
+            tile = self._kernel.tile(self._config, self._device, block_m)
+            found = self._launchers[block_m] = (tile, self._kernel.launcher(self._config, tile))
+        tile, launcher = found
+        tiles = -(-m // tile.block_m) * -(-n // tile.block_n)
+        if tile.splits > 1:
+            size = tile.block_m * tile.block_n
+            partial, counters = split_workspace(y.device, tiles * tile.splits * size, tiles)
+        else:
+            partial, counters = self._no_sums, self._no_counters
+        launcher(
+            (tiles * tile.splits,),
+            *self._weights,
+            *tensors,
+            *self._multipliers,
+            self._bias,
+            y,
+            partial,
+            counters,
+            m,
+            n,
+            x_stride,
+            y.stride(0) if m > 1 else n,
+            tile.splits,
+        )
+
+
+def plain_reader(config: LinearConfig) -> Callable[[Any], tuple[tuple[torch.Tensor, ...], int]]:
+    """Give what checks a plain x [M, K] and gives it with the distance of its rows.
+
+    Rows may lie apart. Where K is a multiple of 8 they must begin at multiples of 16 bytes, which
+    decides how they are loaded.
+    """
+    k, dtype = config.k, config.in_dtype
+    multiple = 8 if k % 8 == 0 else 1
+
+    def read(x: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], int]:
+        check_matrix(x, k, dtype)
+        row = x.stride(0) if x.shape[0] > 1 else k
+        if (k > 1 and x.stride(1) != 1) or row % multiple or x.data_ptr() % _ALIGNMENT:
+            raise LayoutError(
+                "rows of x need to be whole and to begin at multiples of 16 bytes",
+                facts={
+                    "strides": list(x.stride()),
+                    "first byte": f"{x.data_ptr() % _ALIGNMENT} beyond a multiple of 16",
+                },
+                hint="pass x.contiguous()",
+            )
+        return (x,), row
+
+    return read
+
+
+def stored_dtype(config: LinearConfig) -> torch.dtype:
+    """Give the dtype that the device function stores.
+
+    The interpreter's cast to 16 bit cuts off (3.6 and 3.9); torch rounds what it gives in fp32.
+    """
+    return torch.float32 if interpreting() else DTYPES[config.out_dtype]
+
+
+def at_home(weights: LinearWeights, device: DeviceProfile) -> LinearWeights:
+    """Give the weights on the kind of device they are prepared for; those there are shared."""
+    wanted = device.torch_name
+    if not device.is_present or weights.data.device.type == wanted.partition(":")[0]:
+        return weights
+    return weights.to(wanted)
+
+
+def _current_device() -> DeviceProfile | None:
+    """Give the current GPU, the host in the interpreter, None without either."""
+    if interpreting():
+        return DeviceProfile(name="cpu", title="the interpreter", arch=Arch.parse("cpu"))
+    if not torch.cuda.is_available():
+        return None
+    return device_here(torch.device("cuda", torch.cuda.current_device()))
