@@ -13,6 +13,7 @@ import triton.language as tl
 from quantmux_triton.linear.epilogue_kernel import prefetch_rows, store_rows, sum_of_splits
 
 RUNTIME_INTEGERS = ("M", "N", "K", "x_stride", "y_stride", "sa_row", "sa_column", "splits")
+SMALL_POINTERS = ("sb_ptr", "sa_ptr", "bias_ptr", "y_ptr")
 
 
 @triton.jit
@@ -24,7 +25,7 @@ def _scales_at(sa_ptrs, sa_column, sb_ptrs, block, last, rows, M):
     return sa * sb
 
 
-@triton.jit(do_not_specialize=RUNTIME_INTEGERS)
+@triton.jit(do_not_specialize=RUNTIME_INTEGERS, do_not_specialize_on_alignment=SMALL_POINTERS)
 def fp8_block_small_m(
     w_ptr,
     x_ptr,
@@ -51,7 +52,7 @@ def fp8_block_small_m(
     IS_SPLIT: tl.constexpr,
     PDL: tl.constexpr,
     PREFETCH: tl.constexpr,
-    WIDEN: tl.constexpr,
+    IS_WIDE: tl.constexpr,
     AT_ONCE: tl.constexpr,
 ):
     """Give one tile [BM, BN] of y, or the sum over one split of K of it.
@@ -128,10 +129,8 @@ def fp8_block_small_m(
                     eviction_policy="evict_last",
                 )
             later = _scales_at(sa_ptrs, sa_column, sb_ptrs, block + ahead, last_block, rows, M)
-            if WIDEN:
-                part = tl.dot(
-                    w.to(tl.float32), tl.trans(x.to(tl.float32)), input_precision="ieee"
-                )
+            if IS_WIDE:
+                part = tl.dot(w, tl.trans(x), input_precision="ieee")
             else:
                 part = tl.dot(w, tl.trans(x))
             acc += part * scale[None, :]

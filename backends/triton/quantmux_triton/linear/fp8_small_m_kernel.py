@@ -19,9 +19,10 @@ import triton.language as tl
 from quantmux_triton.linear.epilogue_kernel import prefetch_rows, store_rows, sum_of_splits
 
 RUNTIME_INTEGERS = ("M", "N", "K", "x_stride", "y_stride", "splits")
+SMALL_POINTERS = ("sb_ptr", "sa_ptr", "bias_ptr", "y_ptr")
 
 
-@triton.jit(do_not_specialize=RUNTIME_INTEGERS)
+@triton.jit(do_not_specialize=RUNTIME_INTEGERS, do_not_specialize_on_alignment=SMALL_POINTERS)
 def fp8_small_m(
     w_ptr,
     x_ptr,
@@ -49,7 +50,7 @@ def fp8_small_m(
     IS_SPLIT: tl.constexpr,
     PDL: tl.constexpr,
     PREFETCH: tl.constexpr,
-    WIDEN: tl.constexpr,
+    IS_WIDE: tl.constexpr,
     AT_ONCE: tl.constexpr,
 ):
     """Give one tile [BM, BN] of y, or the sum over one split of K of it.
@@ -81,7 +82,7 @@ def fp8_small_m(
         IS_SPLIT: splits > 1.
         PDL: Launched with programmatic dependent launch.
         PREFETCH: Ask for the weights before waiting; only with PDL.
-        WIDEN: Multiply in fp32: what the interpreter can.
+        IS_WIDE: w and x are fp32 with the codes' values: the interpreter reads no NaN in FP8.
         AT_ONCE: See `sum_of_splits`.
     """
     pid = tl.program_id(0)
@@ -130,19 +131,15 @@ def fp8_small_m(
         at = step * BK
         if EVEN_K:
             w = tl.load(w_ptrs + at, eviction_policy="evict_first")
-            x = tl.load(
-                x_ptrs + at, mask=is_row[:, None], other=0.0, eviction_policy="evict_last"
-            )
+            x = tl.load(x_ptrs + at, mask=is_row[:, None], other=0.0, eviction_policy="evict_last")
         else:
             is_k = (at + k < K)[None, :]
             w = tl.load(w_ptrs + at, mask=is_k, other=0.0, eviction_policy="evict_first")
             x = tl.load(
                 x_ptrs + at, mask=is_row[:, None] & is_k, other=0.0, eviction_policy="evict_last"
             )
-        if WIDEN:
-            acc += tl.dot(
-                w.to(tl.float32), tl.trans(x.to(tl.float32)), input_precision="ieee"
-            )
+        if IS_WIDE:
+            acc += tl.dot(w, tl.trans(x), input_precision="ieee")
         elif EXACT:
             # not by max_num_imprecise_acc: Triton 3.6 adds registers that wgmma still writes
             acc += tl.dot(w, tl.trans(x))
