@@ -1,4 +1,4 @@
-"""Which arithmetic of ``numerics_kernel.py`` an operand may use where: decided once, on the host."""
+"""Which arithmetic of ``numerics_kernel.py`` an operand may use where; the host decides."""
 
 from __future__ import annotations
 

@@ -130,9 +130,12 @@ def quotient(x, s, y, HOW: tl.constexpr):
 @triton.jit
 def _to_fp8(x, LIMIT: tl.constexpr, LEAST: tl.constexpr, SHIFT: tl.constexpr, REBIAS: tl.constexpr,
             MAGIC: tl.constexpr):  # fmt: skip
-    """Round fp32 to an fp8 by integers: LIMIT and LEAST are the bits of the largest number and of
-    the least normal one, SHIFT the mantissa bits dropped, REBIAS the difference of the exponent
-    biases in the code's place, MAGIC a power of two whose unit is the least subnormal."""
+    """Round fp32 to an fp8 by integers, as uint8.
+
+    LIMIT and LEAST are the bits of the largest number and of the least normal one, SHIFT the
+    mantissa bits dropped, REBIAS the difference of the exponent biases in the code's place, MAGIC
+    a power of two whose unit is the least subnormal.
+    """
     bits = x.to(tl.int32, bitcast=True)
     magnitude = bits & _MAGNITUDE
     # a NaN is above LIMIT too; it gets its code last
@@ -171,7 +174,7 @@ def to_int8(x):
     """Give whole numbers of fp32 values as int8: nearest even, from -127 to 127, NaN 0."""
     bounded = tl.minimum(tl.maximum(x, -127.0), 127.0)
     code = (bounded + _WHOLE).to(tl.int32, bitcast=True) & 0xFF
-    return tl.where(x != x, 0, code).to(tl.uint8).to(tl.int8, bitcast=True)
+    return tl.where(x != x, 0, code).to(tl.uint8).to(tl.int8, bitcast=True)  # noqa: PLR0124
 
 
 @triton.jit

@@ -126,7 +126,7 @@ class Fp8Group(QuantizeKernel):
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(_VARIANTS)
+        return _VARIANTS.compiled()
 
     def plan(self, config: QuantizeConfig, arch: Arch) -> GroupPlan:
         """Choose tiles and variants for a config."""

@@ -137,7 +137,7 @@ class Tensor(QuantizeKernel):
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(_AMAX) + len(_CODES)
+        return _AMAX.compiled() + _CODES.compiled()
 
     def plan(self, config: QuantizeConfig, arch: Arch) -> TensorPlan:
         """Choose tile and variants for a config."""

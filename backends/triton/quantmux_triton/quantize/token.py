@@ -106,7 +106,7 @@ class Token(QuantizeKernel):
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(_VARIANTS)
+        return _VARIANTS.compiled()
 
     def plan(self, config: QuantizeConfig, arch: Arch) -> TokenPlan:
         """Choose tile and variants for a config."""

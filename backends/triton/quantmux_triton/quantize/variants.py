@@ -1,4 +1,4 @@
-"""The compiled variants of one device function: each made once, counted."""
+"""The variants of one device function: each launcher made once, compiled ones counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from quantmux.capability.arch import Arch
 from quantmux_triton.interpreter import interpreting
-from quantmux_triton.launcher import Launcher
+from quantmux_triton.launcher import Launcher, compiled_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +27,9 @@ class Variants:
         self._fn = fn
         self._made: dict[tuple[Any, ...], Launcher] = {}
 
-    def __len__(self) -> int:
-        return len(self._made)
+    def compiled(self) -> int:
+        """Count what is compiled in this process; in the interpreter, what would be."""
+        return compiled_count(self._fn)
 
     def get(
         self,
@@ -64,8 +65,10 @@ def has_pdl(arch: Arch) -> bool:
 
 
 def arch_here() -> Arch | None:
-    """Give the architecture of the current GPU, None where nothing compiles."""
-    if interpreting() or not torch.cuda.is_available():
+    """Give the architecture that calls of this process run on, None where there is none."""
+    if interpreting():
+        return Arch(vendor="cpu", name="cpu")
+    if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()
     return Arch(vendor="nvidia", name=f"{major}{minor}")
