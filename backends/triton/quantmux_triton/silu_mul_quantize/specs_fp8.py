@@ -23,8 +23,9 @@ _SHARED: Final = (
     "launcher.py",
     "numerics_kernel.py",
     "quantize/outputs.py",
+    "quantize/producer.py",
     "quantize/variants.py",
-    "silu_mul_quantize/silu_host.py",
+    "silu_mul_quantize/producer.py",
     "silu_mul_quantize/silu_kernel.py",
 )
 
