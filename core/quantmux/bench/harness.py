@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -17,19 +18,39 @@ from quantmux.bench.traffic import Part, work
 from quantmux.bench.watch_cuda import cuda_watch, host_us, raise_if_lost
 from quantmux.bench.watch_host import HostWatch
 from quantmux.dispatch.tier import Tier
+from quantmux.ops.spec import Call
 from quantmux.registry.guard import describe
 from quantmux.runtime.failures import Failure, classify
 from quantmux.runtime.steps import KernelFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from quantmux.bench.effort import Effort
     from quantmux.bench.peers.base import Peer
     from quantmux.capability.device import DeviceProfile
     from quantmux.dispatch.pipeline import Pipeline
-    from quantmux.ops.spec import Call
     from quantmux.runtime.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Somebody who competes on a case.
+
+    Attributes:
+        name: As in the rows.
+        part: What its time covers.
+        make: Binds it and holds it against the reference; gives why it may not be timed instead.
+            May raise anything.
+    """
+
+    name: str
+    part: Part
+    make: Callable[[], Contender | str]
+
+
+Choice = Callable[[BenchCase, Binder, Sequence[Call]], Iterable[Entry]]
+"""Case, what binds its pipelines, and its inputs → who competes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +65,7 @@ class Bench:
         peers: Those that are here.
         only: Patterns of kernel ids, none for all that compete.
         with_kernels: Time pipelines; a peer's own process does not.
+        choose: Gives who competes on a case in place of every pipeline, None for those.
     """
 
     context: Context
@@ -53,6 +75,7 @@ class Bench:
     peers: Sequence[Peer] = ()
     only: Sequence[str] = ()
     with_kernels: bool = True
+    choose: Choice | None = None
 
     def run(
         self, cases: Sequence[BenchCase], tell: Callable[[str], None] = lambda _: None
@@ -150,6 +173,11 @@ class _Case:
     def _kernels(self, inputs: list[Call]) -> list[Contender]:
         bench, case = self._bench, self._case
         found: list[Contender] = []
+        if bench.choose is not None:
+            for entry in bench.choose(case, self._binder, inputs):
+                bound = self._try(entry.name, "kernel", entry.part, entry.make)
+                found += [] if bound is None else [bound]
+            return found
         alone: set[str] = set()
         pipelines = pipelines_of(case.config, case.m, bench.context, bench.device, only=bench.only)
         for pipeline in pipelines:

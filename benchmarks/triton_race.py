@@ -1,0 +1,101 @@
+"""Who of ours competes on a case of the table, and its compilation ahead of the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from triton_twins import WITHOUT_PDL, Pdl
+
+from quantmux.bench.contenders import Binder, Contender, pipelines_of
+from quantmux.bench.gate import check_pipeline
+from quantmux.bench.harness import Entry
+
+if TYPE_CHECKING:
+    from triton_sections import Section
+
+    from quantmux.bench.rows import BenchCase
+    from quantmux.bench.traffic import Part
+    from quantmux.dispatch.pipeline import Pipeline
+    from quantmux.ops.spec import Call
+
+
+class Race:
+    """Chooses for `Bench.choose`: every kernel of ours once, as consumer alone where it reads a
+    quantized x, each also without programmatic dependence, and the first bound a second time.
+
+    Args:
+        section: Whose kernels.
+        pdl: The switch.
+    """
+
+    def __init__(self, section: Section, pdl: Pdl | None) -> None:
+        self._section = section
+        self._pdl = pdl
+
+    def __call__(self, case: BenchCase, binder: Binder, inputs: Sequence[Call]) -> Iterator[Entry]:
+        for number, pipeline in enumerate(self.pipelines(case, binder)):
+            alone = len(pipeline.steps) > 1
+            name = pipeline.main.id
+            part: Part = "gemm" if alone else "pipeline"
+            bound: list[Contender] = []
+
+            def first(
+                pipeline: Pipeline = pipeline, bound: list[Contender] = bound
+            ) -> Contender | str:
+                made = self._bound(pipeline, binder, inputs)
+                if isinstance(made, Contender):
+                    bound.append(made)
+                return made
+
+            yield Entry(name, part, first)
+            if not bound:
+                continue
+            if self._section.twins and self._pdl is not None and "PDL" in bound[0].checked:
+                yield Entry(name + WITHOUT_PDL, part, partial(self._without, bound[0]))
+            if number == 0:
+                yield Entry(name, part, partial(self._again, pipeline, binder, inputs))
+
+    def pipelines(self, case: BenchCase, binder: Binder) -> list[Pipeline]:
+        """Give one pipeline for each of our kernels that serve a case, producers of ours first."""
+        found = pipelines_of(
+            case.config, case.m, binder.context, binder.materials.device, only=self._section.kernels
+        )
+        found = [p for p in found if p.main.backend == "triton"]
+        found.sort(key=lambda p: (p.relayouts, sum(k.partition("/")[0] != "triton" for k in p.ids)))
+        return list({p.main.id: p for p in reversed(found)}.values())[::-1]
+
+    def _bound(self, pipeline: Pipeline, binder: Binder, inputs: Sequence[Call]) -> Contender | str:
+        whole = binder.contender(pipeline, inputs)
+        checked = check_pipeline(whole, inputs[0], binder.materials)
+        if not checked.ok:
+            return checked.reason
+        made = whole
+        if len(pipeline.steps) > 1:
+            consumer = binder.gemm(pipeline, inputs)
+            if consumer is None:
+                return "it does not read a quantized x"
+            made = consumer
+        made.name = pipeline.main.id
+        made.checked = checked.how
+        if self._pdl is not None and self._pdl.uses(made.calls[0]):
+            made.checked += "; PDL"
+        return made
+
+    def _again(self, pipeline: Pipeline, binder: Binder, inputs: Sequence[Call]) -> Contender | str:
+        made = self._bound(pipeline, binder, inputs)
+        if isinstance(made, Contender):
+            made.kind = "aa"
+        return made
+
+    def _without(self, contender: Contender) -> Contender:
+        if self._pdl is None:
+            raise TypeError("there is no switch")
+        return replace(
+            contender,
+            name=contender.name + WITHOUT_PDL,
+            calls=tuple(self._pdl.without(call) for call in contender.calls),
+            checked=contender.checked.replace("; PDL", ""),
+        )
