@@ -1,10 +1,16 @@
 """The shared device functions against quantmux.ops.numerics, in Triton's interpreter."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
+
+from quantmux.capability.arch import Arch
+from quantmux.config import operand
+from quantmux.ops import numerics
 from quantmux_triton import arithmetic, numerics_kernel
 from quantmux_triton.numerics_kernel import (
     exponent_byte,
@@ -15,10 +21,6 @@ from quantmux_triton.numerics_kernel import (
     scale_of,
     to_code,
 )
-
-from quantmux.capability.arch import Arch
-from quantmux.config import operand
-from quantmux.ops import numerics
 
 pytestmark = pytest.mark.interpreter
 
@@ -50,6 +52,37 @@ def _quotients(x, s, out, HOW: tl.constexpr, SIZE: tl.constexpr):
     at = tl.arange(0, SIZE)
     scale = tl.load(s + at)
     tl.store(out + at, quotient(tl.load(x + at), scale, inverse_of(scale, HOW), HOW))
+
+
+def _fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Give a * b + c of fp32 arrays with one rounding, as GPUs do it.
+
+    The product is exact in fp64. The sum is rounded to odd there: with 53 bits, that leaves the
+    rounding to 24 as it would be from the exact sum.
+    """
+    product, c = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + c
+    back = total - product
+    rest = (product - (total - back)) + (c - back)
+    bits = total.view(np.int64)
+    towards = np.where((rest > 0) == (total > 0), 1, -1)
+    odd = np.where((rest != 0) & (bits & 1 == 0), bits + towards, bits)
+    return odd.view(np.float64).astype(np.float32)
+
+
+def _corrected(x: np.ndarray, s: np.ndarray, times: int) -> np.ndarray:
+    y = np.float32(1) / s
+    q = x * y
+    for _ in range(times):
+        q = _fma(_fma(q, -s, x), y, q)
+    return q
+
+
+def _near_middles(x: np.ndarray, middle: np.ndarray) -> Iterator[np.ndarray]:
+    """Give the scales whose quotient lies at a middle, or just beside it."""
+    s = (x.astype(np.float64) / middle).astype(np.float32)
+    for step in range(-3, 4):
+        yield (s.view(np.int32) + step).view(np.float32)
 
 
 def _padded(values: torch.Tensor) -> torch.Tensor:
@@ -146,6 +179,46 @@ def test_dividing_by_a_power_of_two_is_multiplying_by_its_inverse() -> None:
     want = x / s
     same = (out == want) | (out.isnan() & want.isnan())
     assert bool(same.all())
+
+
+@pytest.mark.parametrize("bits", [8, 11])
+def test_one_correction_decides_as_division_does_next_to_every_halfway_point(bits: int) -> None:
+    # significands of all halfway points: of e4m3 and e5m2 at most 5 bits, of int8 at most 8
+    middles = np.arange(1, 256, 2)
+    significands = np.arange(1 << (bits - 1), 1 << bits)
+    x, middle = (v.ravel().astype(np.float32) for v in np.meshgrid(significands, middles))
+    wrong = rough = 0
+    for s in _near_middles(x, middle):
+        want = np.sign(x / s - middle)
+        wrong += int((np.sign(_corrected(x, s, 1) - middle) != want).sum())
+        rough += int((np.sign(_corrected(x, s, 0) - middle) != want).sum())
+    assert rough > 0, "x * (1 / s) is right everywhere: these are not the hard cases"
+    assert wrong == 0
+
+
+def test_two_corrections_give_the_quotient_itself() -> None:
+    rng = np.random.default_rng(4)
+    x, s = (rng.integers(0x3F000000, 0x40800000, 1 << 20).astype(np.int32) for _ in range(2))
+    # quotients close to the middle of two fp32 numbers are the hard ones
+    hard = rng.integers(0x3F800000, 0x40000000, 1 << 20).astype(np.int32).view(np.float32)
+    middle = hard.astype(np.float64) + np.spacing(hard).astype(np.float64) / 2
+    divisor = s.view(np.float32)
+    near = (middle * divisor).astype(np.float32)
+    for value in (x.view(np.float32), near):
+        assert np.array_equal(_corrected(value, divisor, 2), value / divisor)
+    assert not np.array_equal(_corrected(near, divisor, 0), near / divisor)
+
+
+def test_corrected_quotients_hold_to_the_ends_of_the_range_that_they_are_chosen_for() -> None:
+    rng = np.random.default_rng(5)
+    for scale in (2.0**-90, 2.0**120):
+        s = (rng.uniform(1, 2, 1 << 16) * scale).astype(np.float32)
+        quotient = rng.uniform(2.0**-11, 449, 1 << 16)
+        with np.errstate(over="ignore"):
+            x = (quotient * s).astype(np.float32)
+        x = x[np.isfinite(x)]
+        s = s[: x.size]
+        assert np.array_equal(_corrected(x, s, 2), x / s)
 
 
 def test_the_host_picks_the_forms_that_the_device_functions_know() -> None:
