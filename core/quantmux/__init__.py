@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         relayout,
         silu_mul_quantize,
     )
+    from quantmux.runtime.warmup import WarmupReport, warmup
 
 # public name -> (module, attribute); the one list of what is public, checked by a test
 _EXPORTS: dict[str, tuple[str, str]] = {
@@ -174,6 +175,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
         name: ("quantmux.runtime.events", name)
         for name in ("FallbackEvent", "reset_stats", "stats")
     },
+    **{name: ("quantmux.runtime.warmup", name) for name in ("WarmupReport", "warmup")},
 }
 
 _ROOMS = ("checkpoint", "config", "errors")
@@ -234,6 +236,7 @@ __all__ = [
     "ShapeError",
     "SiluMulQuantizeConfig",
     "Tier",
+    "WarmupReport",
     "__version__",
     "calibrate",
     "checkpoint",
@@ -265,6 +268,7 @@ __all__ = [
     "silu_mul_quantize",
     "stats",
     "unregister_plugin",
+    "warmup",
 ]
 
 
