@@ -40,6 +40,7 @@ TYPE_NAMES: Final[dict[torch.dtype, str]] = {
 _ALIGNMENT: Final = 16
 _END_OF_I32: Final = 1 << 31
 
+_compiling: Final[dict[Any, Lock]] = {}
 _interpreter_lock: Final = Lock()
 _interpreted: Final[dict[Any, set[Any]]] = {}
 """Function → variants that a process with a GPU would have compiled."""
@@ -100,7 +101,10 @@ class Launcher:
         """Compile and load without launching; a tensor may be given as its dtype."""
         if interpreting():
             self._count(args)
-        else:
+            return
+        # threads that warm layers up meet in the same variants: one compiles, the others wait
+        key = (self.fn, self._variant, tuple(_type_name(a) for a in args))
+        with _compiling.setdefault(key, Lock()):
             self._keep(self.fn.warmup(*args, grid=(1,), **self._call), args)
 
     def compile_for(self, arch: Arch, *args: Any) -> CompiledCode:

@@ -4,6 +4,7 @@
 """
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -228,6 +229,28 @@ def test_threads_may_launch_at_once(fn):
     launches = [(grid[0], values[1]) for grid, _, values in fn.kernel.launches]
     launches += [(grid[0], args[1]) for grid, args, _ in fn.slow]
     assert sorted(launches) == sorted((i, i) for i in range(1, 9) for _ in range(50))
+
+
+def test_two_threads_do_not_compile_the_same_variant_at_once(fn):
+    inside, most = [], []
+
+    def slowly(*_args, **_keywords):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return fn.kernel
+
+    fn.warmup = slowly
+    # two launchers, as two layers may have, of one variant
+    threads = [
+        threading.Thread(target=made(fn).warm, args=(torch.bfloat16, 1, 1.0)) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
 
 
 class CudaLauncher:
