@@ -16,6 +16,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 PDL_OFF = ", PDL off"
+RESULT = re.compile(r"[\w.-]+-triton-table\.json")
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 _LARGE_M = 1024
 
 
@@ -446,5 +448,19 @@ def _geomean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
 
+def filled(page: str, data: Mapping[str, Any]) -> str:
+    """Give a page with the table between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n\n{table(data)}\n{END}{after}"
+
+
 if __name__ == "__main__":
-    print(table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    if len(sys.argv) > 2:
+        target = Path(sys.argv[2])
+        target.write_text(filled(target.read_text(encoding="utf-8"), result), encoding="utf-8")
+    else:
+        print(table(result))
