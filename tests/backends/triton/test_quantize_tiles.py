@@ -1,4 +1,4 @@
-"""The tiles that GPUs are given, in the interpreter: where it runs by itself it takes larger ones."""
+"""The tiles that GPUs are given, in the interpreter: by itself it takes larger ones."""
 
 import pytest
 import torch
