@@ -67,14 +67,13 @@ def store_rows(values, y_ptr, y_stride, rows, columns, M, N):
 
 
 @triton.jit
-def prefetch_rows(row_ptrs, first, last, BN: tl.constexpr):
+def prefetch_rows(row_ptrs, first, last):
     """Ask for the bytes [first, last) of every row to be brought into L2; waits for nothing.
 
     Args:
-        row_ptrs: Pointers to one-byte elements, [BN].
+        row_ptrs: Pointers to one-byte elements, one a row.
         first: Offset of the first byte.
         last: Offset behind the last byte, above ``first``.
-        BN: How many rows.
     """
     lines = tl.arange(0, 4) * 128
     for start in tl.range(first, last, 512):

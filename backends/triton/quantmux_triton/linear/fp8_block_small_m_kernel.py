@@ -87,7 +87,7 @@ def fp8_block_small_m(
     channel = tl.minimum(columns, N - 1)
     row_ptrs = w_ptr + channel.to(tl.int64) * K
     if PREFETCH:
-        prefetch_rows(row_ptrs, first * BLOCKS * 128, tl.minimum(last * BLOCKS * 128, K), BN)
+        prefetch_rows(row_ptrs, first * BLOCKS * 128, tl.minimum(last * BLOCKS * 128, K))
     if HAS_BIAS:
         bias = tl.load(bias_ptr + channel).to(tl.float32)
     if PDL:

@@ -82,7 +82,7 @@ def cut_for(device: DeviceProfile, kind: str, *, n: int, k: int, m: int) -> Cut:
     for m_max, row in tuned_ranges(device.name, STEM, kind, n=n, k=k):
         if m <= m_max:
             return _measured(row, device, n=n, k=k, m=m, pdl=pdl)
-    return _computed(device, kind, n=n, k=k, m=m, pdl=pdl)
+    return _computed(device, n=n, k=k, m=m, pdl=pdl)
 
 
 def _measured(
@@ -106,7 +106,7 @@ def _measured(
     )
 
 
-def _computed(device: DeviceProfile, kind: str, *, n: int, k: int, m: int, pdl: bool) -> Cut:
+def _computed(device: DeviceProfile, *, n: int, k: int, m: int, pdl: bool) -> Cut:
     """Give two programs an SM, each with as many loads under way as half of its memory holds."""
     block_m = m_class(m)
     block_n, block_k, warps = 64, 128, 4

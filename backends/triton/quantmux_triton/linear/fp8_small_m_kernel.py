@@ -105,23 +105,18 @@ def fp8_small_m(
     channel = tl.minimum(columns, N - 1)
     row_ptrs = w_ptr + channel.to(tl.int64) * K
     if PREFETCH:
-        prefetch_rows(row_ptrs, first * BK, tl.minimum(last * BK, K), BN)
+        prefetch_rows(row_ptrs, first * BK, tl.minimum(last * BK, K))
     if HAS_BIAS:
         bias = tl.load(bias_ptr + channel).to(tl.float32)
-    if BY_CHANNEL:
-        sb = tl.load(sb_ptr + channel)
-    else:
-        sb = tl.load(sb_ptr + channel * 0)
+    # one scale of all is read as a row of it
+    sb = tl.load(sb_ptr + channel * (1 if BY_CHANNEL else 0))
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
 
     rows = tile_m * BM + tl.arange(0, BM)
     is_row = rows < M
-    if BY_TOKEN:
-        sa = tl.load(sa_ptr + rows, mask=is_row, other=0.0)
-    else:
-        sa = tl.load(sa_ptr + rows * 0)
+    sa = tl.load(sa_ptr + rows * (1 if BY_TOKEN else 0), mask=is_row, other=0.0)
 
     k = tl.arange(0, BK)
     w_ptrs = row_ptrs[:, None] + k[None, :]
