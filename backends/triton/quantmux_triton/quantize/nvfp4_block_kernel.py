@@ -133,7 +133,11 @@ def _load(
         place = columns
     else:
         place = columns.to(tl.int64) * column_stride
-    return tl.load(x + (at[:, None] + place), mask, other=0.0).to(tl.float32)
+    pointer = x + (at[:, None] + place)
+    if ALIGNED:
+        # a hint on an argument of the kernel is lost, one on what is computed from it is not
+        pointer = tl.multiple_of(pointer, (16, 16))
+    return tl.load(pointer, mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -230,8 +234,8 @@ def store_codes(
     part = tl.arange(0, 2)
     if ALIGNED:
         at = row.to(tl.int64) * (PADDED_N // 8) + group * 2
-        to = tl.multiple_of(data.to(tl.pointer_type(tl.int32)), 2) + (at[:, None] + part[None, :])
-        tl.store(to, words, exists[:, None])
+        to = data.to(tl.pointer_type(tl.int32)) + (at[:, None] + part[None, :])
+        tl.store(tl.multiple_of(to, (8, 8)), words, exists[:, None])
     else:
         at = row.to(tl.int64) * (PADDED_N // 2) + group * 8
         byte = tl.arange(0, 4)

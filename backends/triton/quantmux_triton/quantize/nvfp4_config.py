@@ -56,8 +56,16 @@ def tiles(groups: int, layout: str) -> Tiles:
         tile = Tile(rows, across, 1)
         return Tiles(tile, tile, 0)
     if layout == "row_major":
-        return Tiles(Tile(1, _across(quads, 8), 1), Tile(1, _across(quads, 32), 4), 1 << 16)
-    return Tiles(Tile(8, _across(quads, 2), 2), Tile(8, _across(quads, 4), 4), 1 << 16)
+        return Tiles(_tile(1, quads, 8), _tile(1, quads, 32), 1 << 16)
+    return Tiles(_tile(8, quads, 2), _tile(8, quads, 4), 1 << 16)
+
+
+def _tile(rows: int, quads: int, most: int) -> Tile:
+    """Give a tile with one block a thread."""
+    across = _across(quads, most)
+    while rows * across < 8:
+        across *= 2
+    return Tile(rows, across, rows * across // 8)
 
 
 def _across(quads: int, most: int) -> int:

@@ -64,9 +64,6 @@ def nvfp4_amax_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    if ALIGNED:
-        row_stride = tl.multiple_of(row_stride, 128 // x.dtype.element_ty.primitive_bitwidth)
-        x = tl.multiple_of(x, 16)
     most = tl.zeros((ROWS, BLOCK), tl.int32)
     for tile in range(tl.program_id(0), tl.cdiv(m, ROWS) * ACROSS, tl.num_programs(0)):
         row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
@@ -79,13 +76,19 @@ def nvfp4_amax_kernel(
         else:
             place = column.to(tl.int64) * column_stride
         at = (row.to(tl.int64) * row_stride)[:, None] + place[None, :]
-        value = tl.load(x + at, inside, other=0.0).to(tl.float32)
+        pointer = x + at
+        if ALIGNED:
+            pointer = tl.multiple_of(pointer, (16, 16))
+        value = tl.load(pointer, inside, other=0.0).to(tl.float32)
         if SILU:
             if ALIGNED:
                 beside = at + N
             else:
                 beside = at + column_stride.to(tl.int64) * N
-            up = tl.load(x + beside, inside, other=0.0).to(tl.float32)
+            pointer = x + beside
+            if ALIGNED:
+                pointer = tl.multiple_of(pointer, (16, 16))
+            up = tl.load(pointer, inside, other=0.0).to(tl.float32)
             value = silu_mul(value, up, HW_SILU)
         most = tl.maximum(most, finite_bits(value))
     tl.store(partial + tl.program_id(0), tl.max(tl.max(most, axis=1), axis=0))
@@ -151,9 +154,6 @@ def nvfp4_kernel(
     if first < m:
         inverse_global = tl.max(tl.div_rn(tl.full((1,), 1.0, tl.float32), g), axis=0)
         inside = (row < m) & (group * 16 < N)
-        if ALIGNED:
-            row_stride = tl.multiple_of(row_stride, 128 // x.dtype.element_ty.primitive_bitwidth)
-            x = tl.multiple_of(x, 16)
         at = row.to(tl.int64) * row_stride
         low = values_of_eight(
             x, at, inside, group * 16, column_stride, N, ALIGNED, SILU, HW_SILU
