@@ -95,6 +95,7 @@ def _sum(
     tiles = gl.cdiv(m, 128) * gl.cdiv(n, 128 * PARTS)
     last = (n - 1) // 128
     zero = gl.zeros([64, 128], gl.float32, ACC)
+    part = zero  # what it held does not count, but its registers are used again
     count = 0
     for tile in range(gl.program_id(0), tiles, gl.num_programs(0)):
         tile_row, tile_col = _tile_of(tile, m, n, 128, 128 * PARTS, GROUP_M)
@@ -113,7 +114,7 @@ def _sum(
             mbarrier.wait(full.index(stage), (count // STAGES) & 1)
             a = xs.index(stage * 2 + WHICH)
             part = warpgroup_mma(
-                a, ws.index(stage * PARTS).permute((1, 0)), zero, use_acc=False, is_async=True
+                a, ws.index(stage * PARTS).permute((1, 0)), part, use_acc=False, is_async=True
             )
             ahead = gl.minimum(step + 1, steps - 1)
             by0 = scale_a * scale0
@@ -127,7 +128,7 @@ def _sum(
                 part = warpgroup_mma(
                     a,
                     ws.index(stage * PARTS + 1).permute((1, 0)),
-                    zero,
+                    part,
                     use_acc=False,
                     is_async=True,
                 )
