@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quantmux.ops.quantized import DTYPES
-from quantmux_triton.arithmetic import FORMATS, converts_fp8
 from quantmux_triton.quantize.outputs import Outputs
 from quantmux_triton.quantize.producer import Plan, Source, as_bytes
 from quantmux_triton.quantize.variants import Variants, has_pdl
@@ -17,7 +16,7 @@ from quantmux_triton.silu_mul_quantize.fp8_group_kernel import silu_mul_fp8_grou
 from quantmux_triton.silu_mul_quantize.producer import (
     SiluMulKernel,
     halves_aligned,
-    has_fast_silu,
+    operand_constexprs,
 )
 
 if TYPE_CHECKING:
@@ -62,16 +61,10 @@ class SiluGroupPlan(Plan):
         self._store = gcd(layout.padded_n, 16)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
         shared = {
-            "N": config.n,
-            "PADDED_N": config.padded_n,
+            **operand_constexprs(config, arch),
+            **({} if fast is None else {"FAST_SILU": fast}),
             "G": operand.block.cols,
             "LAYOUT": _LAYOUTS[layout.scales],
-            "FORMAT": FORMATS[operand.element],
-            "HW": converts_fp8(arch),
-            "FAST_SILU": has_fast_silu(arch) if fast is None else fast,
-            "FMAX": operand.max_value,
-            "HAS_UB": operand.scale_ub is not None,
-            "POW2": operand.scale_rounding == "pow2",
             "PDL": uses_pdl,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantmux.config import SiluMulQuantizeConfig
 from quantmux.errors import ConfigError
@@ -13,6 +13,7 @@ from quantmux.ops.checks import (
     check_scalar,
     check_scales_given,
 )
+from quantmux_triton.arithmetic import FORMATS, converts_fp8
 from quantmux_triton.interpreter import interpreting
 from quantmux_triton.quantize.outputs import require_on
 from quantmux_triton.quantize.producer import Plan, Source
@@ -105,6 +106,21 @@ def has_fast_silu(arch: Arch) -> bool:
 def halves_aligned(config: SiluMulQuantizeConfig, itemsize: int) -> bool:
     """Tell whether the ups begin at a multiple of 16 bytes where the gates do."""
     return config.n * itemsize % 16 == 0
+
+
+def operand_constexprs(config: SiluMulQuantizeConfig, arch: Arch) -> dict[str, Any]:
+    """Give the compile-time arguments that say what is computed."""
+    operand = config.operand
+    return {
+        "N": config.n,
+        "PADDED_N": config.padded_n,
+        "FORMAT": FORMATS[operand.element],
+        "HW": converts_fp8(arch),
+        "FAST_SILU": has_fast_silu(arch),
+        "FMAX": operand.max_value,
+        "HAS_UB": operand.scale_ub is not None,
+        "POW2": operand.scale_rounding == "pow2",
+    }
 
 
 def _checked(config: ProducerConfig) -> SiluMulQuantizeConfig:

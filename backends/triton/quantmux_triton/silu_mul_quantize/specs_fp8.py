@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from quantmux.capability.arch import arch_sets
 from quantmux.capability.capability import Capability, OperandOffer
 from quantmux.config.formats import ElementFormat
-from quantmux.config.operands import Block
+from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
 
 if TYPE_CHECKING:
@@ -28,13 +28,18 @@ _SHARED: Final = (
     "silu_mul_quantize/producer.py",
     "silu_mul_quantize/silu_kernel.py",
 )
+_E4M3: Final = ElementFormat.FP8_E4M3
+_E5M2: Final = ElementFormat.FP8_E5M2
+_INT8: Final = ElementFormat.INT8
+_ROW: Final = Block(rows=1, cols=FULL)
+_WHOLE: Final = Block(rows=FULL, cols=FULL)
 
 _GROUP: Final = Capability(
     arch=_ARCH,
     produces=(
         *(
             OperandOffer(
-                element=ElementFormat.FP8_E4M3,
+                element=_E4M3,
                 block=Block(rows=1, cols=cols),
                 roundings=(rounding,),
                 layouts=(*_BY_GROUP, "packed_pow2") if rounding == "pow2" else _BY_GROUP,
@@ -43,9 +48,7 @@ _GROUP: Final = Capability(
             for rounding in ("none", "pow2")
         ),
         *(
-            OperandOffer(
-                element=ElementFormat.FP8_E5M2, block=Block(rows=1, cols=cols), layouts=_BY_GROUP
-            )
+            OperandOffer(element=_E5M2, block=Block(rows=1, cols=cols), layouts=_BY_GROUP)
             for cols in (128, 64)
         ),
     ),
@@ -55,6 +58,41 @@ _GROUP: Final = Capability(
     launches=1,
     tags=_TAGS,
 )
+_TOKEN: Final = _GROUP.replace(
+    produces=(
+        OperandOffer(element=_E4M3, block=_ROW, roundings=("none", "pow2"), layouts=("row_major",)),
+        OperandOffer(element=_E5M2, block=_ROW, layouts=("row_major",)),
+        OperandOffer(element=_INT8, block=_ROW, layouts=("row_major",)),
+    )
+)
+_TENSOR_SOURCES: Final = (
+    "silu_mul_quantize/tensor.py",
+    "silu_mul_quantize/tensor_kernel.py",
+    "silu_mul_quantize/tensor_config.py",
+    "silu_mul_quantize/product_kernel.py",
+    "quantize/tensor_config.py",
+    *_SHARED,
+)
+
+
+def _per_tensor(mode: Literal["dynamic", "static"]) -> tuple[OperandOffer, ...]:
+    return (
+        OperandOffer(
+            element=_E4M3,
+            block=_WHOLE,
+            roundings=("none", "pow2"),
+            scale_modes=(mode,),
+            layouts=("scalar",),
+        ),
+        *(
+            OperandOffer(element=element, block=_WHOLE, scale_modes=(mode,), layouts=("scalar",))
+            for element in (_E5M2, _INT8)
+        ),
+    )
+
+
+_TENSOR: Final = _GROUP.replace(produces=_per_tensor("dynamic"), launches=2)
+_TENSOR_STATIC: Final = _GROUP.replace(produces=_per_tensor("static"))
 
 
 def specs() -> tuple[KernelSpec, ...]:
@@ -74,5 +112,36 @@ def specs() -> tuple[KernelSpec, ...]:
                 *_SHARED,
             ),
             summary="silu(gate)·up into fp8 with a scale per group of columns, in every layout",
+        ),
+        KernelSpec(
+            id="triton/silu_mul_quantize_token",
+            op="silu_mul_quantize",
+            capability=_TOKEN,
+            load="quantmux_triton.silu_mul_quantize.token:kernel",
+            sources=(
+                "silu_mul_quantize/token.py",
+                "silu_mul_quantize/token_kernel.py",
+                "silu_mul_quantize/token_config.py",
+                "silu_mul_quantize/product_kernel.py",
+                "quantize/token_config.py",
+                *_SHARED,
+            ),
+            summary="silu(gate)·up into fp8 or int8 with a scale a row",
+        ),
+        KernelSpec(
+            id="triton/silu_mul_quantize_tensor",
+            op="silu_mul_quantize",
+            capability=_TENSOR,
+            load="quantmux_triton.silu_mul_quantize.tensor:kernel",
+            sources=_TENSOR_SOURCES,
+            summary="silu(gate)·up into fp8 or int8 with one scale, of the matrix at hand",
+        ),
+        KernelSpec(
+            id="triton/silu_mul_quantize_tensor_static",
+            op="silu_mul_quantize",
+            capability=_TENSOR_STATIC,
+            load="quantmux_triton.silu_mul_quantize.tensor:static_kernel",
+            sources=_TENSOR_SOURCES,
+            summary="silu(gate)·up into fp8 or int8 with one scale, given",
         ),
     )
