@@ -77,6 +77,7 @@ class TensorPlan(Plan):
                 _CODES,
                 **operand_constexprs(config, how),
                 PARTS=self._parts,
+                PAD_ROWS=config.layout.padded_m_multiple > 1,
                 ALIGNED=aligned,
                 STORE=self._store if aligned else 1,
             )

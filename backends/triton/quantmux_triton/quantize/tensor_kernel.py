@@ -73,7 +73,7 @@ def tensor_kernel(
     N: tl.constexpr, PADDED_N: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     PARTS: tl.constexpr, FORMAT: tl.constexpr, HW: tl.constexpr, HOW: tl.constexpr,
     FMAX: tl.constexpr, HAS_UB: tl.constexpr, POW2: tl.constexpr,
-    ALIGNED: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
+    PAD_ROWS: tl.constexpr, ALIGNED: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Quantize one tile; the first program stores the scale.
 
@@ -102,6 +102,7 @@ def tensor_kernel(
         FMAX: Largest magnitude of a code.
         HAS_UB: Whether amax has a ceiling.
         POW2: Whether the scale is a power of two.
+        PAD_ROWS: Whether data may have more rows than x.
         ALIGNED: Rows of x begin at multiples of 16 bytes and have no gaps between columns.
         STORE: Bytes that a store may take at once: a divisor of PADDED_N and of data's address.
         PDL: Whether the launch depends on the one before programmatically.
@@ -129,7 +130,8 @@ def tensor_kernel(
     if N != PADDED_N:
         # the scale may be NaN, and the padding is 0 all the same
         code = tl.where((column < N)[None, :], code, 0)
-    code = tl.where((row < m)[:, None], code, 0)
+    if PAD_ROWS:
+        code = tl.where((row < m)[:, None], code, 0)
     target = data + (row.to(tl.int64) * PADDED_N)[:, None] + column[None, :]
     is_stored = (row < padded_m)[:, None]
     if PADDED_N % BLOCK != 0:
