@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from quantmux_triton.launcher import Launcher
 
 _ROTATED_BITS: Final = 24
+_VARIANTS: Final = Variants(inverse_rope_kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,6 @@ class _Plan:
 
 class InverseRopeQuantize:
     """The kernel; see `quantmux.registry.protocol.Producer`."""
-
-    def __init__(self) -> None:
-        self._variants = Variants(inverse_rope_kernel)
 
     def bind(self, config: ProducerConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
         """Give ``fn(o, positions, cos_sin_cache, *, out=None)`` for o [T, heads, head_dim].
@@ -97,7 +95,7 @@ class InverseRopeQuantize:
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(self._variants)
+        return _VARIANTS.compiled()
 
     def declared_variants(self, config: ProducerConfig) -> int:
         """Give how many variants a config has: for aligned rows, and for any strides."""
@@ -142,7 +140,7 @@ class InverseRopeQuantize:
                 "STORE": store if aligned else 1,
                 "PDL": uses_pdl,
             }
-            return self._variants.get(
+            return _VARIANTS.get(
                 arch, config.in_dtype, constexprs, num_warps=size.num_warps, pdl=uses_pdl
             )
 

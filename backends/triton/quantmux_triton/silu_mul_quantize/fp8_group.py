@@ -131,7 +131,7 @@ class SiluMulFp8Group(SiluMulKernel):
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(_VARIANTS)
+        return _VARIANTS.compiled()
 
     def plan(self, config: SiluMulQuantizeConfig, arch: Arch) -> SiluGroupPlan:
         """Choose tiles and variants for a config."""

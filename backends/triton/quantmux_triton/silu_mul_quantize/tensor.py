@@ -135,7 +135,7 @@ class SiluMulTensor(SiluMulKernel):
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(_AMAX) + len(_CODES)
+        return _AMAX.compiled() + _CODES.compiled()
 
     def plan(self, config: SiluMulQuantizeConfig, arch: Arch) -> SiluTensorPlan:
         """Choose tile and variants for a config."""

@@ -105,7 +105,7 @@ class SiluMulToken(SiluMulKernel):
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(_VARIANTS)
+        return _VARIANTS.compiled()
 
     def plan(self, config: SiluMulQuantizeConfig, arch: Arch) -> SiluTokenPlan:
         """Choose tile and variants for a config."""
