@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from triton_twins import WITHOUT_PDL, Pdl
 
 from quantmux.bench.contenders import Binder, Contender, pipelines_of
-from quantmux.bench.gate import check_pipeline
+from quantmux.bench.gate import Checked, check_pipeline
 from quantmux.bench.harness import Entry
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.ops.spec import Call
 
+_PDL = "; PDL"
+"""Ends the note of a row whose launches have programmatic dependence."""
+
 
 class Race:
     """Chooses for `Bench.choose`: every kernel of ours once, as consumer alone where it reads a
@@ -29,11 +32,13 @@ class Race:
     Args:
         section: Whose kernels.
         pdl: The switch.
+        gate: Hold each against the reference first; only a run that times nothing need not.
     """
 
-    def __init__(self, section: Section, pdl: Pdl | None) -> None:
+    def __init__(self, section: Section, pdl: Pdl, *, gate: bool = True) -> None:
         self._section = section
         self._pdl = pdl
+        self._gate = gate
 
     def __call__(self, case: BenchCase, binder: Binder, inputs: Sequence[Call]) -> Iterator[Entry]:
         for number, pipeline in enumerate(self.pipelines(case, binder)):
@@ -53,7 +58,7 @@ class Race:
             yield Entry(name, part, first)
             if not bound:
                 continue
-            if self._section.twins and self._pdl is not None and "PDL" in bound[0].checked:
+            if self._section.twins and _PDL in bound[0].checked:
                 yield Entry(name + WITHOUT_PDL, part, partial(self._without, bound[0]))
             if number == 0:
                 yield Entry(name, part, partial(self._again, pipeline, binder, inputs))
@@ -69,7 +74,9 @@ class Race:
 
     def _bound(self, pipeline: Pipeline, binder: Binder, inputs: Sequence[Call]) -> Contender | str:
         whole = binder.contender(pipeline, inputs)
-        checked = check_pipeline(whole, inputs[0], binder.materials)
+        checked = Checked(True, "not compared")
+        if self._gate:
+            checked = check_pipeline(whole, inputs[0], binder.materials)
         if not checked.ok:
             return checked.reason
         made = whole
@@ -80,8 +87,8 @@ class Race:
             made = consumer
         made.name = pipeline.main.id
         made.checked = checked.how
-        if self._pdl is not None and self._pdl.uses(made.calls[0]):
-            made.checked += "; PDL"
+        if self._pdl.uses(made.calls[0]):
+            made.checked += _PDL
         return made
 
     def _again(self, pipeline: Pipeline, binder: Binder, inputs: Sequence[Call]) -> Contender | str:
@@ -91,11 +98,9 @@ class Race:
         return made
 
     def _without(self, contender: Contender) -> Contender:
-        if self._pdl is None:
-            raise TypeError("there is no switch")
         return replace(
             contender,
             name=contender.name + WITHOUT_PDL,
             calls=tuple(self._pdl.without(call) for call in contender.calls),
-            checked=contender.checked.replace("; PDL", ""),
+            checked=contender.checked.replace(_PDL, ""),
         )

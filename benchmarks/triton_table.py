@@ -14,13 +14,14 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triton_markdown import table
 from triton_race import Race
@@ -37,11 +38,12 @@ from quantmux.bench.result_file import check_target, write_report
 from quantmux.bench.rows import BenchCase, Report, Row, with_peers
 from quantmux.bench.run import versions
 from quantmux.capability.detect import resolve_device
-from quantmux.registry.guard import describe
+from quantmux.registry.guard import describe, guarded
 from quantmux.runtime.context import default_context
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LayerConfig
 
 NAME = "triton-table"
 MAX_COPIES = 900
@@ -67,44 +69,58 @@ def wanted(only: str) -> list[Section]:
     return [section for section in known if not keys or section.key in keys]
 
 
-def compile_one(key: str, index: int, device_name: str) -> str:
-    """Run every contender of a case once, in a process of its own; gives what failed."""
+def compile_some(key: str, numbers: Sequence[int], device_name: str) -> str:
+    """Run every contender of some cases once, in a process of its own; gives what failed.
+
+    Args:
+        key: Of the section.
+        numbers: Of its cases, all of one config.
+        device_name: A device that is here.
+    """
     device = resolve_device(device_name)
     section = next(s for s in sections() if s.key == key)
-    case = section.cases[index]
-    binder = Binder(default_context(), Materials(case.config, device))
-    inputs = binder.materials.inputs(case.m, 1)
+    cases = [section.cases[i] for i in numbers]
+    binder = Binder(default_context(), Materials(cases[0].config, device))
+    race = Race(section, Pdl(), gate=False)
+    peers = [peer for make in section.peers if not (peer := make()).unavailable(device)]
     problems = []
-    for entry in Race(section, Pdl())(case, binder, inputs):
-        try:
-            made = entry.make()
-            if isinstance(made, str):
-                problems.append(f"{entry.name}: {made}")
-            else:
-                made.calls[0]()
-        except Exception as error:  # noqa: BLE001 - it is told; the table's run shows it as a row
-            problems.append(f"{entry.name}: {describe(error)}")
-    for peer in (make() for make in section.peers):
-        try:
-            if not peer.unavailable(device) and not peer.refuses(case):
-                peer.bind(case, binder.materials, inputs).calls[0]()
-        except Exception as error:  # noqa: BLE001 - likewise
-            problems.append(f"{peer.name}: {describe(error)}")
+    for case in cases:
+        inputs = binder.materials.inputs(case.m, 1)
+        for entry in race(case, binder, inputs):
+            problems += _problems(entry.name, entry.make)
+        for peer in peers:
+            if not peer.refuses(case):
+                bind = partial(peer.bind, case, binder.materials, inputs)
+                problems += _problems(peer.name, bind)
     return "; ".join(problems)
+
+
+def _problems(name: str, make: Callable[[], Any]) -> list[str]:
+    """Make somebody and call it once; gives what it raised."""
+    made = guarded(make)
+    call = getattr(made.value, "calls", (None,))[0]
+    error = made.error or (guarded(call).error if call else None)
+    return [] if error is None else [f"{name}: {describe(error)}"]
 
 
 def compile_all(chosen: Iterable[Section], device: DeviceProfile, workers: int) -> None:
     """Compile everything the table launches, so that no compiler runs beside a clock."""
-    jobs = [(s.key, i) for s in chosen for i in range(len(s.cases))]
+    jobs: dict[tuple[str, LayerConfig], list[int]] = {}
+    for section in chosen:
+        for number, case in enumerate(section.cases):
+            jobs.setdefault((section.key, case.config), []).append(number)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        running = {pool.submit(compile_one, *job, device.torch_name): job for job in jobs}
+        running = {
+            pool.submit(compile_some, key, numbers, device.torch_name): f"{key} {config}"
+            for (key, config), numbers in jobs.items()
+        }
         for done in as_completed(running):
             error = done.exception()
             problem = describe(error) if error else done.result()
             if problem:
                 say(f"{running[done]}: {problem[:300]}")
-    say(f"compiled {len(jobs)} cases")
+    say(f"compiled for {len(jobs)} configs")
 
 
 def measure(
