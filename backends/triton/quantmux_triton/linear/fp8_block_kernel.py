@@ -18,6 +18,23 @@ from quantmux_triton.linear.fp8_kernel import load_rows, store_pieces, tile_of
 
 
 
+@triton.jit
+def promote(part, scale, total):
+    """Give part · scale + total, here and now.
+
+    In plain arithmetic the compiler would put it off beyond the next product, where both short
+    sums would need registers, and spill them (ptxas of Triton 3.6, sm_90a).
+    """
+    return tl.inline_asm_elementwise(
+        "fma.rn.f32 $0, $1, $2, $3;",
+        "=f,f,f,f",
+        [part, tl.broadcast_to(scale[:, None], part.shape), total],
+        dtype=tl.float32,
+        is_pure=False,
+        pack=1,
+    )
+
+
 @triton.jit(do_not_specialize=("m", "n", "k", "y_row", "sa_row", "sa_col"))
 def block_gemm_tma(
     x,
@@ -70,7 +87,7 @@ def block_gemm_tma(
         b1_at = scale_b_ptr + tl.minimum((col + WIDTH) // 128, last) * steps + same
         sum0 = tl.zeros((BLOCK_M, WIDTH), dtype=tl.float32)
         sum1 = sum0
-        for step in range(steps):
+        for step in tl.range(0, steps):
             scale_a = tl.load(a_at + step * sa_col)
             scale0 = scale_a * tl.load(b0_at + step)
             if PARTS == 2:
@@ -78,11 +95,11 @@ def block_gemm_tma(
             a = x.load([row, step * 128])
             b = w.load([col, step * 128])
             part = tl.dot(a, b.T)
-            sum0 = tl.fma(part, tl.broadcast_to(scale0[:, None], (BLOCK_M, WIDTH)), sum0)
+            sum0 = promote(part, scale0, sum0)
             if PARTS == 2:
                 b = w.load([col + WIDTH, step * 128])
                 part = tl.dot(a, b.T)
-                sum1 = tl.fma(part, tl.broadcast_to(scale1[:, None], (BLOCK_M, WIDTH)), sum1)
+                sum1 = promote(part, scale1, sum1)
         store_pieces(
             y, sum0, row, col, m, n, y_row, sum0, scale_b_ptr, bias_ptr,
             WIDTH, SUBTILES, False, False, HAS_BIAS, STORE_TMA, Y_DTYPE,
@@ -139,7 +156,7 @@ def block_gemm_pointer(
     a_at = scale_a_ptr + a_rows.to(tl.int64) * sa_row
     b_at = scale_b_ptr + b_rows // 128 * steps
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for step in range(steps):
+    for step in tl.range(0, steps):
         scale_a = tl.load(a_at + step * sa_col)
         scale_b = tl.load(b_at + step)
         a = load_rows(x_ptr, a_rows, x_row, step * 128, k, 128, MASK_K)
