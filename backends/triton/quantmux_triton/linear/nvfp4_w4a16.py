@@ -12,12 +12,13 @@ from quantmux_triton.linear.nvfp4_w4a16_kernel import nvfp4_w4a16
 from quantmux_triton.linear.weight_only_host import WidenedLinear, plain_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LinearConfig
     from quantmux.ops.quantized import LinearWeights
     from quantmux.registry.protocol import PreparedWeights
+    from quantmux_triton.linear.weight_only_host import Reader
 
 
 class Nvfp4W4A16(WidenedLinear):
@@ -37,7 +38,7 @@ class Nvfp4W4A16(WidenedLinear):
         """Give codes and scales."""
         return prepared.tensors["data"], prepared.tensors["scales"]
 
-    def reader(self, config: LinearConfig) -> Callable[[Any], tuple[tuple[torch.Tensor, ...], int]]:
+    def reader(self, config: LinearConfig) -> Reader:
         """Give the reader of a plain x."""
         return plain_reader(config)
 

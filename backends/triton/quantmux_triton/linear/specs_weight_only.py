@@ -7,7 +7,7 @@ from typing import Final
 from quantmux.capability.arch import arch_sets
 from quantmux.capability.capability import Capability, OperandOffer, SchemeOffer
 from quantmux.config.formats import ElementFormat
-from quantmux.config.operands import Block
+from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
 from quantmux_triton.tuned import tuned_files
 
@@ -50,9 +50,40 @@ _W4A16: Final = Capability(
     tags={"cuda_graph", "deterministic"},
 )
 
+_E4M3: Final = tuple(
+    OperandOffer(
+        element=ElementFormat.FP8_E4M3,
+        block=block,
+        roundings=("none", "pow2"),
+        scale_modes=("dynamic", "static"),
+        layouts=(layout,),
+    )
+    for block, layout in (
+        (Block(rows=1, cols=FULL), "row_major"),
+        (Block(rows=FULL, cols=FULL), "scalar"),
+        (Block(rows=128, cols=128), "row_major"),
+    )
+)
+_EMULATED: Final = _W4A16.replace(
+    schemes=(
+        SchemeOffer(
+            weight=_nvfp4("row_major"),
+            activation=_nvfp4("swizzled_128x4", "row_major", "swizzled_8x4"),
+        ),
+    ),
+    takes_padded_n=True,
+    takes_padded_m=True,
+    in_dtypes=("bf16", "fp16", "fp32"),
+    compute="emulated",
+)
+_W8A16: Final = _W4A16.replace(
+    schemes=tuple(SchemeOffer(weight=weight) for weight in _E4M3),
+    weight_layout="triton:fp8_slabs",
+)
+
 
 def specs() -> tuple[KernelSpec, ...]:
-    """Give the specs of NVFP4 weights by 16-bit activations."""
+    """Give the specs of NVFP4 and FP8 weights by 16-bit x, and of NVFP4 by NVFP4 emulated."""
     return (
         KernelSpec(
             id="triton/linear_nvfp4_w4a16",
@@ -66,5 +97,32 @@ def specs() -> tuple[KernelSpec, ...]:
                 *_NVFP4,
             ),
             summary="NVFP4 weights decoded in registers, 16-bit activations",
+        ),
+        KernelSpec(
+            id="triton/linear_nvfp4_emulated",
+            op="linear",
+            capability=_EMULATED,
+            load="quantmux_triton.linear.nvfp4_emulated:kernel",
+            sources=(
+                "linear/nvfp4_emulated.py",
+                "linear/nvfp4_emulated_kernel.py",
+                *tuned_files("nvfp4_emulated"),
+                *_NVFP4,
+            ),
+            summary="NVFP4 by NVFP4 decoded to bf16, for GPUs without FP4 units",
+        ),
+        KernelSpec(
+            id="triton/linear_fp8_w8a16",
+            op="linear",
+            capability=_W8A16,
+            load="quantmux_triton.linear.fp8_w8a16:kernel",
+            sources=(
+                "linear/fp8_w8a16.py",
+                "linear/fp8_w8a16_kernel.py",
+                "linear/x_tile_kernel.py",
+                *tuned_files("fp8_w8a16"),
+                *_HOST,
+            ),
+            summary="FP8 weights widened in registers, 16-bit activations",
         ),
     )

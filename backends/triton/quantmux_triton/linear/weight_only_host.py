@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from quantmux.ops.quantized import LinearWeights
     from quantmux.registry.protocol import CompiledCode, PreparedWeights
 
+    Reader = Callable[[Any], tuple[tuple[torch.Tensor, ...], tuple[int, ...]]]
+
 _ALIGNMENT: Final = 16
 """Bytes: what is loaded at a time."""
 
@@ -32,8 +34,9 @@ _ALIGNMENT: Final = 16
 class WidenedLinear:
     """A consumer whose weights are widened to 16 bit on their way to the matrix unit.
 
-    The device function of a subclass takes: the weights' tensors, x's tensors, the global
-    multipliers, bias, y, partial sums, counters, then M, N, x_stride, y_stride, splits.
+    The device function of a subclass takes: the weights' tensors, x's tensors, the weights' global
+    multiplier if there is one, bias, y, partial sums, counters, then the integers M, N, those of x
+    (the distance of its rows first), y_stride, splits.
     """
 
     function: ClassVar[Any]
@@ -45,12 +48,15 @@ class WidenedLinear:
     row_bytes: ClassVar[int]
     """Bytes of weights and scales in a row of 256 columns."""
 
+    x_integers: ClassVar[int] = 1
+    """How many integers x has."""
+
     def weights_of(self, prepared: PreparedWeights) -> tuple[torch.Tensor, ...]:
         """Give the weights' tensors and the global multipliers apart from x's, in order."""
         raise NotImplementedError
 
-    def reader(self, config: LinearConfig) -> Callable[[Any], tuple[tuple[torch.Tensor, ...], int]]:
-        """Give what checks x and gives its tensors and the distance of its rows, in elements."""
+    def reader(self, config: LinearConfig) -> Reader:
+        """Give what checks x and gives its tensors and its integers."""
         raise NotImplementedError
 
     def numbers(self, config: LinearConfig) -> Mapping[str, Any]:
@@ -126,12 +132,13 @@ class WidenedLinear:
             "BM": tile.block_m,
             "HAS_BIAS": config.bias,
             "IS_SPLIT": tile.splits > 1,
-            "JOINED": tile.joined,
             "PDL": tile.pdl,
             "PREFETCH": tile.prefetch,
             "PLAIN": interpreting(),
             **self.numbers(config),
         }
+        if "JOINED" in self.function.arg_names:
+            constexprs.setdefault("JOINED", tile.joined)
         options: dict[str, Any] = {
             "num_warps": tile.warps,
             "num_stages": tile.stages,
@@ -144,7 +151,8 @@ class WidenedLinear:
     def _arguments(self, config: LinearConfig) -> tuple[Any, ...]:
         before = self.stand_ins(config)
         y = stored_dtype(config)
-        return (*before, torch.float32, y, torch.float32, torch.int32, 1, 1, 1, 1, 1)
+        integers = (1 for _ in range(4 + self.x_integers))
+        return (*before, torch.float32, y, torch.float32, torch.int32, *integers)
 
 
 class _Bound:
@@ -175,7 +183,7 @@ class _Bound:
 
     def __call__(self, x: Any, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Give y [M, N] for x [M, K]."""
-        tensors, x_stride = self._read(x)
+        tensors, sizes = self._read(x)
         m, n = x.shape[0] if isinstance(x, torch.Tensor) else x.m, self._config.n
         where = tensors[0].device
         if where != self._home:
@@ -187,13 +195,15 @@ class _Bound:
         if m == 0:
             return y
         if self._stored == self._out:
-            self._launch(tensors, x_stride, y)
+            self._launch(tensors, sizes, y)
             return y
         wide = torch.empty((m, n), dtype=self._stored, device=where)
-        self._launch(tensors, x_stride, wide)
+        self._launch(tensors, sizes, wide)
         return y.copy_(wide)
 
-    def _launch(self, tensors: tuple[torch.Tensor, ...], x_stride: int, y: torch.Tensor) -> None:
+    def _launch(
+        self, tensors: tuple[torch.Tensor, ...], sizes: tuple[int, ...], y: torch.Tensor
+    ) -> None:
         m, n = y.shape
         block_m = m_class(m)
         found = self._launchers.get(block_m)
@@ -218,13 +228,13 @@ class _Bound:
             counters,
             m,
             n,
-            x_stride,
+            *sizes,
             y.stride(0) if m > 1 else n,
             tile.splits,
         )
 
 
-def plain_reader(config: LinearConfig) -> Callable[[Any], tuple[tuple[torch.Tensor, ...], int]]:
+def plain_reader(config: LinearConfig) -> Reader:
     """Give what checks a plain x [M, K] and gives it with the distance of its rows.
 
     Rows may lie apart. Where K is a multiple of 8 they must begin at multiples of 16 bytes, which
@@ -233,7 +243,7 @@ def plain_reader(config: LinearConfig) -> Callable[[Any], tuple[tuple[torch.Tens
     k, dtype = config.k, config.in_dtype
     multiple = 8 if k % 8 == 0 else 1
 
-    def read(x: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], int]:
+    def read(x: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         check_matrix(x, k, dtype)
         row = x.stride(0) if x.shape[0] > 1 else k
         if (k > 1 and x.stride(1) != 1) or row % multiple or x.data_ptr() % _ALIGNMENT:
@@ -245,7 +255,7 @@ def plain_reader(config: LinearConfig) -> Callable[[Any], tuple[tuple[torch.Tens
                 },
                 hint="pass x.contiguous()",
             )
-        return (x,), row
+        return (x,), (row,)
 
     return read
 

@@ -1,0 +1,248 @@
+"""y = x · Wᵀ with FP8 weights and x in bf16 or fp16.
+
+The shape of `nvfp4_w4a16_kernel`: operands swapped, weights read once, widened in registers and
+handed to the matrix unit from there, K split where N gives too few programs.
+
+A slab is 256 products of K: a row of it is 128 words of 16 bits, word c with the code of column c
+in its low byte and that of column 128 + c in its high one. So a tile of words becomes two tiles of
+weights elementwise, and with blocks of 128 each of them has one scale a row.
+
+An E4M3 code is sign, four bits of exponent, three of mantissa. At bit 15 and bits 10 … 4 they are a
+bf16 number 2^120 times too small, at bit 15 and 13 … 7 an fp16 number 2^8 times too small; one
+product with that power of two makes them right, subnormal codes too. (NaN codes are refused when
+weights are prepared: they would come out as ±480.)
+
+Scales are fp32 and multiply sums: the whole one, or with blocks that of 128 columns at a time.
+"""
+
+import triton
+import triton.language as tl
+
+from quantmux_triton.linear.epilogue_kernel import store_rows, sum_of_splits
+from quantmux_triton.linear.x_tile_kernel import load_x
+
+RUNTIME_INTEGERS = ("M", "N", "x_stride", "y_stride", "splits")
+
+# how weights are scaled
+ONE_SCALE = tl.constexpr(0)
+BY_CHANNEL = tl.constexpr(1)
+BY_BLOCK = tl.constexpr(2)
+
+_CODES_BF16 = tl.constexpr("""
+{
+.reg .b32 lo, hi, s, u, z;
+mov.b32 z, 0x80008000;
+mov.b32 u, 0x7b807b80;
+shl.b32 lo, $2, 4;
+shl.b32 s, $2, 8;
+and.b32 s, s, 0x80008000;
+lop3.b32 lo, lo, 0x07f007f0, s, 0xea;
+shr.b32 hi, $2, 4;
+and.b32 s, $2, 0x80008000;
+lop3.b32 hi, hi, 0x07f007f0, s, 0xea;
+fma.rn.bf16x2 $0, lo, u, z;
+fma.rn.bf16x2 $1, hi, u, z;
+}
+""")
+
+_CODES_FP16 = tl.constexpr("""
+{
+.reg .b32 lo, hi, s, u, z;
+mov.b32 z, 0x80008000;
+mov.b32 u, 0x5c005c00;
+shl.b32 lo, $2, 7;
+shl.b32 s, $2, 8;
+and.b32 s, s, 0x80008000;
+lop3.b32 lo, lo, 0x3f803f80, s, 0xea;
+shr.b32 hi, $2, 1;
+and.b32 s, $2, 0x80008000;
+lop3.b32 hi, hi, 0x3f803f80, s, 0xea;
+fma.rn.f16x2 $0, lo, u, z;
+fma.rn.f16x2 $1, hi, u, z;
+}
+""")
+
+_TWO_BF16 = tl.constexpr((tl.bfloat16, tl.bfloat16))
+_TWO_FP16 = tl.constexpr((tl.float16, tl.float16))
+
+
+@triton.jit
+def _plain_half(words, shift: tl.constexpr):
+    """Give the weights of one byte of each word in fp32, by plain operations."""
+    code = (words.to(tl.int32) >> shift) & 0xFF
+    size = ((code & 0x7F) << 20).to(tl.float32, bitcast=True) * 2.0**120
+    return tl.where(code >= 128, -size, size)
+
+
+@triton.jit
+def widened(words, FP16: tl.constexpr, PLAIN: tl.constexpr):
+    """Give the weights of a slab as two tiles of 128 columns; in fp32 when PLAIN."""
+    if PLAIN:
+        lo = _plain_half(words, 0)
+        hi = _plain_half(words, 8)
+    else:
+        lo, hi = tl.inline_asm_elementwise(
+            _CODES_FP16 if FP16 else _CODES_BF16,
+            "=r,=r,r",
+            [words],
+            dtype=_TWO_FP16 if FP16 else _TWO_BF16,
+            is_pure=True,
+            pack=2,
+        )
+    return lo, hi
+
+
+@triton.jit
+def _whole(lo, hi, BN: tl.constexpr):
+    """Give one tile [BN, 256] in the order of K; no value changes its thread."""
+    return tl.reshape(tl.permute(tl.join(lo, hi), (0, 2, 1)), (BN, 256))
+
+
+@triton.jit
+def _product(w, x, acc, PLAIN: tl.constexpr):
+    if PLAIN:
+        acc += tl.dot(w, tl.trans(x.to(tl.float32)), input_precision="ieee")
+    else:
+        acc = tl.dot(w, tl.trans(x), acc)
+    return acc
+
+
+@triton.jit(
+    do_not_specialize=RUNTIME_INTEGERS, do_not_specialize_on_alignment=("bias_ptr", "y_ptr")
+)
+def fp8_w8a16(
+    w_ptr,
+    s_ptr,
+    x_ptr,
+    bias_ptr,
+    y_ptr,
+    partial_ptr,
+    counter_ptr,
+    M,
+    N,
+    x_stride,
+    y_stride,
+    splits,
+    K: tl.constexpr,
+    X_IS_8: tl.constexpr,
+    BN: tl.constexpr,
+    BM: tl.constexpr,
+    SCALES: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+    JOINED: tl.constexpr,
+    PDL: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    FP16: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """Give one tile [BM, BN] of y, or the sum over one split of K of it.
+
+    Args:
+        w_ptr: int16 [ceil(K / 256), N, 128], see above.
+        s_ptr: fp32 [1], [N] or [ceil(N / 128), ceil(K / 128)].
+        x_ptr: bf16 or fp16 [M, K], rows x_stride apart.
+        bias_ptr: fp32 [N]; not read without HAS_BIAS.
+        y_ptr: [M, N], rows y_stride apart.
+        partial_ptr: See `sum_of_splits`; not touched without IS_SPLIT.
+        counter_ptr: Likewise.
+        M: Tokens.
+        N: Channels.
+        x_stride: Elements from a row of x to the next.
+        y_stride: Elements from a row of y to the next.
+        splits: Parts that K is cut into, whole slabs each.
+        K: Products of a sum.
+        X_IS_8: x_stride is a multiple of 8.
+        BN: Channels of a tile.
+        BM: Tokens of a tile.
+        SCALES: ONE_SCALE, BY_CHANNEL or BY_BLOCK.
+        HAS_BIAS: There is a bias.
+        IS_SPLIT: splits > 1.
+        JOINED: One product of 256 columns instead of two of 128; not BY_BLOCK.
+        PDL: Launched with programmatic dependent launch.
+        PREFETCH: Slabs to ask for before waiting; only with PDL.
+        FP16: x is fp16.
+        PLAIN: Widen and multiply in fp32: what the interpreter can.
+    """
+    pid = tl.program_id(0)
+    tiles_m = tl.cdiv(M, BM)
+    tiles_n = tl.cdiv(N, BN)
+    # programs that read the same weights are neighbours
+    tile_m = pid % tiles_m
+    rest = pid // tiles_m
+    tile_n = rest % tiles_n
+    split = rest // tiles_n
+
+    slabs: tl.constexpr = (K + 255) // 256
+    first = split * slabs // splits
+    last = (split + 1) * slabs // splits
+    # slabs times rows pass 2^31 elements
+    wide_n = N.to(tl.int64)
+
+    columns = tile_n * BN + tl.arange(0, BN)
+    # rows beyond N read the last one; nothing of them is stored
+    channel = tl.minimum(columns, N - 1)
+    lines = w_ptr + channel[:, None].to(tl.int64) * 128
+    if PREFETCH > 0:
+        for slab in range(first, tl.minimum(first + PREFETCH, last)):
+            ask = lines + slab * wide_n * 128 + tl.arange(0, 2)[None, :] * 64
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; // $0",
+                "=r,l",
+                [ask.to(tl.uint64, bitcast=True)],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + channel).to(tl.float32)
+    scale = tl.load(s_ptr + (channel if SCALES == BY_CHANNEL else channel * 0))
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+    rows = tile_m * BM + tl.arange(0, BM)
+    is_row = rows < M
+    if X_IS_8:
+        x_stride = x_stride // 8 * 8
+    x_rows = x_ptr + rows[:, None].to(tl.int64) * x_stride
+    w_ptrs = lines + tl.arange(0, 128)[None, :]
+    half = tl.arange(0, 128)
+    all_of_it = tl.arange(0, 256)
+    blocks: tl.constexpr = (K + 127) // 128
+    s_rows = s_ptr + channel // 128 * blocks
+    acc = tl.zeros([BN, BM], dtype=tl.float32)
+    for slab in range(first, last):
+        words = tl.load(w_ptrs + slab * wide_n * 128, eviction_policy="evict_first")
+        at = slab * 256
+        lo, hi = widened(words, FP16, PLAIN)
+        if JOINED:
+            x = load_x(x_rows + (at + all_of_it)[None, :], at + all_of_it, is_row, K)
+            acc = _product(_whole(lo, hi, BN), x, acc, PLAIN)
+        else:
+            x0 = load_x(x_rows + (at + half)[None, :], at + half, is_row, K)
+            x1 = load_x(x_rows + (at + 128 + half)[None, :], at + 128 + half, is_row, K)
+            if SCALES == BY_BLOCK:
+                s0 = tl.load(s_rows + slab * 2)
+                # a block beyond K holds zeros, whatever its scale
+                s1 = tl.load(s_rows + tl.minimum(slab * 2 + 1, blocks - 1))
+                none = tl.zeros([BN, BM], dtype=tl.float32)
+                acc += _product(lo, x0, none, PLAIN) * s0[:, None]
+                acc += _product(hi, x1, none, PLAIN) * s1[:, None]
+            else:
+                acc = _product(lo, x0, acc, PLAIN)
+                acc = _product(hi, x1, acc, PLAIN)
+
+    total = tl.trans(acc)
+    is_last = True
+    if IS_SPLIT:
+        tile = tile_n * tiles_m + tile_m
+        total, is_last = sum_of_splits(
+            total, partial_ptr, counter_ptr, tile, split, splits, BM, BN, 4
+        )
+    if is_last:
+        if SCALES != BY_BLOCK:
+            total = total * scale[None, :]
+        if HAS_BIAS:
+            total += bias[None, :]
+        store_rows(total, y_ptr, y_stride, rows, columns, M, N)
