@@ -9,6 +9,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -41,14 +42,13 @@ class Cases:
         return self._cases[case][0]
 
     def ours(self, case: str, *, off: bool = False) -> Row | None:
-        """Give our fastest row; without programmatic dependence if ``off``."""
-        found = [
-            row
-            for row in self._cases[case]
-            if row["kind"] == "kernel"
-            and row["us"]
-            and (row["kernel"].endswith(PDL_OFF) if off else not row["kernel"].endswith(PDL_OFF))
-        ]
+        """Give our fastest row; if ``off``, of what needs no programmatic dependence."""
+        ours = [r for r in self._cases[case] if r["kind"] == "kernel" and r["us"]]
+        twins = {r["kernel"].removesuffix(PDL_OFF) for r in ours if r["kernel"].endswith(PDL_OFF)}
+        if off:
+            found = [r for r in ours if twins and r["kernel"] not in twins]
+        else:
+            found = [r for r in ours if not r["kernel"].endswith(PDL_OFF)]
         return min(found, key=lambda row: row["us"], default=None)
 
     def peer(self, case: str, name: str) -> float | None:
@@ -77,8 +77,13 @@ class Cases:
         return _geomean(found), len(found)
 
 
+def brief(data: Mapping[str, Any]) -> str:
+    """Give ceilings, the issue's lines filled in, and what has no time."""
+    return "\n".join([*_head(data), "", *_summary(data["rows"]), "", *_foot(data)]).rstrip() + "\n"
+
+
 def table(data: Mapping[str, Any]) -> str:
-    """Give the whole page: ceilings, the issue's lines filled in, and every case below them."""
+    """Give all of `brief` and every case."""
     rows: Sequence[Row] = data["rows"]
     lines = [*_head(data), "", *_summary(rows), ""]
     for title, part in (
@@ -95,13 +100,16 @@ def table(data: Mapping[str, Any]) -> str:
         ("NVFP4 W4A16", _weight_only(_pick(rows, "linear", "nvfp4_w4a16"))),
     ):
         if part:
-            lines += [f"**{title}**", "", *part, ""]
-    failed = Cases(rows, lambda _: True).failed()
-    lines += [f"Not timed: {line}" for line in failed]
-    lines += [f"Not here: {name}: {why}" for name, why in data["missing"].items()]
+            lines += [f"### {title}", "", *part, ""]
+    return "\n".join([*lines, *_foot(data)]).rstrip() + "\n"
+
+
+def _foot(data: Mapping[str, Any]) -> list[str]:
+    lines = [f"Not timed: {line}." for line in Cases(data["rows"], lambda _: True).failed()]
+    lines += [f"Not here: {name}: {why}." for name, why in data["missing"].items()]
     if data["protocol"].get("left_out"):
         lines.append(f"Left out by the budget: {len(data['protocol']['left_out'])} cases.")
-    return "\n".join(lines).rstrip() + "\n"
+    return lines
 
 
 _ROW_SCHEME = "fp8_channel_token"
@@ -368,12 +376,12 @@ def _small(cases: Cases, names: Sequence[str]) -> list[str]:
             for c in cases
             if (r := cases.ours(c))
         ),
-    )
+    ) + _winners(cases)
 
 
 def _large(rows: Sequence[Row]) -> list[str]:
     names = ("torch._scaled_mm fast", "torch._scaled_mm", "vLLM cutlass_scaled_mm", "DeepGEMM")
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for kind, scheme in (("row", _ROW_SCHEME), ("block", "fp8_block128")):
         cases = _linear(rows, scheme, large=True)
         lines += [
@@ -413,6 +421,18 @@ def _weight_only(cases: Cases) -> list[str]:
             for us in (cases.peer(c, "torch bf16"),)
         ),
     )
+
+
+def _winners(*fields: Cases) -> list[str]:
+    """Say which of our kernels was the fastest, and how often."""
+    found = Counter(
+        row["kernel"].partition(PDL_OFF)[0]
+        for cases in fields
+        for c in cases
+        if (row := cases.ours(c))
+    )
+    names = ", ".join(f"`{name}` {count}" for name, count in found.most_common())
+    return ["", f"Fastest of ours: {names}."] if len(found) > 1 else []
 
 
 def _grid(head: str, body: Iterable[Sequence[str]]) -> list[str]:

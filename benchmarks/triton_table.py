@@ -23,7 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triton_markdown import table
+from triton_markdown import brief, table
 from triton_race import Race
 from triton_sections import Section, sections
 from triton_twins import Pdl
@@ -210,8 +210,10 @@ def main() -> None:
         effort = replace(effort, rounds=given.rounds)
     command = " ".join(["python", "benchmarks/triton_table.py", *sys.argv[1:]])
     report = measure(chosen, device, effort, given.budget, command)
-    say(f"written {write_report(report, given.out, NAME)}")
-    print(table(report.to_dict()))
+    file = write_report(report, given.out, NAME)
+    file.with_suffix(".md").write_text(table(report.to_dict()), encoding="utf-8")
+    say(f"written {file}, and the table of every case beside it")
+    print(brief(report.to_dict()))
 
 
 if __name__ == "__main__":
