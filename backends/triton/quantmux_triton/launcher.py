@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from quantmux.capability.arch import Arch
     from quantmux.registry.protocol import CompiledCode
 
+    _Launch = Callable[..., bool]
+
 TYPE_NAMES: Final[dict[torch.dtype, str]] = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -68,8 +70,8 @@ class Launcher:
         self.options = dict(options)
         self._call = {**self.constexprs, **({} if interpreting() else self.options)}
         self._variant = (repr(sorted(self.constexprs.items())), repr(sorted(self.options.items())))
-        self._latest: _Ready | None = None
-        self._ready: dict[int, _Ready] = {}  # by device; an entry is replaced, never changed
+        self._launch: _Launch = _not_yet  # of the device that was launched on last
+        self._launches: dict[int, _Launch] = {}  # by device; an entry is replaced, never changed
 
     def __call__(self, grid: tuple[int, ...], *args: Any) -> None:
         """Launch on the current stream of the current device.
@@ -78,24 +80,13 @@ class Launcher:
             grid: Programs per axis, one to three axes, each at least 1.
             args: The runtime arguments in order: tensors, integers, floats, None, descriptors.
         """
-        ready = self._latest
-        if ready is not None:
-            device = ready.current_device()
-            if device != ready.device:
-                ready = self._ready.get(device)
-        if ready is not None:
-            try:
-                if ready.launch(grid, *args):
-                    return
-            except (AttributeError, TypeError):
-                # an argument of another kind, or one too many: Triton's path says what is wrong
-                pass
-        if interpreting():
-            self._count(args)
-            with _one_at_a_time():
-                self.fn[grid](*args, **self._call)
-        else:
-            self._keep(self.fn[grid](*args, **self._call), args)
+        try:
+            if self._launch(grid, *args):
+                return
+        except (AttributeError, TypeError):
+            # an argument of another kind, or one too many: Triton's path says what is wrong
+            pass
+        self._otherwise(grid, args)
 
     def warm(self, *args: Any) -> None:
         """Compile and load without launching; a tensor may be given as its dtype."""
@@ -125,13 +116,28 @@ class Launcher:
             self.fn, kinds, self.constexprs, arch, self.options, divisible_by_16=pointers
         )
 
+    def _otherwise(self, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        """Launch by the kernel kept for another device, else by Triton's own path."""
+        if interpreting():
+            self._count(args)
+            with _one_at_a_time():
+                self.fn[grid](*args, **self._call)
+            return
+        if len(self._launches) > 1:
+            known = self._launches.get(_current_device())
+            if known is not None and known is not self._launch:
+                self._launch = known
+                self(grid, *args)
+                return
+        self._keep(self.fn[grid](*args, **self._call), args)
+
     def _keep(self, kernel: Any, args: tuple[Any, ...]) -> None:
         """Keep what Triton compiled for these arguments, if they are of the common kinds."""
         if hasattr(kernel, "result"):  # of a thread that compiles
             kernel = kernel.result()
-        ready = _ready(kernel, self.fn, self.constexprs, args)
-        if ready is not None:
-            self._ready[ready.device] = self._latest = ready
+        launch = _launch_of(kernel, self.fn, self.constexprs, args)
+        if launch is not None:
+            self._launches[_current_device()] = self._launch = launch
 
     def _count(self, args: tuple[Any, ...]) -> None:
         variant = (*self._variant, tuple(_type_name(a) for a in args))
@@ -160,20 +166,6 @@ def compiled_count(*fns: Any) -> int:
     return sum(len(caches[0]) for fn in fns for caches in list(fn.device_caches.values()))
 
 
-class _Ready(NamedTuple):
-    """A compiled kernel on a device.
-
-    Attributes:
-        device: Ordinal of the device.
-        current_device: Gives the ordinal of the current device.
-        launch: ``launch(grid, *runtime arguments)``, False when Triton's own path has to.
-    """
-
-    device: int
-    current_device: Callable[[], int]
-    launch: Callable[..., bool]
-
-
 class _Block(NamedTuple):
     """What of a tensor descriptor is compiled in."""
 
@@ -181,9 +173,20 @@ class _Block(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _ready(
+def _not_yet(*_: Any) -> bool:
+    """Launch nothing: no kernel is kept."""
+    return False
+
+
+def _current_device() -> int:
+    from triton.runtime.driver import driver
+
+    return int(driver.active.get_current_device())
+
+
+def _launch_of(
     kernel: Any, fn: Any, constexprs: Mapping[str, Any], args: tuple[Any, ...]
-) -> _Ready | None:
+) -> _Launch | None:
     """Make a compiled kernel ready for cheap launches; None where only Triton knows how."""
     from triton import knobs
     from triton.runtime.driver import driver
@@ -203,11 +206,15 @@ def _ready(
     ):
         return None
     active = driver.active
-    device = int(active.get_current_device())
+    current = active.get_current_device
+    if current is torch.cuda.current_device:
+        # below it, without the question whether CUDA is initialized
+        current = getattr(torch._C, "_cuda_getDevice", current)  # noqa: SLF001
     hooks = knobs.runtime
     enter, leave = hooks.launch_enter_hook, hooks.launch_exit_hook
     known = {
-        "device": device,
+        "device": int(current()),
+        "current": current,
         "stream": active.get_current_stream,
         "hooks": hooks,
         "enter": enter,
@@ -222,7 +229,7 @@ def _ready(
         _Parameter(name not in constexprs, constexprs.get(name), name not in loose)
         for name in fn.arg_names
     ]
-    return _Ready(device, active.get_current_device, _written(entry, parameters, kinds, known))
+    return _written(entry, parameters, kinds, known)
 
 
 class _Entry(NamedTuple):
@@ -286,27 +293,29 @@ def _written(
     parameters: Sequence[_Parameter],
     kinds: Sequence[Any],
     known: Mapping[str, Any],
-) -> Callable[..., bool]:
-    """Write the function that checks runtime arguments and launches.
+) -> _Launch:
+    """Write the function ``launch(grid, *runtime arguments)`` that checks them and launches.
 
-    Written out it takes a third of the time of a loop over kinds. For a tensor, an integer and a
-    constant it is::
+    Written out it takes a third of the time of a loop over kinds. For a tensor, two integers, a
+    float and a constant it is::
 
-        def launch(grid, a0, a1):
+        def launch(grid, a0, a1, a2, a3):
             p0 = a0.data_ptr()
             if (
-                entering or leaving or hooks.debug
+                current() != device or entering or leaving or hooks.debug
                 or hooks.launch_enter_hook is not enter or hooks.launch_exit_hook is not leave
                 or p0 & 15
+                or not 0 <= (a1 | a2) < 2147483648
                 or a0.dtype is not k0 or a0.get_device() != device
-                or type(a1) is not k1 or not -2147483648 <= a1 < 2147483648
+                or type(a3) is not k3
             ):
                 return False
-            x, y, z = (*grid, 1, 1)[:3]
-            call(x, y, z, stream(device), h0, h1, h2, h3, h4, p0, a1, c2)
+            x, y, z = (grid[0], 1, 1) if len(grid) == 1 else (*grid, 1)[:3]
+            call(x, y, z, stream(device), h0, h1, h2, h3, h4, p0, a1, a2, a3, c4)
             return True
 
-    Tensors go by their addresses, which spares Triton asking the driver about each of them.
+    Tensors go by their addresses, which spares Triton asking the driver about each of them. That
+    an integer is one is seen by the ``|``; negative ones take Triton's path.
 
     Args:
         entry: What launches.
@@ -317,7 +326,7 @@ def _written(
     names = {**known, "call": entry.call, "kind": _kind}
     heads = [f"h{i}" for i in range(len(entry.head))]
     names.update(zip(heads, entry.head, strict=True))
-    arguments, addresses, aligned, tests, values = [], [], [], [], []
+    arguments, addresses, aligned, integers, tests, values = [], [], [], [], [], []
     kind_of = iter(kinds)
     for place, (is_runtime, constant, is_specialized) in enumerate(parameters):
         a, k, p = f"a{place}", f"k{place}", f"p{place}"
@@ -327,32 +336,33 @@ def _written(
             continue
         names[k] = kind = next(kind_of)
         arguments.append(a)
+        values.append(a)
         if isinstance(kind, torch.dtype):
             addresses.append(p)
-            values.append(p)
+            values[-1] = p
+            tests.append(f"{a}.dtype is not {k} or {a}.get_device() != device")
             if is_specialized:
                 aligned.append(p)
-            tests.append(f"{a}.dtype is not {k} or {a}.get_device() != device")
-            continue
-        values.append(a)
-        if isinstance(kind, _Block):
+        elif isinstance(kind, _Block):
             tests.append(f"kind({a}) != {k} or {a}.base.get_device() != device")
+        elif kind is int:
+            integers.append(a)
         else:
             tests.append(f"type({a}) is not {k}")
-            if kind is int:
-                tests.append(f"not {-_END_OF_I32} <= {a} < {_END_OF_I32}")
+    if integers:
+        tests.insert(0, f"not 0 <= ({' | '.join(integers)}) < {_END_OF_I32}")
     if aligned:
         tests.insert(0, f"({' | '.join(aligned)}) & {_ALIGNMENT - 1}")
-    given = f"({''.join(v + ', ' for v in values)})" if entry.is_packed else ", ".join(values)
     watched = (
-        "entering or leaving or hooks.debug "
+        "current() != device or entering or leaving or hooks.debug "
         "or hooks.launch_enter_hook is not enter or hooks.launch_exit_hook is not leave"
     )
+    given = f"({''.join(v + ', ' for v in values)})" if entry.is_packed else ", ".join(values)
     lines = [
         f"def launch({', '.join(['grid', *arguments])}):",
         *(f"{p} = a{p[1:]}.data_ptr()" for p in addresses),
         f"if {' or '.join([watched, *tests])}: return False",
-        "x, y, z = (*grid, 1, 1)[:3]",
+        "x, y, z = (grid[0], 1, 1) if len(grid) == 1 else (*grid, 1)[:3]",
         f"call({', '.join(['x', 'y', 'z', 'stream(device)', *heads, given])})",
         "return True",
     ]
