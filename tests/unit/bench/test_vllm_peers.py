@@ -16,9 +16,9 @@ from quantmux.config import LinearConfig, QuantizeConfig, SiluMulQuantizeConfig
 
 SCHEMAS = (
     (
-        "per_token_group_fp8_quant(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, "
-        "float eps, float fp8_min, float fp8_max, bool scale_ue8m0, bool dummy_is_scale_transposed, "
-        "bool dummy_is_tma_aligned) -> ()"
+        "per_token_group_fp8_quant(Tensor input, Tensor! output_q, Tensor! output_s, "
+        "int group_size, float eps, float fp8_min, float fp8_max, bool scale_ue8m0, "
+        "bool dummy_is_scale_transposed, bool dummy_is_tma_aligned) -> ()"
     ),
     (
         "silu_and_mul_per_block_quant(Tensor! out, Tensor input, Tensor! scales, int group_size, "
