@@ -305,7 +305,7 @@ def _written(
                 current() != device or entering or leaving or hooks.debug
                 or hooks.launch_enter_hook is not enter or hooks.launch_exit_hook is not leave
                 or p0 & 15
-                or not 0 <= (a1 | a2) < 2147483648
+                or not 0 <= (0 | a1 | a2) < 2147483648
                 or a0.dtype is not k0 or a0.get_device() != device
                 or type(a3) is not k3
             ):
@@ -314,8 +314,8 @@ def _written(
             call(x, y, z, stream(device), h0, h1, h2, h3, h4, p0, a1, a2, a3, c4)
             return True
 
-    Tensors go by their addresses, which spares Triton asking the driver about each of them. That
-    an integer is one is seen by the ``|``; negative ones take Triton's path.
+    Tensors go by their addresses, which spares Triton asking the driver about each of them. A
+    number that is no integer has no ``|``, and negative ones take Triton's path.
 
     Args:
         entry: What launches.
@@ -350,7 +350,7 @@ def _written(
         else:
             tests.append(f"type({a}) is not {k}")
     if integers:
-        tests.insert(0, f"not 0 <= ({' | '.join(integers)}) < {_END_OF_I32}")
+        tests.insert(0, f"not 0 <= ({' | '.join(['0', *integers])}) < {_END_OF_I32}")
     if aligned:
         tests.insert(0, f"({' | '.join(aligned)}) & {_ALIGNMENT - 1}")
     watched = (

@@ -126,13 +126,26 @@ def test_constants_between_runtime_arguments_are_put_in_their_places():
         (tensor(), 1 << 31, 1.0),
         (tensor(), -(1 << 31) - 1, 1.0),
         (tensor(), 5, 1),
-        (tensor(), True, 1.0),
+        (tensor(), 5.0, 1.0),
+        (tensor(), -1, 1.0),
         (None, 5, 1.0),
         (3, 5, 1.0),
         (tensor(), 5),
         (tensor(), 5, 1.0, 2),
     ],
-    ids=["dtype", "alignment", "wide", "low", "float", "bool", "none", "int", "few", "many"],
+    ids=[
+        "dtype",
+        "alignment",
+        "wide",
+        "low",
+        "float",
+        "whole",
+        "negative",
+        "none",
+        "int",
+        "few",
+        "many",
+    ],
 )
 def test_arguments_of_other_kinds_take_tritons_own_path(fn, args):
     launch = made(fn)
