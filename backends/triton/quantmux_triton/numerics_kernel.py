@@ -119,11 +119,14 @@ def quotient(x, s, y, HOW: tl.constexpr):
     elif HOW == RECIPROCAL:
         q = x * y
     else:
-        minus = -s  # of the block, not of every quotient
+        # q - (q·s - x)·y, and not q + (x - q·s)·y, which makes +0 of -0. Times -1 is a sign that
+        # the instruction takes in, where a minus would be a subtraction from 0
+        minus_x = x * -1.0
+        minus_y = y * -1.0
         q = x * y
-        q = tl.fma(tl.fma(q, minus, x), y, q)
+        q = tl.fma(tl.fma(q, s, minus_x), minus_y, q)
         if HOW == CORRECTED_TWICE:
-            q = tl.fma(tl.fma(q, minus, x), y, q)
+            q = tl.fma(tl.fma(q, s, minus_x), minus_y, q)
     return q
 
 

@@ -74,7 +74,7 @@ def _corrected(x: np.ndarray, s: np.ndarray, times: int) -> np.ndarray:
     y = np.float32(1) / s
     q = x * y
     for _ in range(times):
-        q = _fma(_fma(q, -s, x), y, q)
+        q = _fma(_fma(q, s, -x), -y, q)
     return q
 
 
@@ -219,6 +219,14 @@ def test_corrected_quotients_hold_to_the_ends_of_the_range_that_they_are_chosen_
         x = x[np.isfinite(x)]
         s = s[: x.size]
         assert np.array_equal(_corrected(x, s, 2), x / s)
+
+
+@pytest.mark.parametrize("name", ["DIVIDE", "RECIPROCAL", "CORRECTED_ONCE", "CORRECTED_TWICE"])
+def test_every_form_of_division_keeps_the_sign_of_zero(name: str) -> None:
+    x = torch.tensor([0.0, -0.0, 1e-30, -1e-30])
+    out = torch.empty(4)
+    _quotients[(1,)](x, torch.full((4,), 0.5), out, HOW=getattr(arithmetic, name), SIZE=4)
+    assert out.signbit().tolist() == [False, True, False, True]
 
 
 def test_the_host_picks_the_forms_that_the_device_functions_know() -> None:
