@@ -90,7 +90,7 @@ def table(data: Mapping[str, Any]) -> str:
         ("Group quantization", _group(_pick(rows, "quantize", "fp8_group128"))),
         ("SiLU·mul and group quantization", _silu(_pick(rows, "silu_mul_quantize"))),
         ("Inverse RoPE and group quantization", _rope(_pick(rows, "inverse_rope_quantize"))),
-        ("NVFP4 quantization", _nvfp4(_pick(rows, "quantize", "nvfp4"))),
+        ("NVFP4 quantization", _nvfp4(Cases(rows, _is_nvfp4_quantizer))),
         ("FP8 block linear, small M", _small(_linear(rows, "fp8_block128", large=False), _BLOCK)),
         (
             "FP8 channel/token linear, small M",
@@ -126,10 +126,12 @@ _SHORT = {
 def _head(data: Mapping[str, Any]) -> list[str]:
     ceilings, versions = data["ceilings"], data["versions"]
     noises = [r["aa_noise"] for r in data["rows"] if r["aa_noise"] is not None]
+    cast = data["protocol"].get("cast_gb_s")
     node = next((r["us"] for r in data["rows"] if r["kind"] == "node"), None)
     parts = [
         f"{data['title']}, {data['date']}",
         f"copy {ceilings.get('copy_gb_s', 0):.0f} GB/s",
+        *([f"cast of bf16 to fp8 {cast:.0f} GB/s"] if cast else []),
         f"fp8 {ceilings.get('fp8_tflops', 0):.0f} TFLOP/s",
         f"bf16 {ceilings.get('bf16_tflops', 0):.0f} TFLOP/s",
         f"empty graph node {_us(node)} µs",
@@ -227,8 +229,8 @@ def _rope_line(rows: Sequence[Row]) -> str:
 
 
 def _nvfp4_line(rows: Sequence[Row]) -> str:
-    cases = _pick(rows, "quantize", "nvfp4")
-    parts = [_least(rows, "quantize", "nvfp4", 4096)]
+    cases = _pick(rows, "quantize", "nvfp4_static")
+    parts = [_least(rows, "quantize", "nvfp4_static", 4096)]
     by = {(_layout(c), r["n"], r["m"]): r["us"] for c in cases if (r := cases.ours(c))}
     for m in (4096, 8192):
         plain, padded = by.get(("swizzled_128x4", 7168, m)), by.get(("swizzled_128x4", 7152, m))
@@ -345,10 +347,11 @@ def _rope(cases: Cases) -> list[str]:
 
 def _nvfp4(cases: Cases) -> list[str]:
     return _grid(
-        "M×N | layout | µs (PDL off) | GB/s | % of copy | quantize, then pad µs",
+        "M×N | global scale | layout | µs (PDL off) | GB/s | % of copy | quantize, then pad µs",
         (
             (
                 _size(r),
+                "given" if r["scheme"] == "nvfp4_static" else "found",
                 _layout(c),
                 _both(cases, c),
                 f"{r['gb_s']:.0f}",
@@ -359,6 +362,10 @@ def _nvfp4(cases: Cases) -> list[str]:
             if (r := cases.ours(c))
         ),
     )
+
+
+def _is_nvfp4_quantizer(row: Row) -> bool:
+    return row["op"] == "quantize" and row["scheme"].startswith("nvfp4")
 
 
 def _small(cases: Cases, names: Sequence[str]) -> list[str]:

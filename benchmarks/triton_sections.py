@@ -138,13 +138,22 @@ def rope(heads: int, layout: str) -> LayerConfig:
 
 
 def nvfp4_cases() -> tuple[BenchCase, ...]:
-    """Give NVFP4 quantization: large, large with padding beside without, small with padding."""
+    """Give NVFP4 quantization: large, large with padding beside without, small with padding.
 
-    def case(n: int, padded_n: int, m: int, layout: str = "swizzled_128x4") -> BenchCase:
-        return BenchCase(QuantizeConfig(operand="nvfp4", n=n, padded_n=padded_n, layout=layout), m)
+    By a given global scale, in one launch, and once by one found on the way, in two.
+    """
 
-    large = [
-        case(7168, 7168, m, lay) for lay in ("swizzled_128x4", "row_major") for m in (4096, 8192)
-    ]
+    def case(
+        n: int,
+        padded_n: int,
+        m: int,
+        layout: str = "swizzled_128x4",
+        operand: str = "nvfp4_static",
+    ) -> BenchCase:
+        config = QuantizeConfig(operand=operand, n=n, padded_n=padded_n, layout=layout)
+        return BenchCase(config, m)
+
+    layouts = ("swizzled_128x4", "row_major")
+    large = [case(7168, 7168, m, layout) for layout in layouts for m in (4096, 8192)]
     padded = [case(7152, 7168, m) for m in (1, 8, 32, 128, 4096, 8192)]
-    return (*large, *padded)
+    return (*large, *padded, case(7168, 7168, 4096, operand="nvfp4"))
