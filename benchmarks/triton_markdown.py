@@ -365,7 +365,7 @@ def _nvfp4(cases: Cases) -> list[str]:
 
 
 def _is_nvfp4_quantizer(row: Row) -> bool:
-    return row["op"] == "quantize" and row["scheme"].startswith("nvfp4")
+    return row["op"] == "quantize" and str(row["scheme"]).startswith("nvfp4")
 
 
 def _small(cases: Cases, names: Sequence[str]) -> list[str]:
