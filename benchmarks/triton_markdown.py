@@ -98,6 +98,7 @@ def table(data: Mapping[str, Any]) -> str:
         ),
         ("FP8 linears, large M", _large(rows)),
         ("NVFP4 W4A16", _weight_only(_pick(rows, "linear", "nvfp4_w4a16"))),
+        ("What the host needs to queue one call", _host(rows)),
     ):
         if part:
             lines += [f"### {title}", "", *part, ""]
@@ -427,6 +428,17 @@ def _weight_only(cases: Cases) -> list[str]:
             if (r := cases.ours(c))
             for us in (cases.peer(c, "torch bf16"),)
         ),
+    )
+
+
+def _host(rows: Sequence[Row]) -> list[str]:
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("host_us") and not row["kernel"].endswith(PDL_OFF):
+            found.setdefault(row["kernel"], []).append(row["host_us"])
+    return _grid(
+        "kernel | µs, median | cases",
+        ((name, f"{median(us):.1f}", str(len(us))) for name, us in sorted(found.items())),
     )
 
 
