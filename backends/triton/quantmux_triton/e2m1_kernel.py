@@ -12,11 +12,23 @@ low bits of its mantissa, and E in its exponent::
 The code of E·(k/2), k = 2 or 3, is k + 2·log2(E), and k = 0, 1 for the subnormal 0 and 0.5: each
 octave is worth 2, which is what the exponent counts in bits(t) >> 22. Its bias, 2 · 149 = 298, is 2
 modulo 8; with the 6 units it vanishes. A number that rounds up to the next octave carries right,
-since k = 4 is k = 2 of the next. That is eight instructions and one for packing, without a branch.
+since k = 4 is k = 2 of the next.
+
+In PTX that is five instructions an element, without a branch. Eight elements become a word by
+bytes: the low bytes of the eight sums and the high bytes of the eight values, which have the signs,
+are gathered four at a time, and three selections of bits put them together: two instructions more.
+
+``FORM`` chooses: ``PORTABLE`` is plain Triton, for the interpreter; ``BY_ADDITION`` the PTX for any
+GPU; ``BY_INSTRUCTION`` needs sm_100.
 """
 
 import triton
 import triton.language as tl
+
+PORTABLE = tl.constexpr(0)
+BY_ADDITION = tl.constexpr(1)
+BY_INSTRUCTION = tl.constexpr(2)
+BY_SATURATION = tl.constexpr(3)
 
 _EXPONENT = tl.constexpr(0x7F800000)
 _ONE = tl.constexpr(0x3F800000)
@@ -30,23 +42,19 @@ def to_e2m1(v):
 
     Nearest even, saturated at 6, sign in bit 3. The code of a NaN is not specified.
     """
-    a = tl.minimum(tl.abs(v), _LARGEST)
-    e = tl.maximum(a.to(tl.int32, bitcast=True) & _EXPONENT, _ONE)
-    t = tl.fma(e.to(tl.float32, bitcast=True), tl.full(v.shape, _UNITS, tl.float32), a)
-    u = t.to(tl.int32, bitcast=True)
-    return ((u + (u >> 22)) & 7) | ((v.to(tl.int32, bitcast=True) >> 28) & 8)
+    return (_sum(v) & 7) | ((_bits(v) >> 28) & 8)
 
 
 @triton.jit
-def to_e2m1_packed(lo, hi, HW: tl.constexpr):
+def to_e2m1_packed(lo, hi, FORM: tl.constexpr):
     """Give bytes of two e2m1 codes as uint8: ``lo``, the even column, in the low nibble.
 
     Args:
         lo: fp32.
         hi: fp32 of the same shape.
-        HW: Whether to use the instruction (sm_100 and later).
+        FORM: How.
     """
-    if HW:
+    if FORM == BY_INSTRUCTION:
         byte = tl.inline_asm_elementwise(
             """
             {
@@ -67,7 +75,7 @@ def to_e2m1_packed(lo, hi, HW: tl.constexpr):
 
 
 @triton.jit
-def to_e2m1_word(v0, v1, v2, v3, v4, v5, v6, v7, HW: tl.constexpr):
+def to_e2m1_word(v0, v1, v2, v3, v4, v5, v6, v7, FORM: tl.constexpr):
     """Give words of eight e2m1 codes as int32, the first in the lowest nibble.
 
     Args:
@@ -79,9 +87,9 @@ def to_e2m1_word(v0, v1, v2, v3, v4, v5, v6, v7, HW: tl.constexpr):
         v5: See v0.
         v6: See v0.
         v7: See v0.
-        HW: Whether to use the instruction (sm_100 and later).
+        FORM: How.
     """
-    if HW:
+    if FORM == BY_INSTRUCTION:
         word = tl.inline_asm_elementwise(
             """
             {
@@ -99,9 +107,73 @@ def to_e2m1_word(v0, v1, v2, v3, v4, v5, v6, v7, HW: tl.constexpr):
             is_pure=True,
             pack=1,
         )
+    elif FORM != PORTABLE:
+        if FORM == BY_ADDITION:
+            even = _gathered(_sum(v0), _sum(v2), _sum(v4), _sum(v6), 0x0040)
+            odd = _gathered(_sum(v1), _sum(v3), _sum(v5), _sum(v7), 0x0040) << 4
+        else:
+            even = _gathered(_sat(v0), _sat(v2), _sat(v4), _sat(v6), 0x0040)
+            odd = _gathered(_sat(v1), _sat(v3), _sat(v5), _sat(v7), 0x0040) << 4
+        even_sign = _gathered(_bits(v0), _bits(v2), _bits(v4), _bits(v6), 0x0073) >> 4
+        odd_sign = _gathered(_bits(v1), _bits(v3), _bits(v5), _bits(v7), 0x0073)
+        even = (even & 0x07070707) | (even_sign & ~0x07070707)
+        odd = (odd & 0x70707070) | (odd_sign & ~0x70707070)
+        word = (even & 0x0F0F0F0F) | (odd & ~0x0F0F0F0F)
     else:
         word = to_e2m1(v0) | (to_e2m1(v1) << 4)
         word |= (to_e2m1(v2) << 8) | (to_e2m1(v3) << 12)
         word |= (to_e2m1(v4) << 16) | (to_e2m1(v5) << 20)
         word |= (to_e2m1(v6) << 24) | (to_e2m1(v7) << 28)
     return word
+
+
+@triton.jit
+def _bits(v):
+    return v.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _sum(v):
+    """Give int32 whose three lowest bits are the magnitude of the code; the others are anything."""
+    a = tl.minimum(tl.abs(v), _LARGEST)
+    e = tl.maximum(_bits(a) & _EXPONENT, _ONE)
+    u = _bits(tl.fma(e.to(tl.float32, bitcast=True), tl.full(v.shape, _UNITS, tl.float32), a))
+    return u + (u >> 22)
+
+
+@triton.jit
+def _sat(v):
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 a, h, c;
+        abs.f32 a, $1;
+        min.f32 a, a, 0f40C00000;
+        fma.rn.sat.f32 h, a, 0f4E800000, 0fCF000000;
+        fma.rn.f32 c, h, 0f4A800004, 0f4A800000;
+        fma.rn.sat.f32 h, a, 0f4E800000, 0fCF800000;
+        fma.rn.f32 c, h, 0f4B000006, c;
+        add.rn.f32 $0, a, c;
+        }
+        """,
+        "=r,r",
+        [v],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _gathered(a, b, c, d, PAIR: tl.constexpr):
+    """Give a byte of each of four int32; PAIR tells ``prmt`` which, as nibbles of b and a."""
+    low = _permuted(a, b, PAIR)
+    high = _permuted(c, d, PAIR)
+    return _permuted(low, high, 0x5410)
+
+
+@triton.jit
+def _permuted(a, b, HOW: tl.constexpr):
+    return tl.inline_asm_elementwise(
+        f"prmt.b32 $0, $1, $2, {HOW};", "=r,r,r", [a, b], dtype=tl.int32, is_pure=True, pack=1
+    )

@@ -8,7 +8,7 @@ of a block are done once.
 import triton
 import triton.language as tl
 
-from quantmux_triton.e2m1_kernel import to_e2m1_word
+from quantmux_triton.e2m1_kernel import PORTABLE, to_e2m1_word
 from quantmux_triton.numerics_kernel import to_e4m3
 from quantmux_triton.silu_mul_quantize.silu_kernel import silu_mul
 
@@ -21,8 +21,10 @@ _NAN_CODE = tl.constexpr(0x7F)
 # a quotient of this size and more saturates; Inf would spoil an exact division by multiplications
 _SATURATED = tl.constexpr(1048576.0)
 _REBIAS = tl.constexpr(2.0**120)
-# above it RN(G / s) may be Inf, and Inf times a zero is no number
-_EXTREME = tl.constexpr(2.0**117)
+_SIXTH = tl.constexpr(0.16666667163372039795)
+# where G is between these, neither RN(G / s) nor a residual of it leaves the normal numbers
+_LEAST_PLAIN = tl.constexpr(2.0**-60)
+_MOST_PLAIN = tl.constexpr(2.0**100)
 
 
 @triton.jit
@@ -74,7 +76,14 @@ def load_eight(x, at, inside, column, column_stride, N: tl.constexpr, ALIGNED: t
         ALIGNED: Rows begin at multiples of 16 bytes and have no gaps between columns.
     """
     WIDTH: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
-    if WIDTH >= 8:
+    if ALIGNED and N % 16 == 0 and x.dtype.element_ty == tl.bfloat16:
+        words = _load_words(x, at, inside, column)
+        w0, w1, w2, w3 = _four(words)
+        v0, v1 = _of_bf16(w0)
+        v2, v3 = _of_bf16(w1)
+        v4, v5 = _of_bf16(w2)
+        v6, v7 = _of_bf16(w3)
+    elif WIDTH >= 8:
         eight = _load(x, at, inside, column, column_stride, N, 8, ALIGNED)
         v0, v1, v2, v3, v4, v5, v6, v7 = _eight(eight)
     else:
@@ -117,6 +126,22 @@ def values_of_eight(
     else:
         s0, s1, s2, s3, s4, s5, s6, s7 = v
     return s0, s1, s2, s3, s4, s5, s6, s7
+
+
+@triton.jit
+def _load_words(x, at, inside, column):
+    """Give the words of eight 16-bit columns, int32 [L, 4]."""
+    place = (at >> 1)[:, None] + ((column >> 1)[:, None] + tl.arange(0, 4)[None, :])
+    pointer = tl.multiple_of(x.to(tl.pointer_type(tl.int32)) + place, (16, 16))
+    return tl.load(pointer, inside[:, None], other=0)
+
+
+@triton.jit
+def _of_bf16(word):
+    """Give the two numbers of a word as fp32, each by one instruction."""
+    low = (word << 16).to(tl.float32, bitcast=True)
+    high = (word & -65536).to(tl.float32, bitcast=True)
+    return low, high
 
 
 @triton.jit
@@ -172,45 +197,92 @@ def amax_of_eight(v):
 
 
 @triton.jit
-def block_scale(amax, inverse_global, HW8: tl.constexpr):
-    """Give codes of scales (uint8), multipliers RN(G / s) (0 where none is usable), and which are.
+def quantized_block(low, high, inside, inverse_global, HW8: tl.constexpr, FORM: tl.constexpr):
+    """Give codes of scales (uint8) and the two words of codes (int32) of blocks.
 
     Args:
-        amax: fp32, NaN or Inf for a spoiled block.
+        low: Tuple of eight fp32 tensors, the first columns of a block.
+        high: The others.
+        inside: Whether the block exists; those that do not hold zeros.
         inverse_global: fp32 scalar, G.
         HW8: Whether the instruction makes fp8.
+        FORM: How e2m1 is made.
     """
+    amax = magnitude(amax_of_eight(low), amax_of_eight(high))
+    if (FORM != PORTABLE) and (inverse_global > _LEAST_PLAIN) & (inverse_global < _MOST_PLAIN):
+        scale, multiplier, usable = _plain_scale(amax, inverse_global, HW8)
+        low_word = to_e2m1_word(*_times(low, multiplier), FORM)
+        high_word = to_e2m1_word(*_times(high, multiplier), FORM)
+    else:
+        scale, multiplier, usable = _any_scale(amax, inverse_global, HW8)
+        scale = tl.where(inside, scale, 0)
+        low_word = _any_word(_times(low, multiplier), FORM)
+        high_word = _any_word(_times(high, multiplier), FORM)
+    return scale, tl.where(usable, low_word, 0), tl.where(usable, high_word, 0)
+
+
+@triton.jit
+def _plain_scale(amax, inverse_global, HW8: tl.constexpr):
+    """Give codes of scales, multipliers RN(G / s), and which are usable, for a G that is no extreme.
+
+    Division a / b by way of y, 1 / b within a unit in the last place: a · y, corrected once by its
+    residual, is RN(a / b) for every a and all the b there are, those with four significant bits.
+    tests/backends/triton/test_nvfp4_division.py looks at them all.
+    """
+    wanted = tl.minimum(amax * inverse_global, _SATURATED)
+    six = tl.full(amax.shape, 6.0, tl.float32)
+    wanted = _corrected(wanted, six, tl.full(amax.shape, _SIXTH, tl.float32))
+    is_finite = amax.to(tl.int32, bitcast=True) < _INFINITY
+    code = to_e4m3(tl.where(is_finite, wanted, float("nan")), HW8)
+    s, usable = _value(code)
+    y = tl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=r,r", [s], dtype=tl.float32, is_pure=True, pack=1
+    )
+    y = tl.fma(tl.fma(-s, y, tl.full(s.shape, 1.0, tl.float32)), y, y)
+    return code, _corrected(inverse_global + tl.zeros_like(s), s, y), usable
+
+
+@triton.jit
+def _corrected(a, b, y):
+    q = a * y
+    return tl.fma(tl.fma(-b, q, a), y, q)
+
+
+@triton.jit
+def _any_scale(amax, inverse_global, HW8: tl.constexpr):
+    """Give codes of scales, multipliers RN(G / s), and which are usable."""
     wanted = amax * inverse_global
     wanted = tl.where(wanted > _SATURATED, _SATURATED, wanted)
     wanted = tl.div_rn(wanted, tl.full(amax.shape, 6.0, tl.float32))
     is_finite = amax.to(tl.int32, bitcast=True) < _INFINITY
     code = to_e4m3(tl.where(is_finite, wanted, float("nan")), HW8)
+    s, usable = _value(code)
+    return code, tl.div_rn(inverse_global + tl.zeros_like(s), s), usable
+
+
+@triton.jit
+def _value(code):
+    """Give the fp32 values of codes of scales, and which are usable; 1 where one is not."""
     wide = code.to(tl.int32)
     usable = (wide > 0) & (wide < _NAN_CODE)
-    # of fp8 and fp32 the exponent is above the mantissa: shifted, a code is s · 2^-120
+    # in fp8 as in fp32 the exponent is above the mantissa: shifted, a code is s * 2^-120
     s = (wide << 20).to(tl.float32, bitcast=True) * _REBIAS
-    multiplier = tl.div_rn(inverse_global + tl.zeros_like(amax), tl.where(usable, s, 1.0))
-    return code, multiplier, usable
+    return tl.where(usable, s, 1.0), usable
 
 
 @triton.jit
-def codes_of_eight(v, multiplier, usable, inverse_global, HW4: tl.constexpr):
-    """Give words of eight codes, int32, of a tuple of eight tensors; 0 where not usable."""
-    p0, p1, p2, p3 = v[0] * multiplier, v[1] * multiplier, v[2] * multiplier, v[3] * multiplier
-    p4, p5, p6, p7 = v[4] * multiplier, v[5] * multiplier, v[6] * multiplier, v[7] * multiplier
-    word = to_e2m1_word(p0, p1, p2, p3, p4, p5, p6, p7, HW4)
-    if inverse_global > _EXTREME:
-        word = _without_nan(word, p0, p1, p2, p3, p4, p5, p6, p7)
-    return tl.where(usable, word, 0)
+def _times(v, m):
+    return v[0] * m, v[1] * m, v[2] * m, v[3] * m, v[4] * m, v[5] * m, v[6] * m, v[7] * m
 
 
 @triton.jit
-def _without_nan(word, p0, p1, p2, p3, p4, p5, p6, p7):
-    """Clear the codes of NaN."""
-    low = tl.where(p0 != p0, 0xF, 0) | tl.where(p1 != p1, 0xF0, 0)
-    low |= tl.where(p2 != p2, 0xF00, 0) | tl.where(p3 != p3, 0xF000, 0)
-    high = tl.where(p4 != p4, 0xF, 0) | tl.where(p5 != p5, 0xF0, 0)
-    high |= tl.where(p6 != p6, 0xF00, 0) | tl.where(p7 != p7, 0xF000, 0)
+def _any_word(p, FORM: tl.constexpr):
+    """Give words of codes of which NaN, a product of Inf and 0, has code 0."""
+    word = to_e2m1_word(*p, FORM)
+    low = tl.where(p[0] != p[0], 0xF, 0) | tl.where(p[1] != p[1], 0xF0, 0)
+    low |= tl.where(p[2] != p[2], 0xF00, 0) | tl.where(p[3] != p[3], 0xF000, 0)
+    high = tl.where(p[4] != p[4], 0xF, 0) | tl.where(p[5] != p[5], 0xF0, 0)
+    high |= tl.where(p[6] != p[6], 0xF00, 0) | tl.where(p[7] != p[7], 0xF000, 0)
     return word & ~(low | (high << 16))
 
 

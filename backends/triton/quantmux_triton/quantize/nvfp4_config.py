@@ -12,8 +12,10 @@ AMAX_PROGRAMS: Final = 256
 
 Every program of the second launch reads what each of them found."""
 
-AMAX_ELEMENTS: Final = 8192
+AMAX_ELEMENTS: Final = 16384
 """Elements of a tile of that search."""
+
+AMAX_WARPS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,16 @@ def tiles(groups: int, layout: str) -> Tiles:
         tile = Tile(rows, across, 1)
         return Tiles(tile, tile, 0)
     if layout == "row_major":
-        return Tiles(_tile(1, quads, 8), _tile(1, quads, 32), 1 << 16)
-    return Tiles(_tile(8, quads, 2), _tile(8, quads, 4), 1 << 16)
+        return Tiles(_tile(1, quads, 16, 1), _tile(1, quads, 32, 2), 1 << 18)
+    return Tiles(_tile(8, quads, 2, 1), _tile(8, quads, 4, 2), 1 << 18)
 
 
-def _tile(rows: int, quads: int, most: int) -> Tile:
-    """Give a tile with one block a thread."""
+def _tile(rows: int, quads: int, most: int, blocks: int) -> Tile:
+    """Give a tile of at most ``most`` quads with some blocks a thread."""
     across = _across(quads, most)
-    while rows * across < 8:
+    while rows * across < 8 * blocks:
         across *= 2
-    return Tile(rows, across, rows * across // 8)
+    return Tile(rows, across, rows * across // (8 * blocks))
 
 
 def _across(quads: int, most: int) -> int:

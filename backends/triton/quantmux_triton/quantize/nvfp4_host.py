@@ -13,7 +13,14 @@ from quantmux.ops.checks import check_matrix, check_out, check_scalar, check_sca
 from quantmux.ops.quantized import DTYPES, QuantizedTensor
 from quantmux_triton.arithmetic import converts_fp8
 from quantmux_triton.interpreter import interpreting
-from quantmux_triton.quantize.nvfp4_config import AMAX_ELEMENTS, AMAX_PROGRAMS, Tile, Tiles, tiles
+from quantmux_triton.quantize.nvfp4_config import (
+    AMAX_ELEMENTS,
+    AMAX_PROGRAMS,
+    AMAX_WARPS,
+    Tile,
+    Tiles,
+    tiles,
+)
 from quantmux_triton.quantize.nvfp4_kernel import nvfp4_amax_kernel, nvfp4_kernel
 from quantmux_triton.quantize.outputs import require_on
 from quantmux_triton.quantize.variants import Variants, arch_here, has_pdl
@@ -164,7 +171,7 @@ class NvFp4:
                 "LAYOUT": LAYOUTS[layout.scales],
                 "PARTS": parts,
                 "HW8": converts_fp8(arch),
-                "HW4": is_gpu and arch.sm is not None and arch.sm >= _FIRST_WITH_E2M1,
+                "FORM": _form(arch),
                 "ALIGNED": aligned,
                 "PDL": uses_pdl,
             }
@@ -191,7 +198,7 @@ class NvFp4:
                 "PDL": uses_pdl,
             }
             return self._amax_variants.get(
-                arch, config.in_dtype, constexprs, num_warps=8, pdl=uses_pdl
+                arch, config.in_dtype, constexprs, num_warps=AMAX_WARPS, pdl=uses_pdl
             )
 
         return _Plan(
@@ -203,6 +210,13 @@ class NvFp4:
             amax_any=search(aligned=False),
             amax_tile=amax_tile,
         )
+
+
+def _form(arch: Arch) -> int:
+    """Give ``FORM`` of the device functions: how e2m1 is made."""
+    if interpreting() or arch.sm is None:
+        return 0
+    return 2 if arch.sm >= _FIRST_WITH_E2M1 else 1
 
 
 class Outputs:

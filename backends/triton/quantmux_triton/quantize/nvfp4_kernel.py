@@ -20,12 +20,9 @@ import triton
 import triton.language as tl
 
 from quantmux_triton.quantize.nvfp4_block_kernel import (
-    amax_of_eight,
-    block_scale,
-    codes_of_eight,
     finite_bits,
     global_scale_of,
-    magnitude,
+    quantized_block,
     row_of,
     scale_place,
     store_codes,
@@ -99,7 +96,7 @@ def nvfp4_kernel(
     x, data, scales, source, global_scale,
     m, padded_m, row_stride, column_stride, parts,
     N: tl.constexpr, PADDED_N: tl.constexpr, ROWS: tl.constexpr, QUADS: tl.constexpr,
-    LAYOUT: tl.constexpr, PARTS: tl.constexpr, HW8: tl.constexpr, HW4: tl.constexpr,
+    LAYOUT: tl.constexpr, PARTS: tl.constexpr, HW8: tl.constexpr, FORM: tl.constexpr,
     SILU: tl.constexpr, HW_SILU: tl.constexpr, ALIGNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Quantize one tile; the first program stores the global scale.
@@ -123,7 +120,7 @@ def nvfp4_kernel(
         LAYOUT: Where the scales go.
         PARTS: A power of two, or 0 for a given global scale.
         HW8: Whether the instruction makes fp8.
-        HW4: Whether the instruction makes e2m1.
+        FORM: How e2m1 is made.
         SILU: Whether x is [m, 2N] = [gate | up] and silu(gate) * up is quantized.
         HW_SILU: Whether 2^x and 1/x are instructions.
         ALIGNED: Rows of x begin at multiples of 16 bytes without gaps between columns, and data at
@@ -161,11 +158,9 @@ def nvfp4_kernel(
         high = values_of_eight(
             x, at, inside, group * 16 + 8, column_stride, N, ALIGNED, SILU, HW_SILU
         )
-        amax = magnitude(amax_of_eight(low), amax_of_eight(high))
-        scale, multiplier, usable = block_scale(amax, inverse_global, HW8)
-        scale = tl.where(inside, scale, 0)
-        low_codes = codes_of_eight(low, multiplier, usable, inverse_global, HW4)
-        high_codes = codes_of_eight(high, multiplier, usable, inverse_global, HW4)
+        scale, low_codes, high_codes = quantized_block(
+            low, high, inside, inverse_global, HW8, FORM
+        )
         tl.store(scales + place, scale, has_scale)
         store_codes(data, low_codes, high_codes, row, group, has_data, PADDED_N, ALIGNED)
     else:
