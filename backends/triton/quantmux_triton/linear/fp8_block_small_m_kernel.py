@@ -3,8 +3,11 @@
 As `fp8_small_m_kernel`, whose page explains swapped operands, split K and the prefetch. Here each
 128 products are summed by the tensor core from zero, multiplied by the two scales of their blocks
 and added up in fp32, so that no more than 128 of them ever stand in its short accumulator. A tile
-of BN ≤ 128 channels lies in one block row, so the product of scales differs by token only. Scales
-are loaded ahead of their use, as vectors.
+of BN ≤ 128 channels lies in one block row, so the product of scales differs by token only.
+
+Each thread needs the scales of a quarter of the tokens. Loaded where they are needed, that is a
+load for each in every thread, 32 in a loop of 64 tokens, and took longer than the weights. So the
+scales of a whole step are loaded as one small matrix, a step ahead, and spread by shared memory.
 """
 
 import triton
@@ -17,12 +20,30 @@ SMALL_POINTERS = ("sb_ptr", "sa_ptr", "bias_ptr", "y_ptr")
 
 
 @triton.jit
-def _scales_at(sa_ptrs, sa_column, sb_ptrs, block, last, rows, M):
-    """Give the product of both scales of a block of 128, by token; 0 beyond the last block."""
-    there = (rows < M) & (rows * 0 + block < last)
-    sa = tl.load(sa_ptrs + block * sa_column, mask=there, other=0.0)
-    sb = tl.load(sb_ptrs + block, mask=there, other=0.0)
+def _scales_of(sa_ptr, sa_row, sa_column, sb_ptrs, first, last, rows, M, BLOCKS: tl.constexpr):
+    """Give the products of both scales of BLOCKS blocks of 128, [BM, BLOCKS]; 0 from ``last`` on."""
+    block = first + tl.arange(0, BLOCKS)
+    there = (rows < M)[:, None] & (block < last)[None, :]
+    at = rows[:, None] * sa_row + block[None, :] * sa_column
+    sa = tl.load(sa_ptr + at, mask=there, other=0.0)
+    # the same addresses for every token, but a tensor all the same
+    sb = tl.load(sb_ptrs[:, None] + block[None, :], mask=there, other=0.0)
     return sa * sb
+
+
+@triton.jit
+def _column(tile, I: tl.constexpr, BM: tl.constexpr, BLOCKS: tl.constexpr):
+    """Give column I of a tile [BM, BLOCKS], BLOCKS 1, 2 or 4, as [BM]."""
+    if BLOCKS == 1:
+        found = tl.reshape(tile, [BM])
+    elif BLOCKS == 2:
+        left, right = tl.split(tile)
+        found = left if I == 0 else right
+    else:
+        even, odd = tl.split(tl.reshape(tile, [BM, 2, 2]))
+        left, right = tl.split(even if I % 2 == 0 else odd)
+        found = left if I < 2 else right
+    return found
 
 
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS, do_not_specialize_on_alignment=SMALL_POINTERS)
@@ -86,8 +107,9 @@ def fp8_block_small_m(
     columns = tile_n * BN + tl.arange(0, BN)
     channel = tl.minimum(columns, N - 1)
     row_ptrs = w_ptr + channel.to(tl.int64) * K
-    if PREFETCH:
-        prefetch_rows(row_ptrs, first * BLOCKS * 128, tl.minimum(last * BLOCKS * 128, K))
+    if PREFETCH > 0:
+        ahead = tl.minimum(last, first + PREFETCH)
+        prefetch_rows(row_ptrs, first * BLOCKS * 128, tl.minimum(ahead * BLOCKS * 128, K))
     if HAS_BIAS:
         bias = tl.load(bias_ptr + channel).to(tl.float32)
     if PDL:
@@ -99,18 +121,16 @@ def fp8_block_small_m(
     k = tl.arange(0, 128)
     w_ptrs = row_ptrs[:, None] + k[None, :]
     x_ptrs = x_ptr + rows[:, None].to(tl.int64) * x_stride + k[None, :]
-    sa_ptrs = sa_ptr + rows * sa_row
-    # the same address for every token: a vector all the same, see DESIGN
     sb_ptrs = sb_ptr + (tile_n * BN // 128) * blocks + rows * 0
 
     acc = tl.zeros([BN, BM], dtype=tl.float32)
-    block = first * BLOCKS
-    scale = _scales_at(sa_ptrs, sa_column, sb_ptrs, block, last_block, rows, M)
-    # a value that outlives two steps of the loop would keep Triton from pipelining it
-    ahead: tl.constexpr = 1 if BLOCKS == 1 else 2
-    if ahead == 2:
-        after = _scales_at(sa_ptrs, sa_column, sb_ptrs, block + 1, last_block, rows, M)
+    scales = _scales_of(
+        sa_ptr, sa_row, sa_column, sb_ptrs, first * BLOCKS, last_block, rows, M, BLOCKS
+    )
     for step in tl.range(first, last):
+        later = _scales_of(
+            sa_ptr, sa_row, sa_column, sb_ptrs, (step + 1) * BLOCKS, last_block, rows, M, BLOCKS
+        )
         for i in tl.static_range(BLOCKS):
             block = step * BLOCKS + i
             at = block * 128
@@ -128,17 +148,12 @@ def fp8_block_small_m(
                     other=0.0,
                     eviction_policy="evict_last",
                 )
-            later = _scales_at(sa_ptrs, sa_column, sb_ptrs, block + ahead, last_block, rows, M)
             if IS_WIDE:
                 part = tl.dot(w, tl.trans(x), input_precision="ieee")
             else:
                 part = tl.dot(w, tl.trans(x))
-            acc += part * scale[None, :]
-            if ahead == 2:
-                scale = after
-                after = later
-            else:
-                scale = later
+            acc += part * _column(scales, i, BM, BLOCKS)[None, :]
+        scales = later
 
     total = tl.trans(acc)
     is_last = True

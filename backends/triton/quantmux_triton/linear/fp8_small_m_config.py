@@ -38,7 +38,7 @@ class Cut:
         stages: Tiles of weights that are on their way at once.
         splits: Parts of K.
         pdl: Start beside the kernel before and wait for it in the device.
-        prefetch: While waiting, ask for the weights.
+        prefetch: Steps whose weights it asks for while it waits.
     """
 
     block_n: int
@@ -48,7 +48,7 @@ class Cut:
     stages: int
     splits: int
     pdl: bool = False
-    prefetch: bool = False
+    prefetch: int = 0
 
     @property
     def smem(self) -> int:
@@ -102,19 +102,21 @@ def _measured(
         stages=row["stages"],
         splits=splits,
         pdl=pdl and bool(row["pdl"]),
-        prefetch=pdl and bool(row["prefetch"]),
+        prefetch=row["prefetch"] if pdl else 0,
     )
 
 
 def _computed(device: DeviceProfile, *, n: int, k: int, m: int, pdl: bool) -> Cut:
     """Give two programs an SM, each with as many loads under way as half of its memory holds."""
     block_m = m_class(m)
-    block_n, block_k, warps = 64, 128, 4
+    block_n, block_k, warps = 64, 256, 4
     smem_kib = device.smem_kib or _SMEM_KIB.get(device.arch.sm or 0, 99.0)
     room = int(smem_kib * 1024) // 2 - 2048
     stages = max(2, min(8, room // ((block_n + block_m) * block_k)))
     splits = _splits(device, block_n, block_k, 2, n=n, k=k)
-    return Cut(block_n, block_m, block_k, warps, stages, splits, pdl=pdl, prefetch=pdl)
+    return Cut(
+        block_n, block_m, block_k, warps, stages, splits, pdl=pdl, prefetch=stages if pdl else 0
+    )
 
 
 def _splits(

@@ -81,7 +81,7 @@ def fp8_small_m(
         EXACT: Add up in fp32 after every BK products, which then are 128.
         IS_SPLIT: splits > 1.
         PDL: Launched with programmatic dependent launch.
-        PREFETCH: Ask for the weights before waiting; only with PDL.
+        PREFETCH: Steps whose weights are asked for before waiting; only with PDL.
         IS_WIDE: w and x are fp32 with the codes' values: the interpreter reads no NaN in FP8.
         AT_ONCE: See `sum_of_splits`.
     """
@@ -104,8 +104,9 @@ def fp8_small_m(
     # rows beyond N read the last one; nothing of them is stored
     channel = tl.minimum(columns, N - 1)
     row_ptrs = w_ptr + channel.to(tl.int64) * K
-    if PREFETCH:
-        prefetch_rows(row_ptrs, first * BK, tl.minimum(last * BK, K))
+    if PREFETCH > 0:
+        ahead = tl.minimum(last, first + PREFETCH)
+        prefetch_rows(row_ptrs, first * BK, tl.minimum(ahead * BK, K))
     if HAS_BIAS:
         bias = tl.load(bias_ptr + channel).to(tl.float32)
     # one scale of all is read as a row of it
