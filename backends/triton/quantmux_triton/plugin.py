@@ -52,15 +52,28 @@ def quantmux_backend() -> BackendInfo:
 @hookimpl
 def quantmux_kernels() -> Iterable[KernelSpec]:
     """Give the kernels."""
-    found: list[KernelSpec] = []
-    for name in SPECS:
-        module = f"{__package__}.{name}"
-        try:
-            found += importlib.import_module(module).specs()
-        except ModuleNotFoundError as error:  # until every part is written
-            if error.name is None or not module.startswith(error.name):
-                raise
-    return tuple(found)
+    modules = (importlib.import_module(f"{__package__}.{name}") for name in SPECS)
+    return tuple(spec for module in modules for spec in module.specs())
+
+
+@hookimpl
+def quantmux_profiles() -> tuple[DeviceProfile, ...]:
+    """Give the AMD GPUs that kernels here compile for; rates are the data sheets'."""
+    from quantmux.capability.arch import Arch
+    from quantmux.capability.device import DeviceProfile
+
+    return (
+        DeviceProfile(
+            name="mi300x", title="AMD Instinct MI300X", arch=Arch(vendor="amd", name="gfx942"),
+            sm_count=304, memory_gib=192, l2_mib=4, copy_gb_s=5300, bf16_tflops=1307,
+            fp8_tflops=2615, smem_kib=64,
+        ),
+        DeviceProfile(
+            name="mi355x", title="AMD Instinct MI355X", arch=Arch(vendor="amd", name="gfx950"),
+            sm_count=256, memory_gib=288, l2_mib=4, copy_gb_s=8000, bf16_tflops=2516,
+            fp8_tflops=5033, fp4_tflops=10066, smem_kib=160,
+        ),
+    )  # fmt: skip
 
 
 @hookimpl
@@ -95,6 +108,11 @@ def _refusal(device: DeviceProfile) -> tuple[str | None, str | None]:
         return (
             f"Triton compiles for GPUs, the device is {device.name}",
             "for tests, TRITON_INTERPRET=1 runs the kernels on the host, slowly",
+        )
+    if device.arch.vendor == "amd":
+        return (
+            f"{device.name}: kernels compile for {device.arch}, quantmux runs no AMD GPU yet",
+            None,
         )
     if device.is_present and interpreting():
         asked = os.environ.get("TRITON_INTERPRET", "")

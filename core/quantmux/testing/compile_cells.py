@@ -45,7 +45,7 @@ def compile_cells(
     kernels: Collection[str] = (),
     profiles: Collection[str] = (),
 ) -> tuple[Cell, ...]:
-    """Give one cell per kernel and named NVIDIA profile that it claims, in a fixed order.
+    """Give one cell per kernel and named GPU that it claims, in a fixed order.
 
     Composites of torch operations have no device code of their own and no cell.
 
@@ -58,7 +58,9 @@ def compile_cells(
     """
     known = registry.profiles()
     devices = [
-        known[name] for name in known if known[name].is_cuda and (not profiles or name in profiles)
+        known[name]
+        for name in known
+        if known[name].arch.vendor in ("nvidia", "amd") and (not profiles or name in profiles)
     ]
     return tuple(
         Cell(spec.id, CHECK, device.name, detail=(("profile", device.name),))

@@ -34,7 +34,7 @@ def compile_triton(
         signature: Argument → Triton's type, ``"*bf16"``, ``"*fp8e4nv"``, ``"i32"``. Arguments that
             ``constexprs`` gives need no type.
         constexprs: Argument → compile-time value.
-        arch: An NVIDIA architecture.
+        arch: An architecture of NVIDIA's or AMD's.
         options: ``num_warps``, ``num_stages``, ``enable_fp_fusion`` …, as at a launch.
         divisible_by_16: Arguments that a launch would find to be multiples of 16: pointers of
             whole tensors, most row widths. It decides about vector loads.
@@ -69,8 +69,8 @@ def compile_triton(
             # Triton says at every compilation which of its defaults will change one day
             warnings.simplefilter("ignore")
             compiled = triton.compile(source, target=target, options=dict(options or {}))
-        code = compiled.asm["cubin"]
-        assembly = str(compiled.asm["ptx"])
+        code = compiled.asm["cubin" if arch.vendor == "nvidia" else "hsaco"]
+        found = _target_in(str(compiled.asm["ptx"])) if arch.vendor == "nvidia" else arch.name
     except Exception as error:
         raise BuildError(
             f"Triton cannot compile {name} for {arch}",
@@ -78,7 +78,7 @@ def compile_triton(
             hint=f"a kernel that does not compile for {arch} must not claim it",
             code="compile",
         ) from error
-    return CompiledCode(name, _target_in(assembly), bytes(code), "triton", triton.__version__)
+    return CompiledCode(name, found, bytes(code), "triton", triton.__version__)
 
 
 def _triton(name: str) -> Any:
@@ -103,14 +103,17 @@ def _triton(name: str) -> Any:
 
 
 def _target(arch: Arch, name: str) -> Any:
-    if arch.sm is None:
-        raise BuildError(
-            f"{name} cannot be compiled for {arch}: quantmux compiles for NVIDIA GPUs only",
-            code="no_compiler",
-        )
     from triton.backends.compiler import GPUTarget
 
-    return GPUTarget("cuda", arch.sm, 32)
+    if arch.sm is not None:
+        return GPUTarget("cuda", arch.sm, 32)
+    if arch.vendor == "amd":
+        # a wavefront of the compute cards, gfx9, has 64 lanes, one of gfx10 and later has 32
+        return GPUTarget("hip", arch.name, 64 if arch.name.startswith("gfx9") else 32)
+    raise BuildError(
+        f"{name} cannot be compiled for {arch}: quantmux compiles for NVIDIA's and AMD's GPUs only",
+        code="no_compiler",
+    )
 
 
 def _target_in(assembly: str) -> str:
