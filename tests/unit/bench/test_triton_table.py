@@ -15,7 +15,9 @@ PAGE = ROOT / "docs" / "triton-speed.md"
 def script(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import their neighbours
+        spec.loader.exec_module(module)
     return module
 
 
