@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
-import triton.language as tl
+from inverse_rope_one_head_kernel import one_head
 
 import quantmux as qm
 from quantmux.capability.profiles import profile
 from quantmux.ops.inverse_rope_quantize.spec import empty_grouped, make_cos_sin_cache
 from quantmux_triton.inverse_rope_quantize import tokens
+from quantmux_triton.inverse_rope_quantize.tokens_kernel import inverse_rope_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,39 +46,6 @@ WAYS = ("before", "seed", "own-before", "own-count", "ours")
 DIM, ROPE, GROUP = 512, 64, 128
 PAST_THE_CACHE = 300e6
 CALLS = 40
-
-
-def one_head(
-    o, positions, cache, data, scales, num_tokens, heads_per_group, o_token, o_head,
-    data_group, data_token, scale_group, scale_token, scale_column, eps,
-    D: tl.constexpr, ROPE_DIM: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1).to(tl.int64)
-    per_head: tl.constexpr = D // WIDTH
-    group, inside = head // heads_per_group, head % heads_per_group
-    column = inside * per_head + tl.arange(0, per_head)
-    to = scales + group * scale_group + token * scale_token + column * scale_column
-    if token >= num_tokens:
-        tl.store(to, tl.zeros((per_head,), tl.float32))
-        return
-    at = tl.arange(0, D)
-    base = o + token * o_token + head * o_head
-    x = tl.load(base + at).to(tl.float32)
-    turned = at - (D - ROPE_DIM)
-    turns = turned >= 0
-    partner = tl.load(base + (at ^ 1), mask=turns, other=0.0).to(tl.float32)
-    angle = cache + tl.load(positions + token) * ROPE_DIM + tl.maximum(turned >> 1, 0)
-    cos = tl.load(angle, mask=turns, other=1.0)
-    sin = tl.load(angle + ROPE_DIM // 2, mask=turns, other=0.0)
-    rotated = tl.where((turned & 1) == 1, x * cos - partner * sin, x * cos + partner * sin)
-    y = tl.reshape(tl.where(turns, rotated, x), (per_head, WIDTH))
-    amax = tl.maximum(tl.max(tl.abs(y), axis=1), eps)
-    scale = tl.exp2(tl.ceil(tl.log2(amax * (1.0 / 448.0))))
-    codes = tl.clamp(y / scale[:, None], -448.0, 448.0).to(tl.float8e4nv)
-    tl.store(data + group * data_group + token * data_token + inside * D + at,
-             tl.reshape(codes, (D,)))  # fmt: skip
-    tl.store(to, scale)
 
 
 def one_head_call(heads: int, groups: int, pinned: tuple[str, ...]) -> Call:
@@ -104,7 +72,7 @@ def own_call(config: qm.InverseRopeQuantizeConfig, pinned: tuple[str, ...] | Non
     if pinned is None:
         run = tokens.kernel.bind(config, device)
         return lambda o, positions, cache, out: run(o, positions, cache, out=out)
-    again: Any = triton.jit(tokens.inverse_rope_kernel.fn, do_not_specialize=list(pinned))
+    again: Any = triton.jit(inverse_rope_kernel.fn, do_not_specialize=list(pinned))
     plan = tokens.TokensPlan(config, device.arch)
     own: Any = plan.aligned
 
@@ -197,7 +165,7 @@ def in_fresh_process(way: str, heads: int, groups: int) -> dict[str, Any]:
         result = Path(empty) / "result.json"
         command = [sys.executable, __file__, empty, "--way", way, "--heads", str(heads)]
         environment = {**os.environ, "TRITON_CACHE_DIR": f"{empty}/cache"}
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [*command, "--groups", str(groups)],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip

@@ -1,8 +1,7 @@
-"""triton/inverse_rope_quantize: heads rotated back and quantized, one launch, one variant."""
+"""triton/inverse_rope_quantize: heads rotated back and quantized, one launch, any token count."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,16 +32,119 @@ _ROTATED_BITS: Final = 24
 _VARIANTS: Final = Variants(inverse_rope_kernel)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A config on an architecture: its launchers and what their arguments are made of."""
+class TokensPlan:
+    """A config on an architecture: its launchers and what their arguments are made of.
 
-    config: InverseRopeQuantizeConfig
-    outputs: GroupedOutputs
-    tile: Tile
-    aligned: Launcher
-    any_strides: Launcher
-    store: int
+    Args:
+        config: What is made.
+        arch: Where.
+        size: What one program takes; None takes `tile`.
+        pdl: Programmatic dependent launch; None is wherever it exists.
+
+    Attributes:
+        outputs: Makes or checks the results.
+        aligned: Launches where every head of o and every row of the cache begins at a multiple of
+            16 bytes.
+        any_strides: Launches elsewhere.
+    """
+
+    def __init__(
+        self,
+        config: InverseRopeQuantizeConfig,
+        arch: Arch,
+        *,
+        size: Tile | None = None,
+        pdl: bool | None = None,
+    ) -> None:
+        operand, width = config.operand, config.operand.block.cols
+        self._config = config
+        self._tile = size or tile(config.heads, config.head_dim)
+        self._store = gcd(width, 16)
+        self.outputs = GroupedOutputs(config)
+        how = arithmetic(operand, arch, bits=_ROTATED_BITS)
+        uses_pdl = has_pdl(arch) if pdl is None else pdl
+
+        def variant(*, aligned: bool) -> Launcher:
+            constexprs = {
+                "H": config.heads,
+                "D": config.head_dim,
+                "ROPE": config.rope_dim,
+                "GROUPS": config.groups,
+                "GROUP": width,
+                "TOKENS": self._tile.tokens,
+                "HEADS": self._tile.heads,
+                "PACKED": config.layout.scales == "packed_pow2",
+                "FORMAT": how.format,
+                "HW": how.hw,
+                "HOW": how.how,
+                "FMAX": operand.max_value,
+                "HAS_UB": operand.scale_ub is not None,
+                "ALIGNED": aligned,
+                "STORE": self._store if aligned else 1,
+                "PDL": uses_pdl,
+            }
+            warps = self._tile.num_warps
+            return _VARIANTS.get(arch, config.in_dtype, constexprs, num_warps=warps, pdl=uses_pdl)
+
+        self.aligned = variant(aligned=True)
+        self.any_strides = variant(aligned=False)
+
+    def kinds(self) -> tuple[Any, ...]:
+        """Give arguments of the kinds of a launch's, dtypes for tensors."""
+        is_packed = self._config.layout.scales == "packed_pow2"
+        return (
+            DTYPES[self._config.in_dtype],
+            torch.int64,
+            torch.float32,
+            torch.uint8,
+            torch.int32 if is_packed else torch.float32,
+            *(1,) * 9,
+            1.0,
+            1.0,
+        )
+
+    def run(
+        self,
+        o: torch.Tensor,
+        positions: torch.Tensor,
+        cache: torch.Tensor,
+        out: QuantizedTensor,
+    ) -> None:
+        """Launch once; nothing for no tokens."""
+        t, heads, _ = o.shape
+        if t == 0:
+            return
+        token_stride, head_stride, column_stride = o.stride()
+        if t == 1:
+            token_stride = 0  # the stride of a single token says nothing
+        if heads == 1:
+            head_stride = 0
+        cache_row, cache_column = cache.stride()
+        of_o = o.data_ptr() | (token_stride | head_stride) * o.element_size()
+        of_cache = cache.data_ptr() | cache_row * 4
+        is_aligned = column_stride == 1 and cache_column == 1 and (of_o | of_cache) % 16 == 0
+        is_aligned = is_aligned and out.data.data_ptr() % self._store == 0
+        size, operand = self._tile, self._config.operand
+        ld = -(-t // 4) * 4
+        (self.aligned if is_aligned else self.any_strides)(
+            (-(-ld // size.tokens) * -(-heads // size.heads),),
+            o,
+            positions,
+            cache,
+            out.data.view(torch.uint8),
+            out.scales,
+            t,
+            ld,
+            token_stride,
+            head_stride,
+            column_stride,
+            positions.stride(0),
+            cache.shape[0],
+            cache_row,
+            cache_column,
+            operand.eps,
+            operand.scale_ub or 0.0,
+        )
 
 
 class InverseRopeQuantize:
@@ -58,7 +160,8 @@ class InverseRopeQuantize:
         Raises:
             ConfigError: The config is of another op.
         """
-        plan = self._plan(config, device.arch)
+        own = _checked(config)
+        plan = self.plan(own, device.arch)
 
         def run(
             o: torch.Tensor,
@@ -68,11 +171,9 @@ class InverseRopeQuantize:
             out: QuantizedTensor | None = None,
         ) -> QuantizedTensor:
             require_on(o, device)
-            check_inputs(o, positions, cos_sin_cache, plan.config)
-            t = o.shape[0]
-            made = plan.outputs.take(out, t, o.device)
-            if t:
-                _launch(plan, o, positions, cos_sin_cache, made, t)
+            check_inputs(o, positions, cos_sin_cache, own)
+            made = plan.outputs.take(out, o.shape[0], o.device)
+            plan.run(o, positions, cos_sin_cache, made)
             return made
 
         return run
@@ -83,15 +184,17 @@ class InverseRopeQuantize:
         arch = arch_here()
         if arch is None:
             return
-        plan = self._plan(config, arch)
-        for launcher in dict.fromkeys((plan.aligned, plan.any_strides)):
-            launcher.warm(*_kinds(plan))
+        plan = self.plan(_checked(config), arch)
+        for launcher in (plan.aligned, plan.any_strides):
+            launcher.warm(*plan.kinds())
 
     def compile_for(self, config: ProducerConfig, arch: Arch) -> list[CompiledCode]:
         """Give the machine code of both variants of a config."""
-        plan = self._plan(config, arch)
-        launchers = dict.fromkeys((plan.aligned, plan.any_strides))
-        return [launcher.compile_for(arch, *_kinds(plan)) for launcher in launchers]
+        plan = self.plan(_checked(config), arch)
+        return [
+            launcher.compile_for(arch, *plan.kinds())
+            for launcher in (plan.aligned, plan.any_strides)
+        ]
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
@@ -102,115 +205,15 @@ class InverseRopeQuantize:
         del config
         return 2
 
-    def _plan(
-        self,
-        config: ProducerConfig,
-        arch: Arch,
-        *,
-        pdl: bool | None = None,
-        size: Tile | None = None,
-    ) -> _Plan:
-        if not isinstance(config, InverseRopeQuantizeConfig):
-            raise ConfigError(
-                f"a kernel of inverse_rope_quantize was given {type(config).__name__}"
-            )
-        operand, width = config.operand, config.operand.block.cols
-        size = size or tile(config.heads, config.head_dim)
-        how = arithmetic(operand, arch, bits=_ROTATED_BITS)
-        uses_pdl = has_pdl(arch) if pdl is None else pdl
-        is_packed = config.layout.scales == "packed_pow2"
-        store = gcd(width, 16)
-
-        def variant(*, aligned: bool) -> Launcher:
-            constexprs = {
-                "H": config.heads,
-                "D": config.head_dim,
-                "ROPE": config.rope_dim,
-                "GROUPS": config.groups,
-                "GROUP": width,
-                "TOKENS": size.tokens,
-                "HEADS": size.heads,
-                "PACKED": is_packed,
-                "FORMAT": how.format,
-                "HW": how.hw,
-                "HOW": how.how,
-                "FMAX": operand.max_value,
-                "HAS_UB": operand.scale_ub is not None,
-                "ALIGNED": aligned,
-                "STORE": store if aligned else 1,
-                "PDL": uses_pdl,
-            }
-            return _VARIANTS.get(
-                arch, config.in_dtype, constexprs, num_warps=size.num_warps, pdl=uses_pdl
-            )
-
-        return _Plan(
-            config=config,
-            outputs=GroupedOutputs(config),
-            tile=size,
-            aligned=variant(aligned=True),
-            any_strides=variant(aligned=False),
-            store=store,
-        )
+    def plan(self, config: InverseRopeQuantizeConfig, arch: Arch) -> TokensPlan:
+        """Choose tile and variants for a config."""
+        return TokensPlan(config, arch)
 
 
-def _launch(
-    plan: _Plan,
-    o: torch.Tensor,
-    positions: torch.Tensor,
-    cache: torch.Tensor,
-    made: QuantizedTensor,
-    t: int,
-) -> None:
-    config, size = plan.config, plan.tile
-    ld = -(-t // 4) * 4
-    token_stride, head_stride, column_stride = o.stride()
-    cache_row, cache_column = cache.stride()
-    if t == 1:
-        token_stride = 0  # a stride along one token says nothing
-    if config.heads == 1:
-        head_stride = 0
-    of_o = o.data_ptr() | token_stride * o.element_size() | head_stride * o.element_size()
-    of_cache = cache.data_ptr() | cache_row * 4
-    is_aligned = column_stride == cache_column == 1 and (of_o | of_cache) % 16 == 0
-    is_aligned = is_aligned and made.data.data_ptr() % plan.store == 0
-    launcher = plan.aligned if is_aligned else plan.any_strides
-    down, across = -(-ld // size.tokens), -(-config.heads // size.heads)
-    launcher(
-        (down * across,),
-        o,
-        positions,
-        cache,
-        made.data.view(torch.uint8),
-        made.scales,
-        t,
-        ld,
-        token_stride,
-        head_stride,
-        column_stride,
-        positions.stride(0),
-        cache.shape[0],
-        cache_row,
-        cache_column,
-        config.operand.eps,
-        config.operand.scale_ub or 0.0,
-    )
-
-
-def _kinds(plan: _Plan) -> tuple[Any, ...]:
-    """Give arguments of the kinds of a launch's."""
-    operand = plan.config.operand
-    is_packed = plan.config.layout.scales == "packed_pow2"
-    return (
-        DTYPES[plan.config.in_dtype],
-        torch.int64,
-        torch.float32,
-        torch.uint8,
-        torch.int32 if is_packed else torch.float32,
-        *(1,) * 9,
-        operand.eps,
-        operand.scale_ub or 0.0,
-    )
+def _checked(config: ProducerConfig) -> InverseRopeQuantizeConfig:
+    if not isinstance(config, InverseRopeQuantizeConfig):
+        raise ConfigError(f"a kernel of inverse_rope_quantize was given {type(config).__name__}")
+    return config
 
 
 kernel: Final = InverseRopeQuantize()

@@ -40,6 +40,7 @@ class SiluGroupPlan(Plan):
         many: Tile for much data; None takes the one of `tiles`.
         pdl: Programmatic dependent launch; None is wherever it exists.
         fast: The GPU's instructions for 2^x and 1/x; None is wherever they exist.
+        stream: The cache may drop first what was read.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SiluGroupPlan(Plan):
         many: Tile | None = None,
         pdl: bool | None = None,
         fast: bool | None = None,
+        stream: bool = False,
     ) -> None:
         operand, layout = config.operand, config.layout
         self.outputs = Outputs(operand, layout, config.n)
@@ -65,6 +67,7 @@ class SiluGroupPlan(Plan):
             **({} if fast is None else {"FAST_SILU": fast}),
             "G": operand.block.cols,
             "LAYOUT": _LAYOUTS[layout.scales],
+            "STREAM": stream,
             "PDL": uses_pdl,
         }
 

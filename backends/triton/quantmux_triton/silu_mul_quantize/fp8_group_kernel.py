@@ -32,7 +32,7 @@ def silu_mul_fp8_group_kernel(
     ROWS: tl.constexpr, TILE: tl.constexpr, LAYOUT: tl.constexpr,
     FORMAT: tl.constexpr, HW: tl.constexpr, FAST_SILU: tl.constexpr,
     FMAX: tl.constexpr, HAS_UB: tl.constexpr, POW2: tl.constexpr,
-    ALIGNED: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
+    ALIGNED: tl.constexpr, STORE: tl.constexpr, STREAM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Quantize one tile of the product.
 
@@ -61,6 +61,7 @@ def silu_mul_fp8_group_kernel(
         POW2: Whether scales are powers of two.
         ALIGNED: Rows of both halves begin at multiples of 16 bytes, without gaps between columns.
         STORE: Bytes that a store may take at once: a divisor of PADDED_N and of data's address.
+        STREAM: Whether the cache may drop first what was read.
         PDL: Whether the launch depends on the one before programmatically.
     """
     GROUPS: tl.constexpr = (PADDED_N + G - 1) // G
@@ -87,8 +88,9 @@ def silu_mul_fp8_group_kernel(
     if ALIGNED:
         gates = tl.multiple_of(gates, (1, 1, 16))
         ups = tl.multiple_of(ups, (1, 1, 16))
-    gate = tl.load(gates, inside, other=0.0).to(tl.float32)
-    up = tl.load(ups, inside, other=0.0).to(tl.float32)
+    policy: tl.constexpr = "evict_first" if STREAM else ""
+    gate = tl.load(gates, inside, other=0.0, eviction_policy=policy).to(tl.float32)
+    up = tl.load(ups, inside, other=0.0, eviction_policy=policy).to(tl.float32)
     value = silu_mul(gate, up, FAST_SILU)
 
     scale = scale_of(tl.max(magnitude_bits(value), axis=2), eps, scale_ub, FMAX, HAS_UB, POW2)
