@@ -21,7 +21,7 @@ SMALL_POINTERS = ("sb_ptr", "sa_ptr", "bias_ptr", "y_ptr")
 
 @triton.jit
 def _scales_of(sa_ptr, sa_row, sa_column, sb_ptrs, first, last, rows, M, BLOCKS: tl.constexpr):
-    """Give the products of both scales of BLOCKS blocks of 128, [BM, BLOCKS]; 0 from ``last`` on."""
+    """Give the products of both scales of BLOCKS blocks, [BM, BLOCKS]; 0 from ``last`` on."""
     block = first + tl.arange(0, BLOCKS)
     there = (rows < M)[:, None] & (block < last)[None, :]
     at = rows[:, None] * sa_row + block[None, :] * sa_column
@@ -32,17 +32,17 @@ def _scales_of(sa_ptr, sa_row, sa_column, sb_ptrs, first, last, rows, M, BLOCKS:
 
 
 @triton.jit
-def _column(tile, I: tl.constexpr, BM: tl.constexpr, BLOCKS: tl.constexpr):
-    """Give column I of a tile [BM, BLOCKS], BLOCKS 1, 2 or 4, as [BM]."""
+def _column(tile, AT: tl.constexpr, BM: tl.constexpr, BLOCKS: tl.constexpr):
+    """Give column AT of a tile [BM, BLOCKS], BLOCKS 1, 2 or 4, as [BM]."""
     if BLOCKS == 1:
         found = tl.reshape(tile, [BM])
     elif BLOCKS == 2:
         left, right = tl.split(tile)
-        found = left if I == 0 else right
+        found = left if AT == 0 else right
     else:
         even, odd = tl.split(tl.reshape(tile, [BM, 2, 2]))
-        left, right = tl.split(even if I % 2 == 0 else odd)
-        found = left if I < 2 else right
+        left, right = tl.split(even if AT % 2 == 0 else odd)
+        found = left if AT < 2 else right
     return found
 
 

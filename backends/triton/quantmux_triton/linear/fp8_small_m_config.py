@@ -22,6 +22,9 @@ M_CLASSES: Final = (16, 32, 64)
 _FIRST_WITH_WGMMA: Final = 90
 _SMS: Final = 132
 
+_LEAST_K: Final = 512
+"""Products of a split at least: below, bringing the sums together takes longer than they do."""
+
 _SMEM_KIB: Final = {80: 163.0, 86: 99.0, 89: 99.0, 90: 227.0, 100: 227.0, 103: 227.0, 120: 99.0}
 """Shared memory of a program, by compute capability."""
 
@@ -122,10 +125,10 @@ def _computed(device: DeviceProfile, *, n: int, k: int, m: int, pdl: bool) -> Cu
 def _splits(
     device: DeviceProfile, block_n: int, block_k: int, per_sm: int, *, n: int, k: int
 ) -> int:
-    """Give parts of K so that ``per_sm`` programs run on every SM, none of less than 4 steps."""
-    tiles, steps = -(-n // block_n), -(-k // block_k)
+    """Give parts of K so that ``per_sm`` programs run on every SM, each with work for some time."""
+    tiles, least = -(-n // block_n), max(block_k, _LEAST_K)
     wanted = per_sm * (device.sm_count or _SMS) // tiles
-    return max(1, min(wanted, steps // 4))
+    return max(1, min(wanted, k // least))
 
 
 def _interpreted(kind: str, *, n: int, k: int, m: int) -> Cut:
