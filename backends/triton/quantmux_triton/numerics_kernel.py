@@ -38,9 +38,24 @@ _WHOLE = tl.constexpr(12582912.0)
 
 
 @triton.jit
+def widen(x):
+    """Give bf16, fp16 or fp32 values as fp32.
+
+    bf16 is the upper half of an fp32. Said so, subnormal numbers are right in the interpreter too,
+    whose own conversion loses the smallest.
+    """
+    if x.dtype == tl.bfloat16:
+        bits = x.to(tl.int16, bitcast=True).to(tl.int32) << 16
+        wide = bits.to(tl.float32, bitcast=True)
+    else:
+        wide = x.to(tl.float32)
+    return wide
+
+
+@triton.jit
 def magnitude_bits(x):
     """Give the bits of |x| as int32: NaN above Inf above every finite number."""
-    return x.to(tl.float32).to(tl.int32, bitcast=True) & _MAGNITUDE
+    return widen(x).to(tl.int32, bitcast=True) & _MAGNITUDE
 
 
 @triton.jit

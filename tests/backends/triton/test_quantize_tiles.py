@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import triton
 
 from quantmux.capability.arch import Arch
 from quantmux.config import QuantizeConfig, operand
@@ -9,6 +10,7 @@ from quantmux.ops.inputs import make_matrix
 from quantmux.ops.quantize.compare import compare_quantized
 from quantmux.ops.quantize.reference import quantize
 from quantmux.testing.answers import stored_bytes
+from quantmux_triton.arithmetic import CORRECTED_ONCE, CORRECTED_TWICE
 from quantmux_triton.quantize.fp8_group import GroupPlan
 from quantmux_triton.quantize.fp8_group_config import Tile
 from quantmux_triton.quantize.producer import Source
@@ -19,11 +21,12 @@ from quantmux_triton.quantize.token_config import RowTile
 
 pytestmark = pytest.mark.interpreter
 
+RELEASE = tuple(int(part) for part in triton.__version__.split(".")[:2])
 CPU = Arch.parse("cpu")
 
 
-def check(plan, config, m, kind="normal", scale=None):
-    x = make_matrix(kind, m, config.n, config.in_dtype, magnitude=3.0, seed=m, device="cpu")
+def check(plan, config, m, kind="normal", scale=None, magnitude=3.0):
+    x = make_matrix(kind, m, config.n, config.in_dtype, magnitude=magnitude, seed=m, device="cpu")
     want = quantize(x, config, scale=scale)
     got = plan.outputs.new(m, x.device)
     for part in got.tensors():
@@ -48,7 +51,7 @@ def test_every_tile_writes_the_whole_padded_extent_of_every_layout(name, layout,
         config = QuantizeConfig(
             operand=name, n=n, layout=layout, padded_n=padded_n, padded_m_multiple=multiple
         )
-        plan = GroupPlan(config, CPU, few=Tile(*tile), many=Tile(*tile))
+        plan = GroupPlan(config, CPU, tile=Tile(*tile))
         check(plan, config, 5)
         check(plan, config, 9, kind="mixed")
 
@@ -82,6 +85,22 @@ def test_a_given_scale_of_any_size_gives_the_codes_of_a_division(name, scale):
     given = torch.tensor([scale])
     for kind in ("normal", "mixed", "wide"):
         check(plan, config, 9, kind=kind, scale=given)
+
+
+@pytest.mark.skipif(RELEASE < (3, 9), reason="its interpreter rounds a fused multiply-add twice")
+@pytest.mark.parametrize("scale", [2.0**-149, 1.7e-30, 0.0131, 2.0**126 * 1.3])
+@pytest.mark.parametrize("name", ["fp8_tensor_static", "int8_tensor_static"])
+def test_the_form_that_gpus_take_gives_the_codes_of_a_division_by_any_scale(name, scale):
+    for dtype, how in (
+        ("bf16", CORRECTED_ONCE),
+        ("fp16", CORRECTED_ONCE),
+        ("fp32", CORRECTED_TWICE),
+    ):
+        config = QuantizeConfig(operand=name, n=256, in_dtype=dtype)
+        plan = TensorPlan(config, CPU, tile=MatrixTile(4, 256, 4), how=how)
+        for kind in ("normal", "mixed", "wide", "signed_zeros"):
+            for magnitude in (1.0, scale, 300 * scale):
+                check(plan, config, 9, kind, torch.tensor([scale]), magnitude)
 
 
 def test_an_output_of_the_callers_that_begins_at_an_odd_address_is_written():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
+from quantmux.config import QuantizeConfig
 from quantmux_triton.arithmetic import arithmetic
-from quantmux_triton.quantize.fp8_group_config import Tile, tiles
+from quantmux_triton.quantize.fp8_group_config import Tile, tile_ranges
 from quantmux_triton.quantize.fp8_group_kernel import fp8_group_kernel
 from quantmux_triton.quantize.outputs import Outputs
 from quantmux_triton.quantize.producer import (
@@ -20,11 +21,12 @@ from quantmux_triton.quantize.producer import (
     in_kind,
     operand_constexprs,
 )
-from quantmux_triton.quantize.variants import Variants, has_pdl
+from quantmux_triton.quantize.variants import Variants, current_device, has_pdl
+from quantmux_triton.tuned import NO_END
 
 if TYPE_CHECKING:
     from quantmux.capability.arch import Arch
-    from quantmux.config import QuantizeConfig
+    from quantmux.config.layers import ProducerConfig
     from quantmux.ops.quantized import QuantizedTensor
     from quantmux_triton.launcher import Launcher
 
@@ -38,8 +40,8 @@ class GroupPlan(Plan):
     Args:
         config: What is made.
         arch: Where.
-        few: Tile for little data; None takes the one of `tiles`.
-        many: Tile for much data; None takes the one of `tiles`.
+        device: Name of the device's profile, by which measured tiles are found.
+        tile: The one tile to take; None takes those of `tile_ranges`.
         pdl: Programmatic dependent launch; None is wherever it exists.
     """
 
@@ -47,16 +49,15 @@ class GroupPlan(Plan):
         self,
         config: QuantizeConfig,
         arch: Arch,
+        device: str = "",
         *,
-        few: Tile | None = None,
-        many: Tile | None = None,
+        tile: Tile | None = None,
         pdl: bool | None = None,
     ) -> None:
         operand, layout = config.operand, config.layout
         self.outputs = Outputs(operand, layout, config.n)
-        chosen = tiles(self.outputs.groups, operand.block.cols, by_column=self.outputs.column > 0)
         self._config = config
-        self._limit = chosen.limit
+        self._bounds = (operand.eps, operand.scale_ub or 0.0)
         self._store = gcd(layout.padded_n, 16)
         how = arithmetic(operand, arch, bits=SIGNIFICANT_BITS[config.in_dtype])
         uses_pdl = has_pdl(arch) if pdl is None else pdl
@@ -67,7 +68,7 @@ class GroupPlan(Plan):
             "PDL": uses_pdl,
         }
 
-        def variant(tile: Tile, *, aligned: bool) -> tuple[Launcher, Tile]:
+        def variant(tile: Tile, *, aligned: bool) -> _Variant:
             constexprs = {
                 **fixed,
                 "ROWS": tile.rows,
@@ -78,59 +79,79 @@ class GroupPlan(Plan):
             launcher = _VARIANTS.get(
                 arch, config.in_dtype, constexprs, num_warps=tile.num_warps, pdl=uses_pdl
             )
-            return launcher, tile
+            return _Variant(launcher, tile.rows, -(-self.outputs.groups // tile.groups))
 
-        self._few = variant(few or chosen.few, aligned=True)
-        self._many = variant(many or chosen.many, aligned=True)
-        self._any = variant(chosen.few, aligned=False)
+        ranges = group_ranges(config, device) if tile is None else ((NO_END, tile),)
+        self._ranges = tuple((m_max, variant(t, aligned=True)) for m_max, t in ranges)
+        self._any = variant(ranges[0][1], aligned=False)
 
     def launchers(self) -> dict[Launcher, tuple[Any, ...]]:
         """Give every variant with arguments of the kinds of a launch's."""
         is_packed = self._config.layout.scales == "packed_pow2"
         scales = torch.int32 if is_packed else torch.float32
         kinds = (in_kind(self._config), torch.uint8, scales, 1, 1, 1, 1, 1, 1.0, 1.0)
-        return {launcher: kinds for launcher, _ in (self._few, self._many, self._any)}
+        variants = (*(variant for _, variant in self._ranges), self._any)
+        return {variant.launcher: kinds for variant in variants}
 
     def run(self, source: Source, out: QuantizedTensor, scale: torch.Tensor | None) -> None:
         """Launch once; nothing for no rows."""
         del scale
-        m, operand, outputs = source.m, self._config.operand, self.outputs
+        x, m, row_stride, column_stride, is_aligned = source
         if m == 0:
             return
-        if not source.is_aligned or out.data.data_ptr() % self._store:
-            launcher, tile = self._any
-        else:
-            launcher, tile = self._few if m * outputs.groups < self._limit else self._many
-        padded_m, column = outputs.rows(m)
-        down = -(-max(padded_m, column) // tile.rows)
-        across = -(-outputs.groups // tile.groups)
-        launcher(
-            (down * across,),
-            source.x,
-            as_bytes(out),
+        data = as_bytes(out)
+        variant = self._any
+        if is_aligned and data.data_ptr() % self._store == 0:
+            for m_max, variant in self._ranges:  # noqa: B007 - the one that the loop ends at
+                if m <= m_max:
+                    break
+        padded_m, column = self.outputs.rows(m)
+        variant.launcher(
+            (-(-max(padded_m, column) // variant.rows) * variant.across,),
+            x,
+            data,
             out.scales,
             m,
             padded_m,
             column,
-            source.row_stride,
-            source.column_stride,
-            operand.eps,
-            operand.scale_ub or 0.0,
+            row_stride,
+            column_stride,
+            *self._bounds,
         )
 
 
-class Fp8Group(QuantizeKernel):
-    """fp8 with a scale per group of columns: variants for few groups, for many, for any strides."""
+class _Variant(NamedTuple):
+    """A launcher, the rows of its tile, and the tiles across a row."""
 
-    variants_of_a_config = 3
+    launcher: Launcher
+    rows: int
+    across: int
+
+
+def group_ranges(config: QuantizeConfig, device: str) -> tuple[tuple[int, Tile], ...]:
+    """Give the tiles of a config as (last M, tile)."""
+    width = config.operand.block.cols
+    groups = config.operand.block.grid(1, config.padded_n)[1]
+    return tile_ranges(groups, width, config.layout.scales, device)
+
+
+class Fp8Group(QuantizeKernel):
+    """fp8 with a scale per group of columns: variants by M, and one for any strides."""
+
+    def declared_variants(self, config: ProducerConfig) -> int:
+        """Give how many variants a config has on the device of this process."""
+        device = current_device()
+        if device is None or not isinstance(config, QuantizeConfig):
+            return 0
+        return len({tile for _, tile in group_ranges(config, device.name)}) + 1
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
         return _VARIANTS.compiled()
 
-    def plan(self, config: QuantizeConfig, arch: Arch) -> GroupPlan:
-        """Choose tiles and variants for a config."""
-        return GroupPlan(config, arch)
+    def plan(self, config: QuantizeConfig, arch: Arch, device: str = "") -> GroupPlan:
+        """Choose tiles and variants for a config; see `QuantizeKernel.plan`."""
+        return GroupPlan(config, arch, device)
 
 
 kernel: Final = Fp8Group()

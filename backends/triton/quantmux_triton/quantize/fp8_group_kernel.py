@@ -20,6 +20,7 @@ from quantmux_triton.numerics_kernel import (
     quotient,
     scale_of,
     to_code,
+    widen,
 )
 from quantmux_triton.quantize.group_scales_kernel import store_group_scales
 
@@ -83,7 +84,7 @@ def fp8_group_kernel(
     if ALIGNED:
         # said of every address: what is said of an argument does not reach the compiler
         source = tl.multiple_of(source, (16, 16, 16))
-    value = tl.load(source, inside, other=0.0).to(tl.float32)
+    value = widen(tl.load(source, inside, other=0.0))
 
     scale = scale_of(tl.max(magnitude_bits(value), axis=2), eps, scale_ub, FMAX, HAS_UB, POW2)
     inverse = inverse_of(scale, HOW)

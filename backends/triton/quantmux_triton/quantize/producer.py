@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
@@ -18,13 +17,14 @@ from quantmux.ops.checks import (
 )
 from quantmux.ops.quantized import DTYPES
 from quantmux_triton.quantize.outputs import Outputs, require_on
-from quantmux_triton.quantize.variants import arch_here
+from quantmux_triton.quantize.variants import current_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from quantmux.capability.arch import Arch
     from quantmux.capability.device import DeviceProfile
+    from quantmux.config import Operand, SiluMulQuantizeConfig
     from quantmux.config.layers import ProducerConfig
     from quantmux.ops.quantized import QuantizedTensor
     from quantmux.registry.protocol import CompiledCode
@@ -35,8 +35,7 @@ SIGNIFICANT_BITS: Final = {"bf16": 8, "fp16": 11, "fp32": 24}
 """Bits of the significand of every plain format."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A plain matrix as a launch needs it.
 
     Attributes:
@@ -56,12 +55,13 @@ class Source:
     @classmethod
     def of(cls, x: torch.Tensor) -> Source:
         """Look at the strides and the address of x [M, n]."""
-        m = x.shape[0]
+        m = len(x)
         row_stride, column_stride = x.stride()
         if m <= 1:
             row_stride = 0  # the stride of a single row says nothing
-        address = x.data_ptr() | (row_stride * x.element_size())
-        is_aligned = column_stride == 1 and address % 16 == 0
+        is_aligned = (
+            column_stride == 1 and not (x.data_ptr() | (row_stride * x.element_size())) & 15
+        )
         return cls(x, m, row_stride, column_stride, is_aligned)
 
 
@@ -94,37 +94,17 @@ class QuantizeKernel(ABC):
         Raises:
             ConfigError: The config is of another op.
         """
-        plan = self.plan(_quantize_config(config), device.arch)
-        operand, in_dtype, n = config.operand, config.in_dtype, config.n
-        is_pow2 = operand.scale_rounding == "pow2"
-
-        def run(
-            x: torch.Tensor,
-            *,
-            scale: torch.Tensor | None = None,
-            global_scale: torch.Tensor | None = None,
-            out: QuantizedTensor | None = None,
-        ) -> QuantizedTensor:
-            require_on(x, device)
-            check_matrix(x, n, in_dtype)
-            check_scales_given(operand, scale, global_scale)
-            if scale is not None and x.is_cuda:
-                scale = check_scalar(scale, "scale", x.device)
-            elif scale is not None:
-                scale = check_given_scale(scale, "scale", x.device, pow2=is_pow2)
-            made = plan.outputs.take(out, x.shape[0], x.device)
-            plan.run(Source.of(x), made, scale)
-            return made
-
-        return run
+        asked = _quantize_config(config)
+        return bound(self.plan(asked, device.arch, device.name), asked, asked.n, device)
 
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
         """Compile every variant of a config: none depends on M."""
         del ms
-        arch = arch_here()
-        if arch is None:
+        device = current_device()
+        if device is None:
             return
-        for launcher, kinds in self.plan(_quantize_config(config), arch).launchers().items():
+        plan = self.plan(_quantize_config(config), device.arch, device.name)
+        for launcher, kinds in plan.launchers().items():
             launcher.warm(*kinds)
 
     def compile_for(self, config: ProducerConfig, arch: Arch) -> list[CompiledCode]:
@@ -142,8 +122,58 @@ class QuantizeKernel(ABC):
         """Count the variants of this process."""
 
     @abstractmethod
-    def plan(self, config: QuantizeConfig, arch: Arch) -> Plan:
-        """Choose tiles and variants for a config."""
+    def plan(self, config: QuantizeConfig, arch: Arch, device: str = "") -> Plan:
+        """Choose tiles and variants for a config.
+
+        Args:
+            config: What is made.
+            arch: Architecture that the code is for.
+            device: Name of the device's profile, by which measured tiles are found.
+        """
+
+
+def bound(
+    plan: Plan, config: QuantizeConfig | SiluMulQuantizeConfig, width: int, device: DeviceProfile
+) -> Callable[..., QuantizedTensor]:
+    """Give the function that checks its arguments and runs a plan.
+
+    Args:
+        plan: What is launched.
+        config: Operand and input format.
+        width: Columns of x.
+        device: Where x has to be.
+    """
+    operand, in_dtype, dtype = config.operand, config.in_dtype, DTYPES[config.in_dtype]
+    on_gpu, is_dynamic = device.is_cuda, operand.dynamic
+    take, launch, source_of = plan.outputs.take, plan.run, Source.of
+
+    def run(
+        x: torch.Tensor,
+        *,
+        scale: torch.Tensor | None = None,
+        global_scale: torch.Tensor | None = None,
+        out: QuantizedTensor | None = None,
+    ) -> QuantizedTensor:
+        shape = x.shape
+        if x.dtype is not dtype or x.is_cuda is not on_gpu or len(shape) != 2 or shape[1] != width:
+            require_on(x, device)
+            check_matrix(x, width, in_dtype)
+        if not is_dynamic or scale is not None or global_scale is not None:
+            check_scales_given(operand, scale, global_scale)
+            scale = _given(scale, x, operand)
+        made = take(out, shape[0], x.device)
+        launch(source_of(x), made, scale)
+        return made
+
+    return run
+
+
+def _given(scale: torch.Tensor | None, x: torch.Tensor, operand: Operand) -> torch.Tensor | None:
+    """Give a scale as fp32 [1]; on a GPU its value is not looked at, as that would wait for it."""
+    if scale is None or x.is_cuda:
+        return scale if scale is None else check_scalar(scale, "scale", x.device)
+    pow2 = operand.scale_rounding == "pow2"
+    return check_given_scale(scale, "scale", x.device, pow2=pow2)
 
 
 def operand_constexprs(config: QuantizeConfig, how: Arithmetic) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from quantmux.capability.capability import Capability, OperandOffer
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_triton.tuned import tuned_files
 
 if TYPE_CHECKING:
     from quantmux.config.formats import Dtype
@@ -98,6 +99,8 @@ def specs() -> tuple[KernelSpec, ...]:
                 "quantize/fp8_group_kernel.py",
                 "quantize/fp8_group_config.py",
                 "quantize/group_scales_kernel.py",
+                "tuned.py",
+                *tuned_files("fp8_group"),
                 *_SHARED,
             ),
             summary="fp8 with a scale per group of columns, in every layout",

@@ -43,6 +43,7 @@ class TensorPlan(Plan):
         arch: Where.
         tile: What one program takes; None takes `matrix_tile`.
         pdl: Programmatic dependent launch; None is wherever it exists.
+        how: How values are divided; None is the fastest form with the definition's bits.
     """
 
     def __init__(
@@ -52,13 +53,15 @@ class TensorPlan(Plan):
         *,
         tile: MatrixTile | None = None,
         pdl: bool | None = None,
+        how: int | None = None,
     ) -> None:
         self.outputs = Outputs(config.operand, config.layout, config.n)
         self._config = config
         self._tile = tile or matrix_tile(config.padded_n)
         self._store = gcd(config.padded_n, 16)
         self._parts = PARTS if config.operand.dynamic else 0
-        how = _arithmetic(config, arch)
+        chosen = _arithmetic(config, arch)
+        computed = chosen if how is None else replace(chosen, how=how)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
         shape = {"ROWS": self._tile.rows, "BLOCK": self._tile.block, "PDL": uses_pdl}
 
@@ -75,7 +78,7 @@ class TensorPlan(Plan):
         self._codes = {
             aligned: variant(
                 _CODES,
-                **operand_constexprs(config, how),
+                **operand_constexprs(config, computed),
                 PARTS=self._parts,
                 PAD_ROWS=config.layout.padded_m_multiple > 1,
                 ALIGNED=aligned,
@@ -140,8 +143,9 @@ class Tensor(QuantizeKernel):
         """Count the variants of this process."""
         return _AMAX.compiled() + _CODES.compiled()
 
-    def plan(self, config: QuantizeConfig, arch: Arch) -> TensorPlan:
-        """Choose tile and variants for a config."""
+    def plan(self, config: QuantizeConfig, arch: Arch, device: str = "") -> TensorPlan:
+        """Choose tile and variants for a config; see `QuantizeKernel.plan`."""
+        del device
         return TensorPlan(config, arch)
 
 
@@ -150,7 +154,7 @@ def _arithmetic(config: QuantizeConfig, arch: Arch) -> Arithmetic:
     how = arithmetic(config.operand, arch, bits=bits)
     if config.operand.dynamic:
         return how
-    # the device function divides where a given scale does not allow the corrected form
+    # the device function moves scales that the corrected forms do not allow
     corrected = CORRECTED_ONCE if bits <= 11 else CORRECTED_TWICE
     return replace(how, how=DIVIDE if interpreting() else corrected)
 

@@ -20,10 +20,13 @@ from quantmux_triton.numerics_kernel import (
     quotient,
     scale_of,
     to_code,
+    widen,
 )
 
 _LEAST = tl.constexpr(2.0**-90)
 _MOST = tl.constexpr(2.0**120)
+_UP = tl.constexpr(2.0**60)
+_DOWN = tl.constexpr(2.0**-60)
 # beyond this every quotient saturates, in any format
 _SATURATED = tl.constexpr(2.0**20)
 
@@ -97,8 +100,7 @@ def tensor_kernel(
         PARTS: A power of two, or 0 for a given scale.
         FORMAT: What a code is.
         HW: Whether the instruction makes fp8.
-        HOW: How values are divided by the scale; with a given scale the corrected forms are used
-            where they are right, and a division elsewhere.
+        HOW: How values are divided by the scale.
         FMAX: Largest magnitude of a code.
         HAS_UB: Whether amax has a ceiling.
         POW2: Whether the scale is a power of two.
@@ -142,20 +144,23 @@ def tensor_kernel(
 
 @triton.jit
 def _given_quotient(value, scale, HOW: tl.constexpr):
-    """Give quotients by a scale that nobody chose for us, of values that it may not bound."""
+    """Give quotients by a scale that nobody chose for us, of values that it may not bound.
+
+    Where the scale is outside of what the corrected forms allow, both are moved by the same power
+    of two. A value that overflows by it has a quotient that saturates, one that loses bits has a
+    quotient of code 0.
+    """
     if HOW == DIVIDE:
         q = tl.div_rn(value, scale + tl.zeros_like(value))
     else:
-        q = value
-        if (scale >= _LEAST) & (scale <= _MOST):
-            wide = scale + tl.zeros_like(value)
-            inverse = inverse_of(scale + tl.zeros((1, 1), tl.float32), HOW)
-            rough = value * inverse
-            # Inf and NaN stay what they are; a correction would make Inf a NaN
-            exact = quotient(value, wide, inverse, HOW)
-            q = tl.where(tl.abs(rough) < _SATURATED, exact, rough)
-        else:
-            q = tl.div_rn(value, scale + tl.zeros_like(value))
+        lift = tl.where(scale < _LEAST, _UP, tl.where(scale > _MOST, _DOWN, 1.0))
+        value = value * lift
+        divisor = scale * lift + tl.zeros((1, 1), tl.float32)
+        inverse = inverse_of(divisor, HOW)
+        rough = value * inverse
+        # Inf and NaN stay what they are; a correction would make a NaN of Inf
+        exact = quotient(value, divisor, inverse, HOW)
+        q = tl.where(tl.abs(rough) < _SATURATED, exact, rough)
     return q
 
 
@@ -173,4 +178,4 @@ def _load(
     if ALIGNED:
         # said of every address: what is said of an argument does not reach the compiler
         source = tl.multiple_of(source, (16, 16))
-    return tl.load(source, inside, other=0.0).to(tl.float32)
+    return widen(tl.load(source, inside, other=0.0))

@@ -108,8 +108,9 @@ class Token(QuantizeKernel):
         """Count the variants of this process."""
         return _VARIANTS.compiled()
 
-    def plan(self, config: QuantizeConfig, arch: Arch) -> TokenPlan:
-        """Choose tile and variants for a config."""
+    def plan(self, config: QuantizeConfig, arch: Arch, device: str = "") -> TokenPlan:
+        """Choose tile and variants for a config; see `QuantizeKernel.plan`."""
+        del device
         return TokenPlan(config, arch)
 
 

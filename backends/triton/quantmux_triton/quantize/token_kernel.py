@@ -14,6 +14,7 @@ from quantmux_triton.numerics_kernel import (
     quotient,
     scale_of,
     to_code,
+    widen,
 )
 
 _POINTERS = ("x", "data", "scales")
@@ -97,7 +98,7 @@ def _load(
     if ALIGNED:
         # said of every address: what is said of an argument does not reach the compiler
         place = tl.multiple_of(place, (16, 16))
-    return tl.load(place, exists, other=0.0).to(tl.float32)
+    return widen(tl.load(place, exists, other=0.0))
 
 
 @triton.jit

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quantmux.capability.arch import Arch
+from quantmux.capability.detect import resolve_device
 from quantmux_triton.interpreter import interpreting
 from quantmux_triton.launcher import Launcher, compiled_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from quantmux.capability.device import DeviceProfile
 
 _FIRST_WITH_PDL: Final = 90
 
@@ -72,3 +75,15 @@ def arch_here() -> Arch | None:
         return None
     major, minor = torch.cuda.get_device_capability()
     return Arch(vendor="nvidia", name=f"{major}{minor}")
+
+
+def current_device() -> DeviceProfile | None:
+    """Give the profile of the device that calls of this process run on, None where there is none.
+
+    The interpreter's is the CPU.
+    """
+    if interpreting():
+        return resolve_device("cpu")
+    if not torch.cuda.is_available():
+        return None
+    return resolve_device(f"cuda:{torch.cuda.current_device()}")
