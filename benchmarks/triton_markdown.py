@@ -78,9 +78,25 @@ def table(data: Mapping[str, Any]) -> str:
 def _foot(data: Mapping[str, Any]) -> list[str]:
     lines = [f"Not timed: {line}." for line in Cases(data["rows"], lambda _: True).failed()]
     lines += [f"Not here: {name}: {why}." for name, why in data["missing"].items()]
+    lines += _selection(data)
     if data["protocol"].get("left_out"):
         lines.append(f"Left out by the budget: {len(data['protocol']['left_out'])} cases.")
     return lines
+
+
+def _selection(data: Mapping[str, Any]) -> list[str]:
+    """Say where selection, as it was in the run, takes another kernel than our fastest."""
+    cases = Cases(data["rows"], lambda _: True)
+    others: dict[tuple[str, str], list[str]] = {}
+    for case, ids in data["protocol"].get("selected", {}).items():
+        best = cases.ours(case) if case in set(cases) else None
+        if best and ids and ids[-1] != best["kernel"]:
+            others.setdefault((ids[-1], best["kernel"]), []).append(case)
+    return [
+        f"Selection took `{taken}` in {len(found)} cases where `{best}` is faster: {found[0]}"
+        + (" …" if len(found) > 1 else ".")
+        for (taken, best), found in others.items()
+    ]
 
 
 def _head(data: Mapping[str, Any]) -> list[str]:

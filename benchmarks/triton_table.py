@@ -178,6 +178,7 @@ def measure(
             )
         )
     left_out: list[str] = []
+    selected: dict[str, list[str]] = {}
     for section in chosen:
         present, missing = here([make() for make in section.peers], device)
         report.missing |= missing
@@ -194,13 +195,17 @@ def measure(
             if time.monotonic() - _start > budget:
                 left_out += [f"{section.key}: {case.name}" for case in cases]
                 continue
+            selection = context.select(cases[0].config, device)
+            for case in cases:
+                taken = selection.pipeline_for(case.m)
+                selected[case.name] = list(taken.ids) if taken else []
             found = list(bench.run(cases))
             report.rows += found
             for row in found:
                 if row.status != "ok":
                     say(f"FAILED {row.case} {row.kernel}: {row.reason[:200]}")
         say(f"{section.key}: {len(report.rows)} rows so far")
-    report.protocol["left_out"] = left_out
+    report.protocol |= {"left_out": left_out, "selected": selected}
     report.rows = with_peers(report.rows)
     return report
 

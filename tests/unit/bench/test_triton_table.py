@@ -115,6 +115,16 @@ def test_what_failed_is_missing_or_left_out_stands_below_the_table(markdown):
     assert "Left out by the budget: 1 cases." in text
 
 
+def test_where_selection_takes_a_slower_kernel_of_ours_is_said(markdown):
+    first, second = row("triton/a", 9.0), row("triton/b", 3.0)
+    data = report(first, second, row("triton/a", 1.0, m=64), row("triton/b", 2.0, m=64))
+    case = first["case"]
+    data["protocol"] = {"selected": {case: ["triton/q", "triton/a"]}}
+    assert f"`triton/a` in 1 cases where `triton/b` is faster: {case}." in markdown.table(data)
+    data["protocol"] = {"selected": {case: ["triton/q", "triton/b"]}}
+    assert "Selection took" not in markdown.table(data)
+
+
 def test_what_was_not_measured_is_said_so(markdown):
     assert markdown.table(report()).count("not measured") == 9
 
