@@ -1,10 +1,10 @@
 """fp32 to e2m1 (FP4) codes as Triton device functions, bit-equal to ``numerics.encode_e2m1``.
 
-The magnitudes are 0, 0.5, 1, 1.5, 2, 3, 4, 6: steps of 0.5 below 2, of 1 up to 4, of 2 above. From
-sm_100 on one instruction converts a pair. Elsewhere one addition does the rounding. Let a be |v|, at
-most 6, and E the power of two at or below a, at least 1. A number between E·2^22 and E·2^23 has
-units of E/2, which is the step at a; so RN(E·2^22 + a) has a/(E/2), rounded to nearest even, in the
-low bits of its mantissa, and E in its exponent::
+The magnitudes are 0, 0.5, 1, 1.5, 2, 3, 4, 6: steps of 0.5 below 2, of 1 up to 4, of 2 above.
+From sm_100 on one instruction converts a pair. Elsewhere one addition does the rounding. Let a be
+|v|, at most 6, and E the power of two at or below a, at least 1. A number between E·2^22 and
+E·2^23 has units of E/2, which is the step at a; so RN(E·2^22 + a) has a/(E/2), rounded to nearest
+even, in the low bits of its mantissa, and E in its exponent::
 
     t = fma(E, 2^22 + 3, a)      the product is exact; the 3 adds 6 units, a constant made free
     code = (bits(t) + (bits(t) >> 22)) & 7

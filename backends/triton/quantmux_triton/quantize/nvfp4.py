@@ -1,4 +1,4 @@
-"""triton/quantize_nvfp4 and triton/quantize_nvfp4_dynamic: rows into NVFP4, in one launch or two."""
+"""triton/quantize_nvfp4 and …_dynamic: rows into NVFP4, in one launch or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of NVFP4 in registers: a thread has the sixteen values of a block, its scale and its codes.
+"""Blocks of NVFP4 in registers: a thread has the sixteen values of a block, scale and codes.
 
 A block is two tuples of eight fp32 tensors, one element each in a thread: the maximum of a block,
 its scale and the packing of its codes then need no exchange between lanes, and the two divisions
@@ -99,7 +99,7 @@ def values_of_eight(
     x, at, inside, column, column_stride, N: tl.constexpr, ALIGNED: tl.constexpr,
     SILU: tl.constexpr, HW_SILU: tl.constexpr,
 ):  # fmt: skip
-    """Give eight columns of what is quantized: those of x, or ``silu(gate) * up``; see `load_eight`.
+    """Give eight columns of what is quantized: x, or ``silu(gate) * up``; see `load_eight`.
 
     Args:
         x: The matrix [M, N], or [M, 2N] = [gate | up].
@@ -114,10 +114,7 @@ def values_of_eight(
     """
     v = load_eight(x, at, inside, column, column_stride, N, ALIGNED)
     if SILU:
-        if ALIGNED:
-            beside = at + N
-        else:
-            beside = at + column_stride.to(tl.int64) * N
+        beside = at + N if ALIGNED else at + column_stride.to(tl.int64) * N
         u = load_eight(x, beside, inside, column, column_stride, N, ALIGNED)
         s0, s1 = silu_mul(v[0], u[0], HW_SILU), silu_mul(v[1], u[1], HW_SILU)
         s2, s3 = silu_mul(v[2], u[2], HW_SILU), silu_mul(v[3], u[3], HW_SILU)
@@ -150,14 +147,8 @@ def _load(
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
     columns = column[:, None] + tl.arange(0, WIDTH)[None, :]
-    if N % 16 != 0:
-        mask = inside[:, None] & (columns < N)
-    else:
-        mask = inside[:, None]
-    if ALIGNED:
-        place = columns
-    else:
-        place = columns.to(tl.int64) * column_stride
+    mask = inside[:, None] & (columns < N) if N % 16 != 0 else inside[:, None]
+    place = columns if ALIGNED else columns.to(tl.int64) * column_stride
     pointer = x + (at[:, None] + place)
     if ALIGNED:
         # a hint on an argument of the kernel is lost, one on what is computed from it is not
@@ -223,7 +214,7 @@ def quantized_block(low, high, inside, inverse_global, HW8: tl.constexpr, FORM: 
 
 @triton.jit
 def _plain_scale(amax, inverse_global, HW8: tl.constexpr):
-    """Give codes of scales, multipliers RN(G / s), and which are usable, for a G that is no extreme.
+    """Give codes of scales, multipliers RN(G / s), and which are usable, for a usual G.
 
     Division a / b by way of y, 1 / b within a unit in the last place: a · y, corrected once by its
     residual, is RN(a / b) for every a and all the b there are, those with four significant bits.

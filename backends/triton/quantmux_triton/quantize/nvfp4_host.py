@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from quantmux.config.layouts import round_up
 from quantmux.errors import ConfigError
-from quantmux.ops.checks import check_matrix, check_out, check_scalar, check_scales_given
-from quantmux.ops.quantized import DTYPES, QuantizedTensor
+from quantmux.ops.checks import check_matrix, check_scalar, check_scales_given
+from quantmux.ops.quantized import DTYPES
 from quantmux_triton.arithmetic import converts_fp8
 from quantmux_triton.interpreter import interpreting
 from quantmux_triton.quantize.nvfp4_config import (
@@ -22,6 +21,7 @@ from quantmux_triton.quantize.nvfp4_config import (
     tiles,
 )
 from quantmux_triton.quantize.nvfp4_kernel import nvfp4_amax_kernel, nvfp4_kernel
+from quantmux_triton.quantize.nvfp4_outputs import Outputs
 from quantmux_triton.quantize.outputs import require_on
 from quantmux_triton.quantize.variants import Variants, arch_here, has_pdl
 
@@ -30,15 +30,14 @@ if TYPE_CHECKING:
 
     from quantmux.capability.arch import Arch
     from quantmux.capability.device import DeviceProfile
-    from quantmux.config import Layout, Operand
     from quantmux.config.layers import ProducerConfig
+    from quantmux.ops.quantized import QuantizedTensor
     from quantmux.registry.protocol import CompiledCode
     from quantmux_triton.launcher import Launcher
 
 LAYOUTS: Final = {"row_major": 0, "swizzled_128x4": 1, "swizzled_8x4": 2}
 """Scale layout → ``LAYOUT`` of the device functions."""
 
-_TILE_ROWS: Final = {"row_major": 1, "swizzled_128x4": 128, "swizzled_8x4": 8}
 _FIRST_WITH_E2M1: Final = 100
 
 
@@ -95,6 +94,8 @@ class NvFp4:
         plan = self._plan(config, device.arch)
         operand, in_dtype = config.operand, config.in_dtype
         width = 2 * config.n if self._silu else config.n
+        home, dtype = "cuda" if device.is_cuda else "cpu", DTYPES[in_dtype]
+        is_static = operand.global_scale == "static"
 
         def run(
             x: torch.Tensor,
@@ -103,18 +104,25 @@ class NvFp4:
             global_scale: torch.Tensor | None = None,
             out: QuantizedTensor | None = None,
         ) -> QuantizedTensor:
-            require_on(x, device)
-            check_matrix(x, width, in_dtype)
-            check_scales_given(operand, scale, global_scale)
-            if global_scale is not None:
-                global_scale = check_scalar(global_scale, "global_scale", x.device)
-            made, g = plan.outputs.take(out, x.shape[0], x.device)
-            if x.shape[0]:
-                _launch(plan, x, made, g, global_scale)
-            elif global_scale is None:
+            where, given = x.device, global_scale
+            if where.type != home:
+                require_on(x, device)
+            if x.dim() != 2 or x.shape[1] != width or x.dtype is not dtype:
+                check_matrix(x, width, in_dtype)
+            if scale is not None or (is_static and given is None):
+                check_scales_given(operand, scale, given)
+            if given is not None and (
+                given.shape != (1,) or given.dtype is not torch.float32 or given.device != where
+            ):
+                given = check_scalar(given, "global_scale", where)
+            m = x.shape[0]
+            made, g = plan.outputs.take(out, m, where, given)
+            if m:
+                _launch(plan, x, made, g, given)
+            elif given is None:
                 g.fill_(1.0)
-            else:
-                g.copy_(global_scale)
+            elif g is not given:
+                g.copy_(given)
             return made
 
         return run
@@ -134,7 +142,7 @@ class NvFp4:
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
-        return len(self._variants) + len(self._amax_variants)
+        return self._variants.compiled() + self._amax_variants.compiled()
 
     def declared_variants(self, config: ProducerConfig) -> int:
         """Give how many variants a config has at most.
@@ -219,58 +227,6 @@ def _form(arch: Arch) -> int:
     return 2 if arch.sm >= _FIRST_WITH_E2M1 else 1
 
 
-class Outputs:
-    """Makes the outputs of one config, with numbers that were computed once.
-
-    Args:
-        operand: NVFP4.
-        layout: How it lies.
-        n: Row width of the result.
-
-    Attributes:
-        padded_n: Stored row width.
-        groups: Blocks of a stored row.
-    """
-
-    def __init__(self, operand: Operand, layout: Layout, n: int) -> None:
-        self._operand = operand
-        self._layout = layout
-        self._n = n
-        self._multiple = layout.padded_m_multiple
-        self._tile_rows = _TILE_ROWS[layout.scales]
-        self.padded_n = layout.padded_n
-        self.groups = layout.padded_n // 16
-        is_swizzled = layout.scales != "row_major"
-        self._columns = round_up(self.groups, 4) if is_swizzled else self.groups
-
-    def rows(self, m: int) -> tuple[int, int]:
-        """Give the stored rows of data and of scales."""
-        padded_m = round_up(m, self._multiple)
-        return padded_m, round_up(padded_m, self._tile_rows)
-
-    def take(
-        self, out: QuantizedTensor | None, m: int, device: torch.device
-    ) -> tuple[QuantizedTensor, torch.Tensor]:
-        """Give ``out`` when it can be written into, a new output when it is None; and its g.
-
-        Raises:
-            LayoutError, ShapeError, DtypeError, InputError: ``out`` is another one.
-        """
-        if out is not None and out.global_scale is not None:
-            check_out(out, self._operand, self._layout, (m, self._n), device)
-            return out, out.global_scale
-        if out is not None:  # without its global scale: say what is wrong with it
-            check_out(out, self._operand, self._layout, (m, self._n), device)
-        padded_m, scale_rows = self.rows(m)
-        data = torch.empty((padded_m, self.padded_n // 2), dtype=torch.uint8, device=device)
-        scales = torch.empty(
-            (scale_rows, self._columns), dtype=torch.float8_e4m3fn, device=device
-        )
-        g = torch.empty(1, dtype=torch.float32, device=device)
-        made = QuantizedTensor(data, scales, g, self._operand, self._layout, (m, self._n))
-        return made, g
-
-
 def _launch(
     plan: _Plan,
     x: torch.Tensor,
@@ -295,7 +251,7 @@ def _launch(
         search = plan.amax if is_aligned else plan.amax_any
         search((parts,), x, source, m, row_stride, column_stride)
         variants = plan.found
-    padded_m, scale_rows = plan.outputs.rows(m)
+    sizes = plan.outputs.extents(m)
     if not is_aligned or made.data.data_ptr() % 8:
         launcher, tile = variants.any_strides, plan.tiles.many
     elif m * plan.outputs.groups < plan.tiles.limit:
@@ -304,14 +260,14 @@ def _launch(
         launcher, tile = variants.many, plan.tiles.many
     across = -(-plan.outputs.groups // (4 * tile.quads))
     launcher(
-        (-(-scale_rows // tile.rows) * across,),
+        (-(-sizes.scale_rows // tile.rows) * across,),
         x,
         made.data,
         made.scales.view(torch.uint8),
         source,
         g,
         m,
-        padded_m,
+        sizes.padded_m,
         row_stride,
         column_stride,
         parts,

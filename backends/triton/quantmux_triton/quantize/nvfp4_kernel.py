@@ -7,7 +7,7 @@ sector in both swizzled layouts. With ROWS = 1 a warp is 32 blocks of one row, w
 `row_major`.
 
 The tiles reach over the padded extents of data *and* of scales: what is outside of the matrix is
-stored as 0. Tiles without any row of the matrix (127 of 128 rows of scales when M = 1) load nothing.
+stored as 0. Tiles without any row of the matrix (of 128 rows of scales when M = 1) load nothing.
 
 With a global scale that is given there is one launch. Without one, `nvfp4_amax_kernel` goes before:
 every program stores the largest finite magnitude that it met in a place of its own, and every
@@ -68,20 +68,14 @@ def nvfp4_amax_kernel(
         inside = (row < m)[:, None]
         if N % BLOCK != 0:
             inside = inside & (column < N)[None, :]
-        if ALIGNED:
-            place = column
-        else:
-            place = column.to(tl.int64) * column_stride
+        place = column if ALIGNED else column.to(tl.int64) * column_stride
         at = (row.to(tl.int64) * row_stride)[:, None] + place[None, :]
         pointer = x + at
         if ALIGNED:
             pointer = tl.multiple_of(pointer, (16, 16))
         value = tl.load(pointer, inside, other=0.0).to(tl.float32)
         if SILU:
-            if ALIGNED:
-                beside = at + N
-            else:
-                beside = at + column_stride.to(tl.int64) * N
+            beside = at + N if ALIGNED else at + column_stride.to(tl.int64) * N
             pointer = x + beside
             if ALIGNED:
                 pointer = tl.multiple_of(pointer, (16, 16))
@@ -107,7 +101,7 @@ def nvfp4_kernel(
         scales: uint8, the e4m3 scales; see `scale_place`.
         source: int32 [parts] of `nvfp4_amax_kernel`, or the given global scale, fp32 [1], when
             PARTS is 0.
-        global_scale: fp32 [1], written.
+        global_scale: fp32 [1], written unless it is ``source``.
         m: Rows of x.
         padded_m: Rows of data.
         row_stride: Elements between rows of x.
@@ -129,10 +123,7 @@ def nvfp4_kernel(
     """
     GROUPS: tl.constexpr = PADDED_N // 16
     ACROSS: tl.constexpr = ((GROUPS + 3) // 4 + QUADS - 1) // QUADS
-    if PARTS == 0:
-        program = tl.program_id(0)
-    else:
-        program = tl.num_programs(0) - 1 - tl.program_id(0)
+    program = tl.program_id(0) if PARTS == 0 else tl.num_programs(0) - 1 - tl.program_id(0)
     lane = tl.arange(0, QUADS * ROWS * 4)
     first, row = row_of(program // ACROSS, lane // 4 % ROWS, ROWS, LAYOUT)
     group = (program % ACROSS * QUADS + lane // (ROWS * 4)) * 4 + lane % 4
@@ -147,20 +138,18 @@ def nvfp4_kernel(
         part = tl.arange(0, PARTS)
         bits = tl.max(tl.load(source + part, part < parts, other=0), axis=0)
         g = tl.max(global_scale_of(bits + tl.zeros((1,), tl.int32)), axis=0)
-    tl.store(global_scale, g, program == 0)
+    # the output may own the scale that was given: inputs are not written to
+    is_own = source.to(tl.int64) == global_scale.to(tl.int64)
+    tl.store(global_scale, g, (program == 0) & (not is_own))
     if first < m:
         inverse_global = tl.max(tl.div_rn(tl.full((1,), 1.0, tl.float32), g), axis=0)
         inside = (row < m) & (group * 16 < N)
         at = row.to(tl.int64) * row_stride
-        low = values_of_eight(
-            x, at, inside, group * 16, column_stride, N, ALIGNED, SILU, HW_SILU
-        )
+        low = values_of_eight(x, at, inside, group * 16, column_stride, N, ALIGNED, SILU, HW_SILU)
         high = values_of_eight(
             x, at, inside, group * 16 + 8, column_stride, N, ALIGNED, SILU, HW_SILU
         )
-        scale, low_codes, high_codes = quantized_block(
-            low, high, inside, inverse_global, HW8, FORM
-        )
+        scale, low_codes, high_codes = quantized_block(low, high, inside, inverse_global, HW8, FORM)
         tl.store(scales + place, scale, has_scale)
         store_codes(data, low_codes, high_codes, row, group, has_data, PADDED_N, ALIGNED)
     else:
@@ -168,4 +157,3 @@ def nvfp4_kernel(
         if first < padded_m:
             none = tl.zeros_like(lane)
             store_codes(data, none, none, row, group, has_data, PADDED_N, ALIGNED)
-

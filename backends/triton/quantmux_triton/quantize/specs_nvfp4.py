@@ -23,6 +23,7 @@ NVFP4_SOURCES: Final = (
     "quantize/nvfp4_config.py",
     "quantize/nvfp4_host.py",
     "quantize/nvfp4_kernel.py",
+    "quantize/nvfp4_outputs.py",
     "quantize/outputs.py",
     "quantize/variants.py",
     "silu_mul_quantize/silu_kernel.py",
