@@ -404,7 +404,9 @@ def _type_name(arg: Any) -> str:
     if isinstance(arg, torch.dtype):
         return TYPE_NAMES[arg]
     if hasattr(arg, "block_shape"):
-        return f"tensordesc<{TYPE_NAMES[arg.base.dtype][1:]}{list(arg.block_shape)}>"
+        box = f"{TYPE_NAMES[arg.base.dtype][1:]}{list(arg.block_shape)}"
+        # those of Gluon say how the box lies in shared memory
+        return f"tensordesc<{box},{arg.layout}>" if hasattr(arg, "layout") else f"tensordesc<{box}>"
     if isinstance(arg, bool):
         return "i1"
     if isinstance(arg, float):

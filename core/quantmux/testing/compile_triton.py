@@ -63,7 +63,7 @@ def compile_triton(
     types = {a: "constexpr" if a in constexprs else signature[a] for a in names}
     attributes = {(names.index(a),): [["tt.divisibility", 16]] for a in divisible_by_16}
     target = _target(arch, name)
-    source = triton.compiler.ASTSource(fn, types, dict(constexprs), attributes)
+    source = _source_of(fn)(fn, types, dict(constexprs), attributes)
     try:
         with warnings.catch_warnings():
             # Triton says at every compilation which of its defaults will change one day
@@ -100,6 +100,17 @@ def _triton(name: str) -> Any:
             code="no_compiler",
         )
     return triton
+
+
+def _source_of(fn: Any) -> Any:
+    """Give Triton's class of source code for a function, which may be written in Gluon."""
+    if hasattr(fn, "is_gluon") and fn.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 def _target(arch: Arch, name: str) -> Any:
