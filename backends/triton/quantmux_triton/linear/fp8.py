@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from quantmux_triton.linear.fp8_config import Tile
 
 
-def _tiles(sm: int, tma: bool, exact: bool) -> tuple[Tile, ...]:
-    return scaled_tiles(sm, tma=tma, exact=exact)
+def _tiles(sm: int, aligned: bool, exact: bool, divided: bool) -> tuple[Tile, ...]:
+    return scaled_tiles(sm, aligned=aligned, exact=exact, divided=divided)
 
 
 kernel: Final = LargeMLinear(_tiles)

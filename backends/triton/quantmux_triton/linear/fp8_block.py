@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from quantmux_triton.linear.fp8_config import Tile
 
 
-def _tiles(sm: int, tma: bool, exact: bool) -> tuple[Tile, ...]:
+def _tiles(sm: int, aligned: bool, exact: bool, divided: bool) -> tuple[Tile, ...]:
     del exact  # it always is
-    return block_tiles(sm, tma=tma)
+    return block_tiles(sm, aligned=aligned, divided=divided)
 
 
 kernel: Final = LargeMLinear(_tiles)

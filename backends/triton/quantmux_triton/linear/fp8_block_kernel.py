@@ -142,9 +142,9 @@ def block_gemm_pointer(
         tl.extra.cuda.gdc_launch_dependents()
     w_row = k
     if ALIGNED:
-        k = tl.multiple_of(k, 16)
-        w_row = tl.multiple_of(w_row, 16)
-        x_row = tl.multiple_of(x_row, 16)
+        # arithmetic that the compiler sees through, as it does not through a hint on an argument
+        w_row = k // 16 * 16
+        x_row = x_row // 16 * 16
     steps = tl.cdiv(k, 128)
     tile_row, tile_col = tile_of(tl.program_id(0), m, n, BLOCK_M, BLOCK_N, GROUP_M)
     row = tile_row * BLOCK_M

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from quantmux.capability.device import DeviceProfile
+
+Form = Literal["divided", "tma", "pointer"]
 
 BLOCK_K: Final = 128
 """Columns of x and W that one step multiplies: 128 bytes, the widest row that TMA swizzles."""
@@ -24,6 +26,10 @@ class Tile:
     Attributes:
         block_m: Rows of y a program makes.
         block_n: Columns of y a program makes.
+        form: ``divided``: some warps load, the others multiply (Hopper; ``warps``, ``parts`` and
+            ``subtiles`` do not count). ``tma``: loads and stores by TMA (sm90 and later).
+            ``pointer``: anywhere.
+        second: Columns of the second part of a divided tile, 0 for one part.
         parts: Column parts that are multiplied one after the other (1 or 2).
         subtiles: Column pieces in which each part is stored (1 or 2).
         warps: Warps of a program.
@@ -37,6 +43,8 @@ class Tile:
 
     block_m: int
     block_n: int
+    form: Form = "tma"
+    second: int = 0
     parts: int = 1
     subtiles: int = 2
     warps: int = 8
@@ -46,6 +54,13 @@ class Tile:
     flatten: bool = True
     registers: int = 0
     rate: float = 0.6
+
+    @property
+    def widest_part(self) -> int:
+        """Columns of the wider part."""
+        if self.form == "divided":
+            return max(self.block_n - self.second, self.second)
+        return self.block_n // self.parts
 
 
 def m_class(m: int) -> int:
@@ -89,20 +104,28 @@ def best_tile(
     return min(tiles, key=microseconds)
 
 
+_DIVIDED: Final = (
+    Tile(128, 256, "divided", stages=4, rate=0.74),
+    Tile(128, 192, "divided", 64, stages=4, rate=0.70),
+    Tile(128, 128, "divided", stages=6, rate=0.60),
+)
+_DIVIDED_EXACT: Final = (
+    Tile(128, 256, "divided", 128, stages=4, rate=0.66),
+    Tile(128, 192, "divided", 64, stages=4, rate=0.62),
+    Tile(128, 128, "divided", stages=6, rate=0.60),
+)
 _HOPPER: Final = (
-    Tile(128, 256, stages=4, rate=0.72),
-    Tile(256, 128, stages=4, rate=0.70),
-    Tile(128, 128, stages=4, rate=0.60),
-    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.45),
-    Tile(64, 128, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.45),
-    Tile(64, 64, warps=4, stages=6, subtiles=1, per_sm=2, rate=0.3),
+    Tile(128, 256, stages=3, subtiles=1, rate=0.74),
+    Tile(128, 128, warps=4, stages=3, per_sm=2, rate=0.68),
+    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.60),
+    Tile(64, 128, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.58),
+    Tile(64, 64, warps=4, stages=6, subtiles=1, per_sm=2, rate=0.40),
 )
 _HOPPER_EXACT: Final = (
-    Tile(128, 256, parts=2, stages=3, subtiles=1, rate=0.60),
-    Tile(128, 128, stages=4, rate=0.50),
-    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.40),
-    Tile(64, 128, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.40),
-    Tile(64, 64, warps=4, stages=6, subtiles=1, per_sm=2, rate=0.3),
+    Tile(128, 128, parts=2, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.50),
+    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.38),
+    Tile(64, 128, warps=4, stages=4, subtiles=1, per_sm=2, rate=0.38),
+    Tile(64, 64, warps=4, stages=6, subtiles=1, per_sm=2, rate=0.25),
 )
 _BLACKWELL: Final = (
     Tile(128, 256, stages=3, warps=8, rate=0.6),
@@ -117,21 +140,33 @@ _SMALL_SHARED: Final = (
     Tile(64, 64, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.4),
 )
 _POINTER: Final = (
-    Tile(128, 128, stages=3, subtiles=1, rate=0.4),
-    Tile(64, 128, warps=4, stages=3, subtiles=1, rate=0.35),
-    Tile(64, 64, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.3),
+    Tile(128, 128, "pointer", stages=3, subtiles=1, rate=0.4),
+    Tile(64, 128, "pointer", warps=4, stages=3, subtiles=1, rate=0.35),
+    Tile(64, 64, "pointer", warps=4, stages=3, subtiles=1, per_sm=2, rate=0.3),
 )
 _POINTER_SMALL: Final = (
-    Tile(128, 128, stages=2, subtiles=1, rate=0.4),
-    Tile(64, 64, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.3),
+    Tile(128, 128, "pointer", stages=2, subtiles=1, rate=0.4),
+    Tile(64, 64, "pointer", warps=4, stages=3, subtiles=1, per_sm=2, rate=0.3),
 )
+_BYTEWISE: Final = (Tile(64, 64, "pointer", warps=8, stages=1, subtiles=1, rate=0.02),)
+"""Rows off 16 bytes are loaded byte by byte: larger tiles would not fit into registers."""
 
 
-def scaled_tiles(sm: int, *, tma: bool, exact: bool) -> tuple[Tile, ...]:
-    """Give the candidates for one scale a tensor or a row, for a compute capability (90, 120)."""
+def scaled_tiles(sm: int, *, aligned: bool, exact: bool, divided: bool = True) -> tuple[Tile, ...]:
+    """Give the candidates for one scale a tensor or a row, the preferred first.
+
+    Args:
+        sm: Compute capability, 90 or 120.
+        aligned: Rows of x and W are multiples of 16 bytes.
+        exact: Every 128 products are promoted.
+        divided: Gluon, in which the form of that name is written, is here.
+    """
     roomy = sm in (80, 90, 100, 103)  # at least 163 KiB of shared memory
-    if not tma:
+    if not aligned:
+        return _BYTEWISE
+    if sm < 90:
         return _POINTER if roomy else _POINTER_SMALL
     if sm == 90:
-        return _HOPPER_EXACT if exact else _HOPPER
+        first = (_DIVIDED_EXACT if exact else _DIVIDED) if divided else ()
+        return first + (_HOPPER_EXACT if exact else _HOPPER)
     return _BLACKWELL if roomy else _SMALL_SHARED

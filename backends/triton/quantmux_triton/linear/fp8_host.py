@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 import torch
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
 from quantmux.ops.quantized import DATA_DTYPES, DTYPES
@@ -15,6 +17,8 @@ from quantmux_triton.linear.fp8_config import BLOCK_K, M_CLASSES, Tile, best_til
 from quantmux_triton.linear.fp8_variant import (
     Numbers,
     Variant,
+    Weight,
+    arguments,
     compiled_variants,
     launcher_of,
 )
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from quantmux.ops.quantized import LinearWeights, QuantizedTensor
     from quantmux.registry.protocol import CompiledCode
 
-_INTERPRETED: Final = Tile(64, 256, subtiles=1)
+_INTERPRETED: Final = Tile(64, 256, "pointer", subtiles=1)
 """Few programs, since the interpreter pays for each."""
 
 _ALIGNMENT: Final = 16
@@ -39,10 +43,11 @@ class LargeMLinear:
     """A consumer of 8-bit operands that reads canonical weights as they are.
 
     Args:
-        tiles: ``(compute capability, tma, exact)`` → candidates, the preferred first.
+        tiles: ``(compute capability, aligned, exact, divided)`` → candidates, the preferred first;
+            see `quantmux_triton.linear.fp8_config.scaled_tiles`.
     """
 
-    def __init__(self, tiles: Callable[[int, bool, bool], tuple[Tile, ...]]) -> None:
+    def __init__(self, tiles: Callable[[int, bool, bool, bool], tuple[Tile, ...]]) -> None:
         self._tiles = tiles
 
     def prepare(
@@ -141,21 +146,29 @@ class LargeMLinear:
         n, k = config.n, config.k
         aligned = aligned and k % _ALIGNMENT == 0
         sm = device.arch.sm or 0
-        tma = aligned and sm >= 90 and not interpreting()
         if interpreting():
             tile = _INTERPRETED
         else:
-            candidates = self._tiles(sm, tma, numbers.promote)
+            candidates = self._tiles(sm, aligned, numbers.promote, has_gluon())
             peak = (device.fp8_tflops or 1979.0) * (0.5 if sm == 80 else 1.0)
             tile = best_tile(candidates, m=m, n=n, k=k, device=device, peak_tflops=peak)
         return Variant(
             numbers,
             tile,
-            tma,
-            tma and y_aligned,
+            tile.form != "pointer" and y_aligned,
             aligned=aligned,
-            mask_k=not tma and k % BLOCK_K != 0,
+            mask_k=tile.form == "pointer" and k % BLOCK_K != 0,
         )
+
+
+@cache
+def has_gluon() -> bool:
+    """Tell whether this Triton has the language of the divided form, by the names used there."""
+    try:
+        import_module("quantmux_triton.linear.fp8_hopper_kernel")
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def numbers_of(config: LinearConfig) -> Numbers:
@@ -196,20 +209,20 @@ class _Bound:
         self._kernel, self._config, self._device = kernel, config, device
         self._numbers = numbers_of(config)
         self._out_dtype = DTYPES[config.out_dtype]
-        self._weight = prepared.tensors["data"]
-        if not self._weight.is_contiguous():
+        data, scales = prepared.tensors["data"], prepared.tensors["scales"]
+        if not data.is_contiguous():
             raise LayoutError(
                 "weights need rows without gaps",
-                facts={"found": f"strides {list(self._weight.stride())}"},
+                facts={"found": f"strides {list(data.stride())}"},
                 hint="make them contiguous before they are prepared",
             )
-        self._scales = prepared.tensors["scales"].contiguous()
+        scales = scales.contiguous()
         bias = prepared.tensors.get("bias") if config.bias else None
         # the variant must not depend on the checkpoint's dtype, which a warmup does not know
-        self._bias = self._scales if bias is None else bias.to(torch.float32).contiguous()
-        self._weight_fits = self._weight.data_ptr() % _ALIGNMENT == 0
-        self._sms = device.sm_count or _sm_count(self._weight.device)
-        self._descriptors: dict[int, Any] = {}
+        bias = scales if bias is None else bias.to(torch.float32).contiguous()
+        self._weight = Weight(data, config.n, config.k, scales, bias)
+        self._weight_fits = _fits(data)
+        self._sms = device.sm_count or _sm_count(data.device)
         self._variants: dict[tuple[int, bool, bool], Variant] = {}
 
     def __call__(self, q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -230,39 +243,20 @@ class _Bound:
 
     def _launch(self, q: QuantizedTensor, y: torch.Tensor) -> None:
         """Launch the variant for these tensors."""
-        config, numbers, x, w = self._config, self._numbers, q.data, self._weight
-        if numbers.element != x.dtype:
-            x, w = x.to(numbers.element), w.to(numbers.element)
-        m, n = y.shape
+        x, weight, (m, n) = q.data, self._weight, y.shape
+        element = self._numbers.element
+        if element != x.dtype:
+            x, weight = x.to(element), replace(weight, data=weight.data.to(element))
         x_row = q.layout.padded_n
         y_row = y.stride(0) if m > 1 else n
         aligned = self._weight_fits and x_row % _ALIGNMENT == 0 and _fits(x)
         variant = self._variant(m, aligned, y_row, y_aligned=_fits(y))
-        launcher = launcher_of(variant)
         tile = variant.tile
-        tiles = -(-m // tile.block_m) * -(-n // tile.block_n)
-        scales: tuple[int, ...] = ()
-        if numbers.is_block:
-            scales = (q.scales.stride(0), q.scales.stride(1))
-        if not variant.tma:
-            sizes = (m, n, config.k, x_row, y_row, *scales)
-            launcher((tiles, 1, 1), x, w, y, q.scales, self._scales, self._bias, *sizes)
-            return
-        x_box, y_box = variant.box_x, variant.box_y
-        launcher(
-            (min(tiles, self._sms * tile.per_sm), 1, 1),
-            TensorDescriptor(x, [m, config.k], [x_row, 1], x_box),
-            self._weight_descriptor(variant),
-            TensorDescriptor(y, [m, n], [y_row, 1], y_box) if variant.store_tma else y,
-            q.scales,
-            self._scales,
-            self._bias,
-            m,
-            n,
-            config.k,
-            y_row,
-            *scales,
-        )
+        programs = -(-m // tile.block_m) * -(-n // tile.block_n)
+        if tile.form != "pointer":
+            programs = min(programs, self._sms * tile.per_sm)
+        given = arguments(variant, x, x_row, q.scales, weight, y, y_row)
+        launcher_of(variant)((programs,), *given)
 
     def _variant(self, m: int, aligned: bool, y_row: int, *, y_aligned: bool) -> Variant:
         y_aligned = y_aligned and y_row * self._numbers.out.itemsize % _ALIGNMENT == 0
@@ -277,15 +271,6 @@ class _Bound:
                 aligned=aligned,
                 y_aligned=y_aligned,
             )
-        return found
-
-    def _weight_descriptor(self, variant: Variant) -> Any:
-        box = variant.box_w
-        found = self._descriptors.get(box[0])
-        if found is None:
-            config = self._config
-            found = TensorDescriptor(self._weight, [config.n, config.k], [config.k, 1], box)
-            self._descriptors[box[0]] = found
         return found
 
 

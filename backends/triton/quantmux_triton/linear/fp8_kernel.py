@@ -167,7 +167,7 @@ def scaled_gemm_tma(
         col = tile_col * BLOCK_N
         sum0 = tl.zeros((BLOCK_M, WIDTH), dtype=SUM_DTYPE)
         sum1 = sum0
-        for step in range(steps):
+        for step in tl.range(0, steps):
             a = x.load([row, step * BLOCK_K])
             b = w.load([col, step * BLOCK_K])
             if PROMOTE:
@@ -236,9 +236,9 @@ def scaled_gemm_pointer(
         tl.extra.cuda.gdc_launch_dependents()
     w_row = k
     if ALIGNED:
-        k = tl.multiple_of(k, 16)
-        w_row = tl.multiple_of(w_row, 16)
-        x_row = tl.multiple_of(x_row, 16)
+        # arithmetic that the compiler sees through, as it does not through a hint on an argument
+        w_row = k // 16 * 16
+        x_row = x_row // 16 * 16
     tile_row, tile_col = tile_of(tl.program_id(0), m, n, BLOCK_M, BLOCK_N, GROUP_M)
     row = tile_row * BLOCK_M
     col = tile_col * BLOCK_N
@@ -247,7 +247,7 @@ def scaled_gemm_pointer(
     a_rows = tl.minimum(rows, m - 1)
     b_rows = tl.minimum(col + tl.arange(0, BLOCK_N), n - 1)
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=SUM_DTYPE)
-    for start in range(0, k, BLOCK_K):
+    for start in tl.range(0, k, BLOCK_K):
         a = load_rows(x_ptr, a_rows, x_row, start, k, BLOCK_K, MASK_K)
         b = load_rows(w_ptr, b_rows, w_row, start, k, BLOCK_K, MASK_K)
         if PROMOTE:

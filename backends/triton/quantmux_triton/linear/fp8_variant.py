@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,9 +55,8 @@ class Variant:
 
     Attributes:
         numbers: What the product means.
-        tile: How it is cut up.
-        tma: x and W are read through TMA descriptors; else by pointers.
-        store_tma: y is written through one; else by pointers.
+        tile: How it is cut up, and in which form.
+        store_tma: y is written through a TMA descriptor; else by pointers.
         aligned: Rows of x and W are multiples of 16 bytes (pointers only; TMA needs it).
         mask_k: K is no multiple of 128 (pointers only; TMA fills with zeros).
         pdl: Waits for the kernel before it in the device, not at its launch.
@@ -65,7 +64,6 @@ class Variant:
 
     numbers: Numbers
     tile: Tile
-    tma: bool
     store_tma: bool
     aligned: bool = True
     mask_k: bool = False
@@ -73,23 +71,33 @@ class Variant:
 
     def function(self) -> Any:
         """Give the device function."""
+        if self.tile.form == "divided":
+            from quantmux_triton.linear.fp8_hopper_kernel import gemm_hopper
+
+            return gemm_hopper
         if self.numbers.is_block:
-            return block_gemm_tma if self.tma else block_gemm_pointer
-        return scaled_gemm_tma if self.tma else scaled_gemm_pointer
+            return block_gemm_tma if self.tile.form == "tma" else block_gemm_pointer
+        return scaled_gemm_tma if self.tile.form == "tma" else scaled_gemm_pointer
 
     def constexprs(self) -> dict[str, Any]:
         """Give what is fixed at compile time, by the function's argument."""
         tile, numbers = self.tile, self.numbers
         found: dict[str, Any] = {
+            "GROUP_M": tile.group_m,
+            "HAS_BIAS": numbers.has_bias,
+            "PDL": self.pdl,
+        }
+        if tile.form == "divided":
+            from quantmux_triton.linear.fp8_hopper import constexprs
+
+            return found | constexprs(self)
+        found |= {
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "SUBTILES": tile.subtiles,
-            "GROUP_M": tile.group_m,
-            "HAS_BIAS": numbers.has_bias,
             "Y_DTYPE": _TL_DTYPES[numbers.out],
-            "PDL": self.pdl,
         }
-        if self.tma:
+        if tile.form == "tma":
             found |= {
                 "PARTS": tile.parts,
                 "FLATTEN": tile.flatten,
@@ -110,32 +118,111 @@ class Variant:
 
     def options(self) -> dict[str, Any]:
         """Give the options of the compiler and of the launch."""
-        found: dict[str, Any] = {
-            "num_warps": self.tile.warps,
-            "num_stages": self.tile.stages,
-            "enable_fp_fusion": True,
-        }
-        if self.tile.registers:
-            found["maxnreg"] = self.tile.registers
+        tile = self.tile
+        # of the divided form the groups of the second four and the loading warp come on top
+        found: dict[str, Any] = {"num_warps": 4 if tile.form == "divided" else tile.warps}
+        if tile.form != "divided":
+            found |= {"num_stages": tile.stages, "enable_fp_fusion": True}
+        if tile.registers:
+            found["maxnreg"] = tile.registers
         if self.pdl:
             found["launch_pdl"] = True
         return found
 
-    @property
-    def box_x(self) -> list[int]:
-        """Rows and columns that one load of x brings."""
-        return [self.tile.block_m, BLOCK_K]
 
-    @property
-    def box_w(self) -> list[int]:
-        """Rows and columns that one load of W brings."""
-        return [self.tile.block_n // self.tile.parts, BLOCK_K]
+@dataclass(slots=True)
+class Weight:
+    """A weight [N, K] and the descriptors of it that were needed so far.
 
-    @property
-    def box_y(self) -> list[int]:
-        """Rows and columns that one store writes."""
-        tile = self.tile
-        return [tile.block_m, tile.block_n // tile.parts // tile.subtiles]
+    Attributes:
+        data: Codes, contiguous.
+        n: Rows.
+        k: Columns.
+        scales: fp32 scales, contiguous.
+        bias: fp32 [N]; the scales again where there is none.
+        descriptors: (form, rows of a box) → descriptor.
+    """
+
+    data: torch.Tensor
+    n: int
+    k: int
+    scales: torch.Tensor
+    bias: torch.Tensor
+    descriptors: dict[tuple[str, int], Any] = field(default_factory=dict)
+
+    def descriptor(self, form: str, rows: int) -> Any:
+        """Give the descriptor for loads of [rows, 128]."""
+        found = self.descriptors.get((form, rows))
+        if found is None:
+            box = [rows, BLOCK_K]
+            found = _descriptor(form, self.data, [self.n, self.k], self.k, box)
+            self.descriptors[form, rows] = found
+        return found
+
+
+def arguments(
+    variant: Variant,
+    x: torch.Tensor,
+    x_row: int,
+    scale_a: torch.Tensor,
+    weight: Weight,
+    y: torch.Tensor,
+    y_row: int,
+) -> tuple[Any, ...]:
+    """Give the runtime arguments of a launch.
+
+    Args:
+        variant: The variant.
+        x: Codes; row i begins ``i · x_row`` elements behind the first.
+        x_row: Elements between rows of x.
+        scale_a: fp32 scales of x.
+        weight: W.
+        y: Output [M, N].
+        y_row: Elements between rows of y.
+    """
+    tile, form = variant.tile, variant.tile.form
+    (m, n), k = y.shape, weight.k
+    scales: tuple[int, ...] = ()
+    if variant.numbers.is_block:
+        scales = (scale_a.stride(0), scale_a.stride(1))
+    rest = (scale_a, weight.scales, weight.bias, m, n, k)
+    if form == "pointer":
+        return (x, weight.data, y, *rest, x_row, y_row, *scales)
+    if form == "tma":
+        y_box = [tile.block_m, tile.block_n // tile.parts // tile.subtiles]
+        return (
+            _descriptor(form, x, [m, k], x_row, [tile.block_m, BLOCK_K]),
+            weight.descriptor(form, tile.block_n // tile.parts),
+            _descriptor(form, y, [m, n], y_row, y_box) if variant.store_tma else y,
+            *rest,
+            y_row,
+            *scales,
+        )
+    first = tile.block_n - tile.second
+    y0: Any = y
+    y1: Any = y
+    if variant.store_tma:
+        y0 = y1 = _descriptor(form, y, [m, n], y_row, [64, min(first, 128)])
+        if tile.second not in (0, first):
+            y1 = _descriptor(form, y, [m, n], y_row, [64, tile.second])
+    return (
+        _descriptor(form, x, [m, k], x_row, [64, BLOCK_K]),
+        weight.descriptor(form, first),
+        weight.descriptor(form, tile.second or first),
+        y0,
+        y1,
+        *rest,
+        y_row,
+        *(scales or (0, 0)),
+    )
+
+
+def _descriptor(form: str, base: torch.Tensor, shape: list[int], row: int, box: list[int]) -> Any:
+    if form == "divided":
+        from quantmux_triton.linear.fp8_hopper import descriptor
+
+        return descriptor(base, shape, row, box)
+    return TensorDescriptor(base, shape, [row, 1], box)
 
 
 class GemmLauncher(Launcher):
@@ -158,33 +245,26 @@ class GemmLauncher(Launcher):
         return self.compile_for(arch, *self._stand_ins(torch.device("cpu")))
 
     def _stand_ins(self, device: torch.device) -> tuple[Any, ...]:
-        """Give arguments of the right types and of no use."""
-        variant, numbers = self.variant, self.variant.numbers
-        x: Any = numbers.element
-        w: Any = numbers.element
-        y: Any = numbers.out
-        if variant.tma:
-            made = torch.empty(16, dtype=torch.uint8, device=device)
-            x = _descriptor(made.view(numbers.element), variant.box_x)
-            w = _descriptor(made.view(numbers.element), variant.box_w)
-            if variant.store_tma:
-                y = _descriptor(made.view(numbers.out), variant.box_y)
-        names = [name for name in self.fn.arg_names if name not in self.constexprs]
-        fp32 = torch.float32
-        return (x, w, y, fp32, fp32, fp32, *(16 for _ in names[6:]))
-
-
-def _descriptor(base: torch.Tensor, box: list[int]) -> Any:
-    """Give a descriptor of one box that begins at ``base``; nothing is read."""
-    return TensorDescriptor(base, list(box), [box[1], 1], box)
+        """Give arguments of the right types, of a product of 16 by 16 by 16."""
+        numbers = self.variant.numbers
+        codes = torch.empty((16, 16), dtype=torch.uint8, device=device).view(numbers.element)
+        y = torch.empty((16, 16), dtype=numbers.out, device=device)
+        scales = torch.empty((16, 1), dtype=torch.float32, device=device)
+        weight = Weight(codes, 16, 16, scales, scales)
+        return arguments(self.variant, codes, 16, scales, weight, y, 16)
 
 
 @cache
 def launcher_of(variant: Variant) -> GemmLauncher:
     """Give the one launcher of a variant in this process."""
-    return GemmLauncher(variant)
+    made = GemmLauncher(variant)
+    _FUNCTIONS.add(made.fn)
+    return made
+
+
+_FUNCTIONS: Final[set[Any]] = set()
 
 
 def compiled_variants() -> int:
     """Give how many variants of these products were compiled in this process."""
-    return compiled_count(scaled_gemm_tma, scaled_gemm_pointer, block_gemm_tma, block_gemm_pointer)
+    return compiled_count(*_FUNCTIONS)
