@@ -1,7 +1,7 @@
 """y = x · Wᵀ with FP8 weights and x in bf16 or fp16.
 
 The shape of `nvfp4_w4a16_kernel`: operands swapped, weights read once, widened in registers and
-handed to the matrix unit from there, K split where N gives too few programs.
+handed to the matrix unit from there, the work shared out evenly where tiles would not do it.
 
 A slab is 256 products of K: a row of it is 128 words of 16 bits, word c with the code of column c
 in its low byte and that of column 128 + c in its high one. So a tile of words becomes two tiles of
@@ -18,10 +18,11 @@ Scales are fp32 and multiply sums: the whole one, or with blocks that of 128 col
 import triton
 import triton.language as tl
 
-from quantmux_triton.linear.epilogue_kernel import store_rows, sum_of_splits
-from quantmux_triton.linear.x_tile_kernel import load_x
+from quantmux_triton.linear.epilogue_kernel import store_rows
+from quantmux_triton.linear.shares_kernel import first_unit, sum_of_shares
+from quantmux_triton.linear.x_tile_kernel import load_x, product
 
-RUNTIME_INTEGERS = ("M", "N", "x_stride", "y_stride", "splits")
+RUNTIME_INTEGERS = ("M", "N", "x_stride", "y_stride", "shares")
 
 # how weights are scaled
 ONE_SCALE = tl.constexpr(0)
@@ -99,12 +100,75 @@ def _whole(lo, hi, BN: tl.constexpr):
 
 
 @triton.jit
-def _product(w, x, acc, PLAIN: tl.constexpr):
-    if PLAIN:
-        acc += tl.dot(w, tl.trans(x.to(tl.float32)), input_precision="ieee")
-    else:
-        acc = tl.dot(w, tl.trans(x), acc)
+def _sum_of_slabs(
+    w_rows,
+    s_rows,
+    x_rows,
+    is_row,
+    wide_n,
+    first,
+    last,
+    K: tl.constexpr,
+    BN: tl.constexpr,
+    BM: tl.constexpr,
+    SCALES: tl.constexpr,
+    JOINED: tl.constexpr,
+    FP16: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """Give the sum over the slabs [first, last), [BN, BM], scaled if scales are BY_BLOCK."""
+    half = tl.arange(0, 128)
+    all_of_it = tl.arange(0, 256)
+    w_ptrs = w_rows[:, None] + half[None, :]
+    blocks: tl.constexpr = (K + 127) // 128
+    acc = tl.zeros([BN, BM], dtype=tl.float32)
+    for slab in range(first, last):
+        words = tl.load(w_ptrs + slab * wide_n * 128, eviction_policy="evict_first")
+        at = slab * 256
+        lo, hi = widened(words, FP16, PLAIN)
+        if JOINED:
+            x = load_x(x_rows + (at + all_of_it)[None, :], at + all_of_it, is_row, K)
+            acc = product(_whole(lo, hi, BN), x, acc, PLAIN)
+        else:
+            x0 = load_x(x_rows + (at + half)[None, :], at + half, is_row, K)
+            x1 = load_x(x_rows + (at + 128 + half)[None, :], at + 128 + half, is_row, K)
+            if SCALES == BY_BLOCK:
+                s0 = tl.load(s_rows + slab * 2)
+                # a block beyond K holds zeros, whatever its scale
+                s1 = tl.load(s_rows + tl.minimum(slab * 2 + 1, blocks - 1))
+                none = tl.zeros([BN, BM], dtype=tl.float32)
+                acc += product(lo, x0, none, PLAIN) * s0[:, None]
+                acc += product(hi, x1, none, PLAIN) * s1[:, None]
+            else:
+                acc = product(lo, x0, acc, PLAIN)
+                acc = product(hi, x1, acc, PLAIN)
     return acc
+
+
+@triton.jit
+def _store(
+    acc,
+    s_ptr,
+    bias_ptr,
+    y_ptr,
+    y_stride,
+    rows,
+    columns,
+    channel,
+    M,
+    N,
+    SCALES: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    """Scale sums [BN, BM], add the bias, round once, store."""
+    total = tl.trans(acc)
+    if SCALES == ONE_SCALE:
+        total = total * tl.load(s_ptr)
+    elif SCALES == BY_CHANNEL:
+        total = total * tl.load(s_ptr + channel)[None, :]
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + channel).to(tl.float32)[None, :]
+    store_rows(total, y_ptr, y_stride, rows, columns, M, N)
 
 
 @triton.jit(
@@ -122,21 +186,21 @@ def fp8_w8a16(
     N,
     x_stride,
     y_stride,
-    splits,
+    shares,
     K: tl.constexpr,
     X_IS_8: tl.constexpr,
     BN: tl.constexpr,
     BM: tl.constexpr,
     SCALES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    IS_SPLIT: tl.constexpr,
+    IS_SHARED: tl.constexpr,
     JOINED: tl.constexpr,
     PDL: tl.constexpr,
     PREFETCH: tl.constexpr,
     FP16: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
-    """Give one tile [BM, BN] of y, or the sum over one split of K of it.
+    """Give one tile [BM, BN] of y, or one share of all the tiles of these rows.
 
     Args:
         w_ptr: int16 [ceil(K / 256), N, 128], see above.
@@ -144,20 +208,20 @@ def fp8_w8a16(
         x_ptr: bf16 or fp16 [M, K], rows x_stride apart.
         bias_ptr: fp32 [N]; not read without HAS_BIAS.
         y_ptr: [M, N], rows y_stride apart.
-        partial_ptr: See `sum_of_splits`; not touched without IS_SPLIT.
+        partial_ptr: See `sum_of_shares`, for each tile of tokens; not touched without IS_SHARED.
         counter_ptr: Likewise.
         M: Tokens.
         N: Channels.
         x_stride: Elements from a row of x to the next.
         y_stride: Elements from a row of y to the next.
-        splits: Parts that K is cut into, whole slabs each.
+        shares: Programs for each tile of tokens; not read without IS_SHARED.
         K: Products of a sum.
         X_IS_8: x_stride is a multiple of 8.
         BN: Channels of a tile.
         BM: Tokens of a tile.
         SCALES: ONE_SCALE, BY_CHANNEL or BY_BLOCK.
         HAS_BIAS: There is a bias.
-        IS_SPLIT: splits > 1.
+        IS_SHARED: A program does not have one whole tile, but a share of them all.
         JOINED: One product of 256 columns instead of two of 128; not BY_BLOCK.
         PDL: Launched with programmatic dependent launch.
         PREFETCH: Slabs to ask for before waiting; only with PDL.
@@ -166,37 +230,33 @@ def fp8_w8a16(
     """
     pid = tl.program_id(0)
     tiles_m = tl.cdiv(M, BM)
-    tiles_n = tl.cdiv(N, BN)
     # programs that read the same weights are neighbours
     tile_m = pid % tiles_m
-    rest = pid // tiles_m
-    tile_n = rest % tiles_n
-    split = rest // tiles_n
-
+    share = pid // tiles_m
     slabs: tl.constexpr = (K + 255) // 256
-    first = split * slabs // splits
-    last = (split + 1) * slabs // splits
+    blocks: tl.constexpr = (K + 127) // 128
+    units = tl.cdiv(N, BN) * slabs
+    if IS_SHARED:
+        unit = first_unit(share, units, shares)
+        end = first_unit(share + 1, units, shares)
+    else:
+        unit = share * slabs
+        end = unit + slabs
     # slabs times rows pass 2^31 elements
     wide_n = N.to(tl.int64)
-
-    columns = tile_n * BN + tl.arange(0, BN)
-    # rows beyond N read the last one; nothing of them is stored
-    channel = tl.minimum(columns, N - 1)
-    lines = w_ptr + channel[:, None].to(tl.int64) * 128
     if PREFETCH > 0:
-        for slab in range(first, tl.minimum(first + PREFETCH, last)):
-            ask = lines + slab * wide_n * 128 + tl.arange(0, 2)[None, :] * 64
+        slab = unit % slabs
+        row = tl.minimum(unit // slabs * BN + tl.arange(0, BN), N - 1)
+        lines = w_ptr + row[:, None].to(tl.int64) * 128 + tl.arange(0, 2)[None, :] * 64
+        for soon in range(slab, tl.minimum(slab + PREFETCH, slabs)):
             tl.inline_asm_elementwise(
                 "prefetch.global.L2 [$1]; // $0",
                 "=r,l",
-                [ask.to(tl.uint64, bitcast=True)],
+                [(lines + soon * wide_n * 128).to(tl.uint64, bitcast=True)],
                 dtype=tl.int32,
                 is_pure=False,
                 pack=1,
             )
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + channel).to(tl.float32)
-    scale = tl.load(s_ptr + (channel if SCALES == BY_CHANNEL else channel * 0))
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
@@ -206,43 +266,34 @@ def fp8_w8a16(
     if X_IS_8:
         x_stride = x_stride // 8 * 8
     x_rows = x_ptr + rows[:, None].to(tl.int64) * x_stride
-    w_ptrs = lines + tl.arange(0, 128)[None, :]
-    half = tl.arange(0, 128)
-    all_of_it = tl.arange(0, 256)
-    blocks: tl.constexpr = (K + 127) // 128
-    s_rows = s_ptr + channel // 128 * blocks
-    acc = tl.zeros([BN, BM], dtype=tl.float32)
-    for slab in range(first, last):
-        words = tl.load(w_ptrs + slab * wide_n * 128, eviction_policy="evict_first")
-        at = slab * 256
-        lo, hi = widened(words, FP16, PLAIN)
-        if JOINED:
-            x = load_x(x_rows + (at + all_of_it)[None, :], at + all_of_it, is_row, K)
-            acc = _product(_whole(lo, hi, BN), x, acc, PLAIN)
-        else:
-            x0 = load_x(x_rows + (at + half)[None, :], at + half, is_row, K)
-            x1 = load_x(x_rows + (at + 128 + half)[None, :], at + 128 + half, is_row, K)
-            if SCALES == BY_BLOCK:
-                s0 = tl.load(s_rows + slab * 2)
-                # a block beyond K holds zeros, whatever its scale
-                s1 = tl.load(s_rows + tl.minimum(slab * 2 + 1, blocks - 1))
-                none = tl.zeros([BN, BM], dtype=tl.float32)
-                acc += _product(lo, x0, none, PLAIN) * s0[:, None]
-                acc += _product(hi, x1, none, PLAIN) * s1[:, None]
-            else:
-                acc = _product(lo, x0, acc, PLAIN)
-                acc = _product(hi, x1, acc, PLAIN)
-
-    total = tl.trans(acc)
-    is_last = True
-    if IS_SPLIT:
-        tile = tile_n * tiles_m + tile_m
-        total, is_last = sum_of_splits(
-            total, partial_ptr, counter_ptr, tile, split, splits, BM, BN, 4
+    if IS_SHARED:
+        partials = partial_ptr + tile_m * (shares * 2 * BN * BM)
+        counters = counter_ptr + tile_m * tl.cdiv(N, BN)
+        for tile in range(unit // slabs, (end - 1) // slabs + 1):
+            columns = tile * BN + tl.arange(0, BN)
+            # rows beyond N read the last one; nothing of them is stored
+            channel = tl.minimum(columns, N - 1)
+            first = tl.maximum(unit - tile * slabs, 0)
+            last = tl.minimum(end - tile * slabs, slabs)
+            acc = _sum_of_slabs(
+                w_ptr + channel.to(tl.int64) * 128, s_ptr + channel // 128 * blocks,
+                x_rows, is_row, wide_n, first, last, K, BN, BM, SCALES, JOINED, FP16, PLAIN,
+            )  # fmt: skip
+            acc, is_last = sum_of_shares(
+                acc, partials, counters, share, shares, tile, slabs, units, BN, BM
+            )
+            if is_last:
+                _store(
+                    acc, s_ptr, bias_ptr, y_ptr, y_stride, rows, columns, channel, M, N,
+                    SCALES, HAS_BIAS,
+                )  # fmt: skip
+    else:
+        columns = share * BN + tl.arange(0, BN)
+        channel = tl.minimum(columns, N - 1)
+        acc = _sum_of_slabs(
+            w_ptr + channel.to(tl.int64) * 128, s_ptr + channel // 128 * blocks,
+            x_rows, is_row, wide_n, 0, slabs, K, BN, BM, SCALES, JOINED, FP16, PLAIN,
+        )  # fmt: skip
+        _store(
+            acc, s_ptr, bias_ptr, y_ptr, y_stride, rows, columns, channel, M, N, SCALES, HAS_BIAS
         )
-    if is_last:
-        if SCALES != BY_BLOCK:
-            total = total * scale[None, :]
-        if HAS_BIAS:
-            total += bias[None, :]
-        store_rows(total, y_ptr, y_stride, rows, columns, M, N)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quantmux.config import LinearConfig
     from quantmux.ops.quantized import LinearWeights, QuantizedTensor
     from quantmux.registry.protocol import PreparedWeights
+    from quantmux_triton.linear.weight_only_config import Tile
     from quantmux_triton.linear.weight_only_host import Reader
 
 SCALES: Final = {
@@ -32,6 +33,8 @@ SCALES: Final = {
     "swizzled_8x4": SWIZZLED_8X4.value,
 }
 """Number of each layout in the device function."""
+
+_MOST_TOKENS: Final = 32
 
 
 class Nvfp4Emulated(WidenedLinear):
@@ -66,6 +69,10 @@ class Nvfp4Emulated(WidenedLinear):
         del config
         byte, fp32 = torch.uint8, torch.float32
         return torch.int16, torch.int32, byte, byte, fp32, fp32
+
+    def tile(self, config: LinearConfig, device: DeviceProfile, m: int) -> Tile:
+        """Give the tile for m tokens; a thread that decodes more than 32 of x spills."""
+        return super().tile(config, device, min(m, _MOST_TOKENS))
 
     def kind(self, config: LinearConfig) -> str:
         """Give one kind."""

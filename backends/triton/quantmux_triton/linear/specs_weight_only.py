@@ -19,6 +19,8 @@ _HOST: Final = (
     "linear/workspace.py",
     "linear/outputs.py",
     "linear/epilogue_kernel.py",
+    "linear/shares_kernel.py",
+    "linear/x_tile_kernel.py",
     "launcher.py",
     "interpreter.py",
     "tuned.py",
@@ -119,7 +121,6 @@ def specs() -> tuple[KernelSpec, ...]:
             sources=(
                 "linear/fp8_w8a16.py",
                 "linear/fp8_w8a16_kernel.py",
-                "linear/x_tile_kernel.py",
                 *tuned_files("fp8_w8a16"),
                 *_HOST,
             ),

@@ -27,7 +27,7 @@ _SMEM_KIB: Final = 99.0
 """What every GPU from sm80 on has for one program."""
 
 _LEAST_SLABS: Final = 4
-"""Slabs of a split: fewer do not pay for its start and for the sum of splits."""
+"""Slabs of a share: fewer do not pay for its start and for the sum of shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Tile:
         warps: Warps of a program.
         stages: Slabs that are on their way at once, the one being used included.
         joined: One product of 256 columns a slab, else one for each loaded part of it.
-        splits: Parts of K.
+        shares: Programs for each tile of tokens, which share its work evenly; 0 for one a tile.
+        registers: Registers that a thread may have; 0 for as many as it likes.
         pdl: Start beside the kernel before and wait for it in the device.
         prefetch: Slabs of weights to ask for while waiting.
     """
@@ -50,7 +51,8 @@ class Tile:
     warps: int
     stages: int
     joined: bool
-    splits: int = 1
+    shares: int = 0
+    registers: int = 0
     pdl: bool = False
     prefetch: int = 0
 
@@ -76,8 +78,10 @@ def tile_for(
     """
     block_m = m_class(m)
     if interpreting():
-        splits = min(2, -(-k // SLAB))
-        return Tile(256 if n > 128 else 128, block_m, 4, 1, joined=True, splits=splits)
+        block_n = 256 if n > 128 else 128
+        # few programs, since each costs; two or more where there are as many slabs
+        units = -(-n // block_n) * -(-k // SLAB)
+        return Tile(block_n, block_m, 4, 1, joined=True, shares=min(3, units) if units > 1 else 0)
     for m_max, row in tuned_ranges(device.name, stem, kind, n=n, k=k):
         if block_m <= m_class(m_max):
             return _measured(row, device, n=n, k=k, block_m=block_m)
@@ -87,7 +91,7 @@ def tile_for(
 def _measured(
     row: Mapping[str, int], device: DeviceProfile, *, n: int, k: int, block_m: int
 ) -> Tile:
-    """Give a measured tile, with splits for this shape."""
+    """Give a measured tile, with shares for this shape."""
     block_n = row["block_n"]
     return Tile(
         block_n=block_n,
@@ -95,38 +99,38 @@ def _measured(
         warps=row["warps"],
         stages=row["stages"],
         joined=bool(row["joined"]),
-        splits=_splits(device, block_n, row["per_sm"], n=n, k=k) if block_m <= 64 else 1,
+        shares=_shares(device, block_n, row["per_sm"], n=n, k=k) if block_m <= 64 else 0,
+        registers=row["registers"],
         pdl=bool(row["prefetch"] >= 0),
         prefetch=max(row["prefetch"], 0),
     )
 
 
 def _computed(device: DeviceProfile, *, n: int, k: int, block_m: int, row_bytes: int) -> Tile:
-    """Give two programs an SM for few tokens, one for many, and all the stages that fit."""
+    """Give two programs an SM that share the work for few tokens, and whole tiles for many."""
     sm = device.arch.sm or 0
     pdl = sm >= _FIRST_WITH_PDL
-    many = block_m > 64
-    # a tile of 64 rows cannot be tensor memory's
     tensor_memory = _FIRST_WITH_TENSOR_MEMORY <= sm < _LAST_WITH_TENSOR_MEMORY
-    block_n = 128 if many or tensor_memory else 64
+    many = block_m > 64
+    block_m = min(block_m, 64)
+    block_n = 128
     room = int((device.smem_kib or _SMEM_KIB) * 1024) - 4096
     slab = block_n * row_bytes + block_m * SLAB * 2
-    stages = max(1, min(4, room // (slab * (1 if many else 2))))
-    splits = 1 if many else _splits(device, block_n, 2, n=n, k=k)
+    stages = max(1, min(3, room // (slab * (1 if many else 2))))
     return Tile(
         block_n=block_n,
         block_m=block_m,
         warps=8 if many else 4,
         stages=stages,
-        joined=True,
-        splits=splits,
+        joined=many or tensor_memory,
+        shares=0 if many else _shares(device, block_n, 2, n=n, k=k),
         pdl=pdl,
         prefetch=stages if pdl else 0,
     )
 
 
-def _splits(device: DeviceProfile, block_n: int, per_sm: int, *, n: int, k: int) -> int:
-    """Give parts of K so that about ``per_sm`` programs run on every SM."""
+def _shares(device: DeviceProfile, block_n: int, per_sm: int, *, n: int, k: int) -> int:
+    """Give ``per_sm`` programs an SM, none with less than a few slabs; 0 when tiles are as many."""
     tiles, slabs = -(-n // block_n), -(-k // SLAB)
-    wanted = per_sm * (device.sm_count or _SMS) // tiles
-    return max(1, min(wanted, slabs // _LEAST_SLABS))
+    shares = min(per_sm * (device.sm_count or _SMS), tiles * slabs // min(_LEAST_SLABS, slabs))
+    return 0 if shares == tiles else max(1, shares)

@@ -36,7 +36,7 @@ class WidenedLinear:
 
     The device function of a subclass takes: the weights' tensors, x's tensors, the weights' global
     multiplier if there is one, bias, y, partial sums, counters, then the integers M, N, those of x
-    (the distance of its rows first), y_stride, splits.
+    (the distance of its rows first), y_stride, shares.
     """
 
     function: ClassVar[Any]
@@ -131,7 +131,7 @@ class WidenedLinear:
             "BN": tile.block_n,
             "BM": tile.block_m,
             "HAS_BIAS": config.bias,
-            "IS_SPLIT": tile.splits > 1,
+            "IS_SHARED": tile.shares > 0,
             "PDL": tile.pdl,
             "PREFETCH": tile.prefetch,
             "PLAIN": interpreting(),
@@ -144,6 +144,8 @@ class WidenedLinear:
             "num_stages": tile.stages,
             "enable_fp_fusion": True,
         }
+        if tile.registers:
+            options["maxnreg"] = tile.registers
         if tile.pdl:
             options["launch_pdl"] = True
         return Launcher(self.function, constexprs, options)
@@ -211,14 +213,17 @@ class _Bound:
             tile = self._kernel.tile(self._config, self._device, block_m)
             found = self._launchers[block_m] = (tile, self._kernel.launcher(self._config, tile))
         tile, launcher = found
-        tiles = -(-m // tile.block_m) * -(-n // tile.block_n)
-        if tile.splits > 1:
-            size = tile.block_m * tile.block_n
-            partial, counters = split_workspace(y.device, tiles * tile.splits * size, tiles)
+        tiles_m, tiles_n = -(-m // tile.block_m), -(-n // tile.block_n)
+        shares = tile.shares or tiles_n
+        if tile.shares:
+            size = 2 * tile.block_m * tile.block_n
+            partial, counters = split_workspace(
+                y.device, tiles_m * shares * size, tiles_m * tiles_n
+            )
         else:
             partial, counters = self._no_sums, self._no_counters
         launcher(
-            (tiles * tile.splits,),
+            (tiles_m * shares,),
             *self._weights,
             *tensors,
             *self._multipliers,
@@ -230,7 +235,7 @@ class _Bound:
             n,
             *sizes,
             y.stride(0) if m > 1 else n,
-            tile.splits,
+            shares,
         )
 
 
