@@ -97,6 +97,11 @@ def test_the_fast_form_is_right_where_exp_is_zero_or_infinite():
     assert np.array_equal(_fast(gate), want)
 
 
+def test_no_gate_that_overflows_exp_gives_anything_but_zero():
+    gate = np.linspace(-230, -89, 200_001).astype(np.float32)
+    assert not _fast(gate).any()
+
+
 def test_the_fast_form_never_hides_what_is_not_finite():
     with np.errstate(invalid="ignore"):
         found = _fast(np.float32([np.nan, np.inf, -np.inf]))
