@@ -18,6 +18,7 @@ from quantmux_triton.quantize.producer import (
     QuantizeKernel,
     Source,
     as_bytes,
+    data_kind,
     in_kind,
     operand_constexprs,
 )
@@ -60,6 +61,7 @@ class GroupPlan(Plan):
         self._bounds = (operand.eps, operand.scale_ub or 0.0)
         self._store = gcd(layout.padded_n, 16)
         how = arithmetic(operand, arch, bits=SIGNIFICANT_BITS[config.in_dtype])
+        self._data_kind = data_kind(config, how)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
         fixed = {
             **operand_constexprs(config, how),
@@ -89,7 +91,7 @@ class GroupPlan(Plan):
         """Give every variant with arguments of the kinds of a launch's."""
         is_packed = self._config.layout.scales == "packed_pow2"
         scales = torch.int32 if is_packed else torch.float32
-        kinds = (in_kind(self._config), torch.uint8, scales, 1, 1, 1, 1, 1, 1.0, 1.0)
+        kinds = (in_kind(self._config), self._data_kind, scales, 1, 1, 1, 1, 1, 1.0, 1.0)
         variants = (*(variant for _, variant in self._ranges), self._any)
         return {variant.launcher: kinds for variant in variants}
 
@@ -99,7 +101,7 @@ class GroupPlan(Plan):
         x, m, row_stride, column_stride, is_aligned = source
         if m == 0:
             return
-        data = as_bytes(out)
+        data = as_bytes(out) if self._data_kind is torch.uint8 else out.data
         variant = self._any
         if is_aligned and data.data_ptr() % self._store == 0:
             for m_max, variant in self._ranges:  # noqa: B007 - the one that the loop ends at

@@ -42,7 +42,7 @@ def fp8_group_kernel(
 
     Args:
         x: Values [m, N]; columns ``column_stride`` elements apart, 1 when ALIGNED.
-        data: uint8 [padded_m, PADDED_N], contiguous.
+        data: One byte an element, [padded_m, PADDED_N], contiguous.
         scales: fp32, int32 when packed; see `store_group_scales`.
         m: Rows of x.
         padded_m: Rows of data.
@@ -72,6 +72,7 @@ def fp8_group_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    data = data.to(tl.pointer_type(tl.uint8), bitcast=True)
     program = tl.program_id(0)
     row = program // ACROSS * ROWS + tl.arange(0, ROWS)
     group = program % ACROSS * TILE + tl.arange(0, TILE)

@@ -17,6 +17,7 @@ from quantmux_triton.quantize.producer import (
     QuantizeKernel,
     Source,
     as_bytes,
+    data_kind,
     in_kind,
     operand_constexprs,
 )
@@ -62,6 +63,7 @@ class TensorPlan(Plan):
         self._parts = PARTS if config.operand.dynamic else 0
         chosen = _arithmetic(config, arch)
         computed = chosen if how is None else replace(chosen, how=how)
+        self._data_kind = data_kind(config, computed)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
         shape = {"ROWS": self._tile.rows, "BLOCK": self._tile.block, "PDL": uses_pdl}
 
@@ -91,7 +93,7 @@ class TensorPlan(Plan):
         """Give every variant with arguments of the kinds of a launch's."""
         x = in_kind(self._config)
         source = torch.int32 if self._parts else torch.float32
-        codes = (x, torch.uint8, torch.float32, source, 1, 1, 1, 1, 1, 1.0, 1.0)
+        codes = (x, self._data_kind, torch.float32, source, 1, 1, 1, 1, 1, 1.0, 1.0)
         amax = (x, torch.int32, 1, 1, 1)
         return {
             **dict.fromkeys(self._amax.values(), amax),
@@ -116,7 +118,7 @@ class TensorPlan(Plan):
         self._codes[is_aligned](
             (max(programs, 1),),
             source.x,
-            as_bytes(out),
+            as_bytes(out) if self._data_kind is torch.uint8 else out.data,
             out.scales,
             scale,
             m,

@@ -82,7 +82,7 @@ def tensor_kernel(
 
     Args:
         x: Values [m, N]; columns ``column_stride`` elements apart, 1 when ALIGNED.
-        data: uint8 [padded_m, PADDED_N], contiguous.
+        data: One byte an element, [padded_m, PADDED_N], contiguous.
         scales: fp32 [1], written.
         source: What the scale comes from: int32 [parts] of `tensor_amax_kernel`, or the given
             scale, fp32 [1], when PARTS is 0.
@@ -113,6 +113,7 @@ def tensor_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    data = data.to(tl.pointer_type(tl.uint8), bitcast=True)
     program = tl.program_id(0)
     tile = tl.num_programs(0) - 1 - program
     row = tile // ACROSS * ROWS + tl.arange(0, ROWS)

@@ -15,6 +15,7 @@ from quantmux_triton.quantize.producer import (
     QuantizeKernel,
     Source,
     as_bytes,
+    data_kind,
     in_kind,
     operand_constexprs,
 )
@@ -54,6 +55,7 @@ class TokenPlan(Plan):
         self._tile = tile or row_tile(config.padded_n)
         self._store = gcd(config.padded_n, 16)
         how = arithmetic(config.operand, arch, bits=SIGNIFICANT_BITS[config.in_dtype])
+        self._data_kind = data_kind(config, how)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
 
         def variant(*, aligned: bool) -> Launcher:
@@ -73,7 +75,7 @@ class TokenPlan(Plan):
 
     def launchers(self) -> dict[Launcher, tuple[Any, ...]]:
         """Give every variant with arguments of the kinds of a launch's."""
-        kinds = (in_kind(self._config), torch.uint8, torch.float32, 1, 1, 1, 1, 1.0, 1.0)
+        kinds = (in_kind(self._config), self._data_kind, torch.float32, 1, 1, 1, 1, 1.0, 1.0)
         return {self._aligned: kinds, self._any: kinds}
 
     def run(self, source: Source, out: QuantizedTensor, scale: torch.Tensor | None) -> None:
@@ -88,7 +90,7 @@ class TokenPlan(Plan):
         launcher(
             (-(-padded_m // self._tile.rows),),
             source.x,
-            as_bytes(out),
+            as_bytes(out) if self._data_kind is torch.uint8 else out.data,
             out.scales,
             m,
             padded_m,

@@ -34,7 +34,7 @@ def token_kernel(
 
     Args:
         x: Values [m, N]; columns ``column_stride`` elements apart, 1 when ALIGNED.
-        data: uint8 [padded_m, PADDED_N], contiguous.
+        data: One byte an element, [padded_m, PADDED_N], contiguous.
         scales: fp32 [padded_m].
         m: Rows of x.
         padded_m: Rows of data.
@@ -59,6 +59,7 @@ def token_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    data = data.to(tl.pointer_type(tl.uint8), bitcast=True)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     source = x + (row.to(tl.int64) * row_stride)[:, None]
     target = data + (row.to(tl.int64) * PADDED_N)[:, None]
