@@ -11,8 +11,8 @@ What `fp8_small_m_kernel` does, in Gluon, for what Triton's own loops cannot do:
 - Two blocks of 128 are multiplied one behind the other, so that the tensor core works on one while
   the other's short sum is promoted.
 
-One group of four warps, 64 channels by ``BM`` tokens: there are as many programs as fit the GPU, and
-they wait for different things at different times. ``MODE`` as in `fp8_hopper_kernel`: 0 chains all
+One group of four warps, 64 channels by ``BM`` tokens: there are as many programs as fit the GPU,
+and they wait for different things at different times. ``MODE`` as in `fp8_hopper_kernel`: 0 chains all
 products ("fast"), 1 promotes every 128 of them ("exact"), 2 multiplies each 128 by their scales.
 """
 
@@ -30,9 +30,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 _copy_in = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 
-_seen_as = getattr(gl.shared_memory_descriptor, "reinterpret", None) or (
-    gl.shared_memory_descriptor._reinterpret
-)
+_memory = gl.shared_memory_descriptor
+_seen_as = getattr(_memory, "reinterpret", None) or _memory._reinterpret  # noqa: SLF001
 
 RUNTIME_INTEGERS = ("M", "N", "K", "y_stride", "sa_row", "sa_column", "splits")
 SMALL_POINTERS = ("sb_ptr", "sa_ptr", "bias_ptr", "y_ptr")
@@ -194,7 +193,7 @@ def fp8_small_m_hopper(
     acc = gl.zeros([64, BM], gl.float32, ACC)
     part = acc
     other = acc
-    for step in range(0, count):
+    for step in range(count):
         now = step % STAGES
         mbarrier.wait(ready.index(now), (step // STAGES) & 1)
         at = now * BLOCKS
@@ -208,7 +207,8 @@ def fp8_small_m_hopper(
             part = warpgroup_mma_wait(0, deps=[part])
             acc += _by(scales, block, part, MODE, ACC)
         else:
-            for b in gl.static_range(0, BLOCKS, 2):
+            for pair in gl.static_range(BLOCKS // 2):
+                b: gl.constexpr = 2 * pair
                 part = _product(ws, xs, at + b, part, False)
                 other = _product(ws, xs, at + b + 1, other, False)
                 part = warpgroup_mma_wait(1, deps=[part])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from quantmux.capability.arch import arch_sets
 from quantmux.capability.capability import Capability, OperandOffer, SchemeOffer
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_triton.linear.estimates import few_tokens_us
 from quantmux_triton.tuned import tuned_files
-
-if TYPE_CHECKING:
-    from quantmux.capability.device import DeviceProfile
-    from quantmux.config import LayerConfig
 
 M_MAX: Final = 64
 """Most tokens: from there on weights are not all that is waited for."""
@@ -32,10 +29,6 @@ _SHARED: Final = (
     "interpreter.py",
     "__init__.py",
 )
-
-_COPY_GB_S: Final = 4000.0
-_FIXED_US: Final = 3.0
-_SHARE_OF_COPY: Final = 0.75
 
 
 def _reads(block: Block, *layouts: str) -> OperandOffer:
@@ -81,14 +74,6 @@ _BLOCK_SMALL_M: Final = _SMALL_M.replace(
 )
 
 
-def _estimate(config: LayerConfig, device: DeviceProfile, m: int) -> float:
-    """Give the time, µs, of reading the weights at most of the copy rate, and a launch."""
-    if config.op != "linear":
-        return float("inf")
-    moved = config.n * config.k + m * (config.k + 2 * config.n)
-    return _FIXED_US + moved / ((device.copy_gb_s or _COPY_GB_S) * _SHARE_OF_COPY * 1e3)
-
-
 def specs() -> tuple[KernelSpec, ...]:
     """Give the specs of FP8 with one scale a tensor or row, and FP8 with block scales."""
     return (
@@ -99,7 +84,7 @@ def specs() -> tuple[KernelSpec, ...]:
             load="quantmux_triton.linear.fp8_small_m:kernel",
             sources=("linear/fp8_small_m.py", *_SHARED, *tuned_files("fp8_small_m")),
             summary="FP8, one scale a tensor or a row; few tokens, swapped operands, split K",
-            estimate=_estimate,
+            estimate=few_tokens_us,
         ),
         KernelSpec(
             id="triton/linear_fp8_block_small_m",
@@ -108,6 +93,6 @@ def specs() -> tuple[KernelSpec, ...]:
             load="quantmux_triton.linear.fp8_block_small_m:kernel",
             sources=("linear/fp8_block_small_m.py", *_SHARED, *tuned_files("fp8_small_m")),
             summary="FP8 1x128 by 128x128 scales; few tokens, swapped operands, split K",
-            estimate=_estimate,
+            estimate=few_tokens_us,
         ),
     )
