@@ -12,8 +12,8 @@ What `fp8_small_m_kernel` does, in Gluon, for what Triton's own loops cannot do:
   the other's short sum is promoted.
 
 One group of four warps, 64 channels by ``BM`` tokens: there are as many programs as fit the GPU,
-and they wait for different things at different times. ``MODE`` as in `fp8_hopper_kernel`: 0 chains all
-products ("fast"), 1 promotes every 128 of them ("exact"), 2 multiplies each 128 by their scales.
+and they wait for different things at different times. ``MODE`` is 0 for one chain of all products
+("fast"), 1 to promote every 128 of them ("exact"), 2 to multiply each 128 by their scales first.
 """
 
 from triton.experimental import gluon
