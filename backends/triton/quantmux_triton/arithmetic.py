@@ -19,7 +19,7 @@ RECIPROCAL: Final = 1
 CORRECTED_ONCE: Final = 2
 CORRECTED_TWICE: Final = 3
 
-_LEAST_SCALE: Final = 2.0**-90
+_LEAST_SCALE: Final = 2.0**-80
 _FIRST_WITH_FP8: Final = 89
 
 

@@ -125,8 +125,8 @@ def quotient(x, s, y, HOW: tl.constexpr):
                      fp16) has such a quotient by any s of 24 bits but 2^k / (2 - 2^-23), which
                      comes out right. tests/backends/triton/test_numerics.py looks at them all.
 
-    The corrected forms need s between 2^-90 and 2^120, where residuals of quotients that decide
-    about a code (2^-11 and above) are no subnormal numbers, and |x / s| below 2^30: no scale_ub,
+    The corrected forms need s between 2^-80 and 2^120, where residuals of quotients that decide
+    about a code (2^-17 and above) are no subnormal numbers, and |x / s| below 2^30: no scale_ub,
     no static scale.
     """
     if HOW == DIVIDE:

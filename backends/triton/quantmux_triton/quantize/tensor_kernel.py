@@ -23,9 +23,9 @@ from quantmux_triton.numerics_kernel import (
     widen,
 )
 
-_LEAST = tl.constexpr(2.0**-90)
+_LEAST = tl.constexpr(2.0**-80)
 _MOST = tl.constexpr(2.0**120)
-_UP = tl.constexpr(2.0**60)
+_UP = tl.constexpr(2.0**80)
 _DOWN = tl.constexpr(2.0**-60)
 # beyond this every quotient saturates, in any format
 _SATURATED = tl.constexpr(2.0**20)
