@@ -55,7 +55,7 @@ class Source(NamedTuple):
     @classmethod
     def of(cls, x: torch.Tensor) -> Source:
         """Look at the strides and the address of x [M, n]."""
-        m = len(x)
+        m = x.size(0)
         row_stride, column_stride = x.stride()
         if m <= 1:
             row_stride = 0  # the stride of a single row says nothing
