@@ -4,10 +4,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from quantmux_triton.e2m1_kernel import PORTABLE, to_e2m1_packed, to_e2m1_word
-from quantmux_triton.quantize.nvfp4 import dynamic, kernel
-from quantmux_triton.silu_mul_quantize.nvfp4 import dynamic as silu_dynamic
-from quantmux_triton.silu_mul_quantize.nvfp4 import kernel as silu_kernel
 
 from quantmux.capability.detect import resolve_device
 from quantmux.config import QuantizeConfig, SiluMulQuantizeConfig
@@ -17,6 +13,10 @@ from quantmux.ops.quantize.compare import compare_quantized
 from quantmux.ops.quantize.reference import quantize
 from quantmux.ops.quantized import QuantizedTensor, empty_quantized
 from quantmux.ops.silu_mul_quantize.reference import silu_mul, silu_mul_quantize
+from quantmux_triton.e2m1_kernel import PORTABLE, to_e2m1_packed, to_e2m1_word
+from quantmux_triton.quantize.nvfp4 import dynamic, kernel
+from quantmux_triton.silu_mul_quantize.nvfp4 import dynamic as silu_dynamic
+from quantmux_triton.silu_mul_quantize.nvfp4 import kernel as silu_kernel
 
 pytestmark = pytest.mark.interpreter
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from quantmux_triton.quantize import nvfp4_block_kernel
 
 F32 = np.float32
