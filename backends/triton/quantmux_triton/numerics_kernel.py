@@ -7,7 +7,7 @@ that the only fused multiply-adds are those written as ``tl.fma``.
 Three numbers choose code at compile time, and the host picks them (``arithmetic.py``):
 
 * ``FORMAT``: ``E4M3``, ``E5M2`` or ``INT8``, what a code is;
-* ``HW``: whether fp32 becomes fp8 by the instruction (sm_89 and later) or by integer arithmetic,
+* ``HW``: whether fp32 becomes fp8 by the instruction (sm_90 and later) or by integer arithmetic,
   which gives the same bits everywhere (sm_80 has no such instruction, and the interpreter's cast is
   not to nearest even in every release);
 * ``HOW``: how a value is divided by its scale, see `quotient`.
