@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
@@ -61,6 +61,41 @@ class Tile:
         if self.form == "divided":
             return max(self.block_n - self.second, self.second)
         return self.block_n // self.parts
+
+
+_SHARED_BYTES: Final = {80: 166912, 90: 232448, 100: 232448, 103: 232448}
+"""Shared memory that a program may have, by compute capability; elsewhere 101376."""
+
+_PER_SM_RESERVED: Final = 1024
+"""Of these, what the system keeps for every program of a multiprocessor."""
+
+
+def shared_bytes(tile: Tile, out_bytes: int) -> int:
+    """Give the shared memory of a TMA form: the stages, and y on its way out (barriers apart).
+
+    Args:
+        tile: The tile.
+        out_bytes: Of an element of y.
+    """
+    stages = tile.stages * (tile.block_m + tile.block_n) * BLOCK_K
+    if tile.form == "divided":
+        first = tile.block_n - tile.second
+        boxes = min(first, 128) + (tile.second if tile.second != first else 0)
+        return stages + tile.block_m * boxes * out_bytes
+    return stages + tile.block_m * tile.block_n // tile.parts // tile.subtiles * out_bytes
+
+
+def fitting(tile: Tile, sm: int, out_bytes: int) -> Tile:
+    """Give the tile with as many of its stages as shared memory holds beside an fp32 y."""
+    if tile.form == "pointer":
+        return tile
+    room = _SHARED_BYTES.get(sm, 101376) + _PER_SM_RESERVED
+    while tile.stages > 2:
+        needed = shared_bytes(tile, out_bytes) + 512 + _PER_SM_RESERVED
+        if needed * tile.per_sm <= room:
+            break
+        tile = replace(tile, stages=tile.stages - 1)
+    return tile
 
 
 def m_class(m: int) -> int:

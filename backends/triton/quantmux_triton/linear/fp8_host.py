@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from quantmux.errors import DtypeError, InputError, LayoutError, ShapeError
+from quantmux.capability.detect import device_here
+from quantmux.errors import InputError, LayoutError
 from quantmux.ops.quantized import DATA_DTYPES, DTYPES
 from quantmux.registry.protocol import PreparedWeights
 from quantmux_triton.interpreter import interpreting
-from quantmux_triton.linear.fp8_config import BLOCK_K, M_CLASSES, Tile, best_tile, m_class
+from quantmux_triton.linear.fp8_config import BLOCK_K, M_CLASSES, Tile, best_tile, fitting, m_class
 from quantmux_triton.linear.fp8_variant import (
     Numbers,
     Variant,
@@ -22,6 +23,7 @@ from quantmux_triton.linear.fp8_variant import (
     compiled_variants,
     launcher_of,
 )
+from quantmux_triton.linear.outputs import checked_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,20 +81,9 @@ class LargeMLinear:
         """Compile the variants of these M for the current GPU; without a GPU do nothing."""
         if interpreting() or not torch.cuda.is_available():
             return
-        from quantmux.capability.arch import Arch
-        from quantmux.capability.device import DeviceProfile
-
-        index = torch.cuda.current_device()
-        facts = torch.cuda.get_device_properties(index)
-        here = DeviceProfile(
-            name="here",
-            title=facts.name,
-            arch=Arch.parse(f"{facts.major}.{facts.minor}"),
-            index=index,
-            sm_count=facts.multi_processor_count,
-        )
-        for variant in self.variants(config, here, ms):
-            launcher_of(variant).compile_here(torch.device("cuda", index))
+        device = torch.device("cuda", torch.cuda.current_device())
+        for variant in self.variants(config, device_here(device), ms):
+            launcher_of(variant).compile_here(device)
 
     def compile_for(self, config: LinearConfig, arch: Arch) -> list[CompiledCode]:
         """Give the machine code of every variant that some M launches on ``arch``.
@@ -112,7 +103,7 @@ class LargeMLinear:
     def declared_variants(self, config: LinearConfig) -> int:
         """Give how many variants a config may need on any device: one a tile size."""
         del config
-        return 6
+        return 8
 
     def variants(
         self, config: LinearConfig, device: DeviceProfile, ms: Sequence[int]
@@ -152,6 +143,7 @@ class LargeMLinear:
             candidates = self._tiles(sm, aligned, numbers.promote, has_gluon())
             peak = (device.fp8_tflops or 1979.0) * (0.5 if sm == 80 else 1.0)
             tile = best_tile(candidates, m=m, n=n, k=k, device=device, peak_tflops=peak)
+            tile = fitting(tile, sm, numbers.out.itemsize)
         return Variant(
             numbers,
             tile,
@@ -231,7 +223,7 @@ class _Bound:
         if out is None:
             y = torch.empty((m, n), dtype=self._out_dtype, device=x.device)
         else:
-            y = _checked(out, m, n, self._out_dtype, x.device)
+            y = checked_output(out, m, n, self._out_dtype, x.device)
         if m == 0:
             return y
         if self._numbers.out == self._out_dtype:
@@ -282,24 +274,3 @@ def _sm_count(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
-
-
-def _checked(
-    out: torch.Tensor, m: int, n: int, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """Give ``out`` if y [m, n] can be stored there."""
-    if tuple(out.shape) != (m, n):
-        raise ShapeError(
-            "out has the wrong shape", facts={"need": [m, n], "found": list(out.shape)}
-        )
-    if out.dtype != dtype:
-        raise DtypeError(f"out needs {dtype}, found {out.dtype}")
-    if out.device != device:
-        raise InputError(f"out is on {out.device}, x on {device}", code="device")
-    if (n > 1 and out.stride(1) != 1) or (m > 1 and out.stride(0) < n):
-        raise LayoutError(
-            "out has the wrong strides",
-            facts={"need": f"[{n} or more, 1]", "found": list(out.stride())},
-            hint="allocate it with quantmux.ops.linear.spec.empty_output",
-        )
-    return out

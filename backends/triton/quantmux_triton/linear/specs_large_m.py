@@ -22,6 +22,7 @@ _SHARED: Final = (
     "linear/__init__.py",
     "linear/fp8_host.py",
     "linear/fp8_variant.py",
+    "linear/outputs.py",
     "linear/fp8_hopper.py",
     "linear/fp8_hopper_kernel.py",
     "linear/fp8_config.py",
