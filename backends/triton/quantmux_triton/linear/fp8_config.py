@@ -204,4 +204,7 @@ def scaled_tiles(sm: int, *, aligned: bool, exact: bool, divided: bool = True) -
     if sm == 90:
         first = (_DIVIDED_EXACT if exact else _DIVIDED) if divided else ()
         return first + (_HOPPER_EXACT if exact else _HOPPER)
-    return _BLACKWELL if roomy else _SMALL_SHARED
+    if not roomy:
+        return _SMALL_SHARED
+    # promoted, 128 by 256 numbers take more shared memory than there is
+    return tuple(tile for tile in _BLACKWELL if not exact or tile.block_n <= 128)

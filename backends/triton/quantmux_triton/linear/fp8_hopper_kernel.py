@@ -52,6 +52,22 @@ def _tile_of(tile, m, n, BLOCK_N: gl.constexpr, GROUP_M: gl.constexpr):
 
 
 @gluon.jit
+def _columns(col, WIDTH0: gl.constexpr, WIDTH1: gl.constexpr):
+    """Give the first columns of both parts of a tile.
+
+    In every second tile of 128 + 64 columns the narrow part comes first, so that each part lies in
+    one row of weight blocks.
+    """
+    first = col
+    second = col + WIDTH0
+    if WIDTH1 > 0 and WIDTH1 != WIDTH0:
+        is_odd = col // (WIDTH0 + WIDTH1) % 2
+        first = col + is_odd * WIDTH1
+        second = col + (1 - is_odd) * WIDTH0
+    return first, second
+
+
+@gluon.jit
 def _promote(part, scale, total):
     """Give part · scale + total, here and now.
 
@@ -81,6 +97,7 @@ def _load(
     count = 0
     for tile in range(gl.program_id(0), tiles, gl.num_programs(0)):
         row, col = _tile_of(tile, m, n, BLOCK_N, GROUP_M)
+        col0, col1 = _columns(col, WIDTH0, WIDTH1)
         for step in range(0, steps):
             stage = count % STAGES
             mbarrier.wait(empty.index(stage), ((count // STAGES) & 1) ^ 1)
@@ -89,9 +106,9 @@ def _load(
             at = step * 128
             _copy_in(x, [row, at], done, xs.index(stage * 2))
             _copy_in(x, [row + 64, at], done, xs.index(stage * 2 + 1))
-            _copy_in(w0, [col, at], done, ws0.index(stage))
+            _copy_in(w0, [col0, at], done, ws0.index(stage))
             if WIDTH1 > 0:
-                _copy_in(w1, [col + WIDTH0, at], done, ws1.index(stage))
+                _copy_in(w1, [col1, at], done, ws1.index(stage))
             count += 1
 
 
@@ -189,14 +206,15 @@ def _sum(
     count = 0
     for tile in range(gl.program_id(0), tiles, gl.num_programs(0)):
         row, col = _tile_of(tile, m, n, BLOCK_N, GROUP_M)
+        col0, col1 = _columns(col, WIDTH0, WIDTH1)
         row += WHICH * 64
         sum0 = zero0
         sum1 = zero1
         if MODE == 2:
             rows = gl.minimum(row + gl.arange(0, 64, gl.SliceLayout(1, ACC0)), m - 1)
             a_at = scale_a_ptr + rows.to(gl.int64) * sa_row
-            b0_at = scale_b_ptr + gl.minimum(col // 128, last) * steps
-            b1_at = scale_b_ptr + gl.minimum((col + WIDTH0) // 128, last) * steps
+            b0_at = scale_b_ptr + gl.minimum(col0 // 128, last) * steps
+            b1_at = scale_b_ptr + gl.minimum(col1 // 128, last) * steps
             scale_a = gl.load(a_at)
             scale0 = gl.load(b0_at)
             scale1 = gl.load(b1_at)
@@ -255,13 +273,13 @@ def _sum(
             _barrier()
             mbarrier.arrive(empty.index((count + STAGES - 1) % STAGES), count=1)
         _store(
-            y0, ys0.index(WHICH), sum0, row, col, m, n, y_row,
+            y0, ys0.index(WHICH), sum0, row, col0, m, n, y_row,
             scale_a_ptr, scale_b_ptr, bias_ptr, MODE, WIDTH0, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
             STORE_TMA, Y_DTYPE, ACC0,
         )  # fmt: skip
         if WIDTH1 > 0:
             _store(
-                y1, ys1.index(WHICH), sum1, row, col + WIDTH0, m, n, y_row,
+                y1, ys1.index(WHICH), sum1, row, col1, m, n, y_row,
                 scale_a_ptr, scale_b_ptr, bias_ptr, MODE, WIDTH1, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
                 STORE_TMA, Y_DTYPE, ACC1,
             )  # fmt: skip
