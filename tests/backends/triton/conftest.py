@@ -11,7 +11,7 @@ import pytest
 
 from quantmux_triton.interpreter import interpreting
 
-SHARD = "QUANTMUX_TEST_SHARD"
+SHARD = "TRITON_TESTS_SHARD"
 """``i/n``: take every n-th test from the i-th, so that n processes share the work."""
 
 

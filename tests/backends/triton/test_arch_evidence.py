@@ -16,7 +16,7 @@ from quantmux_triton.interpreter import interpreting
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="this process interprets")
 
-ALL = "QUANTMUX_TEST_ALL_ARCHS"
+ALL = "TRITON_TESTS_ALL_ARCHS"
 
 CONFIGS = {
     "fp8": QuantizeConfig(operand="fp8_group128", n=7168, layout="row_major"),
