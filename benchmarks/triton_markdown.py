@@ -102,12 +102,10 @@ def _selection(data: Mapping[str, Any]) -> list[str]:
 def _head(data: Mapping[str, Any]) -> list[str]:
     ceilings, versions = data["ceilings"], data["versions"]
     noises = [r["aa_noise"] for r in data["rows"] if r["aa_noise"] is not None]
-    cast = data["protocol"].get("cast_gb_s")
     node = next((r["us"] for r in data["rows"] if r["kind"] == "node"), None)
     parts = [
         f"{data['title']}, {data['date']}",
         f"copy {ceilings.get('copy_gb_s', 0):.0f} GB/s",
-        *([f"cast of bf16 to fp8 {cast:.0f} GB/s"] if cast else []),
         f"fp8 {ceilings.get('fp8_tflops', 0):.0f} TFLOP/s",
         f"bf16 {ceilings.get('bf16_tflops', 0):.0f} TFLOP/s",
         f"empty graph node {us_text(node)} µs",

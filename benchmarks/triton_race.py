@@ -64,11 +64,13 @@ class Race:
                 yield Entry(name, part, partial(self._again, pipeline, binder, inputs))
 
     def pipelines(self, case: BenchCase, binder: Binder) -> list[Pipeline]:
-        """Give one pipeline for each of our kernels that serve a case, producers of ours first."""
+        """Give one pipeline for each of our kernels of the best tier, producers of ours first."""
         found = pipelines_of(
             case.config, case.m, binder.context, binder.materials.device, only=self._section.kernels
         )
-        found = [p for p in found if p.main.backend == "triton"]
+        # another tier computes other numbers: weight-only is no rival of the asked scheme
+        best = min((p.tier.rank for p in found), default=0)
+        found = [p for p in found if p.main.backend == "triton" and p.tier.rank == best]
         found.sort(key=lambda p: (p.relayouts, sum(k.partition("/")[0] != "triton" for k in p.ids)))
         return list({p.main.id: p for p in reversed(found)}.values())[::-1]
 

@@ -23,7 +23,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from triton_markdown import brief, table
 from triton_race import Race
 from triton_sections import Section, sections
@@ -38,8 +37,6 @@ from quantmux.bench.peers.known import here
 from quantmux.bench.result_file import check_target, write_report
 from quantmux.bench.rows import BenchCase, Report, Row, with_peers
 from quantmux.bench.run import versions
-from quantmux.bench.timing import interleave
-from quantmux.bench.watch_cuda import EventWatch
 from quantmux.capability.detect import resolve_device
 from quantmux.registry.guard import describe, guarded
 from quantmux.runtime.context import default_context
@@ -126,17 +123,6 @@ def compile_all(chosen: Iterable[Section], device: DeviceProfile, workers: int) 
     say(f"compiled for {len(jobs)} configs")
 
 
-def cast_rate(device: DeviceProfile) -> float:
-    """Give the GB/s of torch's cast of 1 GiB from bf16 to e4m3: two bytes read for each written.
-
-    What a quantizer moves, without its work; it can exceed the copy rate, which writes as many
-    bytes as it reads.
-    """
-    x = torch.randn(1 << 29, device=device.torch_name, dtype=torch.bfloat16)
-    us = interleave({"cast": EventWatch([lambda: x.to(torch.float8_e4m3fn)])}, 7)["cast"].us_min
-    return 3 * x.numel() / us * 1e-3
-
-
 def measure(
     chosen: Sequence[Section], device: DeviceProfile, effort: Effort, budget: float, command: str
 ) -> Report:
@@ -160,8 +146,6 @@ def measure(
         },
         command=command,
     )
-    if device.is_cuda:
-        report.protocol["cast_gb_s"] = cast_rate(device)
     node = empty_node(device, effort.rounds)
     if node is not None:
         report.rows.append(
