@@ -20,7 +20,8 @@ completes when its bytes have arrived, `empty` when both groups have read them.
 * 2, block scales: each 128 products are multiplied by s_a[m, g] · s_b[n / 128, g] first. A part
   lies in one row of weight blocks, so s_b is one number; scales are loaded a step ahead.
 
-Two parts are multiplied one after the other, for both short sums would not fit into registers.
+With two parts, the first is promoted while the second is multiplied, as long as registers hold both
+short sums; those of 256 columns do not fit, and are promoted one after the other.
 """
 
 from triton.experimental import gluon
@@ -82,6 +83,13 @@ def _promote(part, scale, total):
         is_pure=False,
         pack=1,
     )
+
+
+@gluon.jit
+def _release(empty, is_due=True):
+    """Say that this group of four warps has read a stage."""
+    _barrier()  # every one of its warps has
+    mbarrier.arrive(empty, count=1, pred=is_due)
 
 
 @gluon.jit
@@ -192,6 +200,7 @@ def _sum(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, WIDTH1 if WIDTH1 > 0 else 64, 32]
     )
     BLOCK_N: gl.constexpr = WIDTH0 + WIDTH1
+    TOGETHER: gl.constexpr = WIDTH1 > 0 and BLOCK_N < 256
     SUM_DTYPE: gl.constexpr = gl.int32 if SUM_BITS == 0 else gl.float32
     Y_DTYPE: gl.constexpr = (
         gl.float32 if Y_BITS == 32 else (gl.bfloat16 if Y_BITS == 16 else gl.float16)
@@ -232,11 +241,12 @@ def _sum(
                 else:
                     sum0 = warpgroup_mma_wait(1, deps=[sum0])
                 # the products of the step before have been read
-                _barrier()
-                before = (count + STAGES - 1) % STAGES
-                mbarrier.arrive(empty.index(before), count=1, pred=step > 0)
+                _release(empty.index((count + STAGES - 1) % STAGES), step > 0)
             else:
                 part0 = warpgroup_mma(a, b0, part0, use_acc=False, is_async=True)
+                if TOGETHER:
+                    b1 = ws1.index(stage).permute((1, 0))
+                    part1 = warpgroup_mma(a, b1, part1, use_acc=False, is_async=True)
                 if MODE == 2:
                     ahead = gl.minimum(step + 1, steps - 1)
                     by0 = scale_a * scale0
@@ -247,22 +257,23 @@ def _sum(
                 else:
                     by0 = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, ACC0))
                     by1 = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, ACC1))
-                part0 = warpgroup_mma_wait(0, deps=[part0])
-                if WIDTH1 > 0:
+                if TOGETHER:
+                    part0, part1 = warpgroup_mma_wait(1, deps=[part0, part1])
+                    sum0 = _promote(part0, by0, sum0)
+                    part1 = warpgroup_mma_wait(0, deps=[part1])
+                    _release(empty.index(stage))
+                    sum1 = _promote(part1, by1, sum1)
+                elif WIDTH1 > 0:
+                    part0 = warpgroup_mma_wait(0, deps=[part0])
                     sum0 = _promote(part0, by0, sum0)
                     b1 = ws1.index(stage).permute((1, 0))
-                    if WIDTH1 == WIDTH0:
-                        part1 = part0  # its registers
-                    part1 = warpgroup_mma(a, b1, part1, use_acc=False, is_async=True)
-                    part1 = warpgroup_mma_wait(0, deps=[part1])
-                    if WIDTH1 == WIDTH0:
-                        part0 = part1
-                    _barrier()
-                    mbarrier.arrive(empty.index(stage), count=1)
-                    sum1 = _promote(part1, by1, sum1)
+                    part0 = warpgroup_mma(a, b1, part0, use_acc=False, is_async=True)
+                    part0 = warpgroup_mma_wait(0, deps=[part0])
+                    _release(empty.index(stage))
+                    sum1 = _promote(part0, by1, sum1)
                 else:
-                    _barrier()
-                    mbarrier.arrive(empty.index(stage), count=1)
+                    part0 = warpgroup_mma_wait(0, deps=[part0])
+                    _release(empty.index(stage))
                     sum0 = _promote(part0, by0, sum0)
             count += 1
         if MODE == 0:
@@ -270,8 +281,7 @@ def _sum(
                 sum0, sum1 = warpgroup_mma_wait(0, deps=[sum0, sum1])
             else:
                 sum0 = warpgroup_mma_wait(0, deps=[sum0])
-            _barrier()
-            mbarrier.arrive(empty.index((count + STAGES - 1) % STAGES), count=1)
+            _release(empty.index((count + STAGES - 1) % STAGES))
         _store(
             y0, ys0.index(WHICH), sum0, row, col0, m, n, y_row,
             scale_a_ptr, scale_b_ptr, bias_ptr, MODE, WIDTH0, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
