@@ -13,7 +13,7 @@ from quantmux.ops.linear.spec import make_weights, make_x
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
 from quantmux.ops.quantize.reference import quantize
 from quantmux.ops.spec import Case
-from quantmux_triton.linear import fp8_small_m_host
+from quantmux_triton.linear import fp8_small_m_host, fp8_small_m_variant
 from quantmux_triton.linear.fp8_small_m import kernel
 from quantmux_triton.linear.fp8_small_m_config import Cut
 
@@ -60,7 +60,7 @@ def agree(y, q, weights, config):
 
 def cut_to(monkeypatch, cut):
     """Use one cut for everything."""
-    monkeypatch.setattr(fp8_small_m_host, "cut_for", lambda *_args, **_shape: cut)
+    monkeypatch.setattr(fp8_small_m_variant, "cut_for", lambda *_args, **_shape: cut)
 
 
 @pytest.mark.parametrize("scheme", ["fp8_tensor", "fp8_channel_token", "fp8_block128"])
@@ -158,5 +158,5 @@ def test_a_bias_of_any_dtype_takes_the_variant_that_was_warmed(dtype):
 
 def test_no_rows_launch_nothing(monkeypatch):
     config, weights, q = layer("fp8_channel_token", 72, 256, 0)
-    monkeypatch.setattr(fp8_small_m_host, "_plan", None)
+    monkeypatch.setattr(fp8_small_m_host, "plan_for", None)
     assert bound(config, weights)(q).shape == (0, 72)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from quantmux_triton.interpreter import interpreting
@@ -22,7 +22,7 @@ M_CLASSES: Final = (16, 32, 64)
 _FIRST_WITH_WGMMA: Final = 90
 _SMS: Final = 132
 
-_LEAST_K: Final = 512
+_LEAST_K: Final = 1024
 """Products of a split at least: below, bringing the sums together takes longer than they do."""
 
 _SMEM_KIB: Final = {80: 163.0, 86: 99.0, 89: 99.0, 90: 227.0, 100: 227.0, 103: 227.0, 120: 99.0}
@@ -42,6 +42,7 @@ class Cut:
         splits: Parts of K.
         pdl: Start beside the kernel before and wait for it in the device.
         prefetch: Steps whose weights it asks for while it waits.
+        hopper: In the form with explicit loads and barriers, for sm_90.
     """
 
     block_n: int
@@ -52,6 +53,7 @@ class Cut:
     splits: int
     pdl: bool = False
     prefetch: int = 0
+    hopper: bool = False
 
     @property
     def smem(self) -> int:
@@ -62,6 +64,16 @@ class Cut:
     def at_once(self) -> int:
         """Partial sums to be loaded together: up to 64 registers of a thread."""
         return max(2, min(8, 2048 * self.warps // (self.block_m * self.block_n)))
+
+    def scales(self, k: int) -> int:
+        """Give the power of two that holds the blocks of 128 of a split."""
+        all_steps = -(-k // self.block_k)
+        steps = -(-all_steps // self.splits)
+        return 1 << (steps * self.block_k // 128 - 1).bit_length()
+
+    def without_tma(self) -> Cut:
+        """Give the cut in the form that reads rows at any address."""
+        return replace(self, hopper=False, prefetch=self.stages if self.pdl else 0)
 
 
 def m_class(m: int) -> int:
@@ -84,39 +96,48 @@ def cut_for(device: DeviceProfile, kind: str, *, n: int, k: int, m: int) -> Cut:
     pdl = (device.arch.sm or 0) >= _FIRST_WITH_WGMMA
     for m_max, row in tuned_ranges(device.name, STEM, kind, n=n, k=k):
         if m <= m_max:
-            return _measured(row, device, n=n, k=k, m=m, pdl=pdl)
-    return _computed(device, n=n, k=k, m=m, pdl=pdl)
+            return _measured(row, device, n=n, k=k, pdl=pdl)
+    return _computed(device, kind, n=n, k=k, m=m, pdl=pdl)
 
 
-def _measured(
-    row: Mapping[str, int], device: DeviceProfile, *, n: int, k: int, m: int, pdl: bool
-) -> Cut:
+def _measured(row: Mapping[str, int], device: DeviceProfile, *, n: int, k: int, pdl: bool) -> Cut:
     """Give the measured cut; where it is of another shape, with splits for this one."""
-    splits = row["splits"]
+    splits, prefetch = row["splits"], row["prefetch"]
     if (row["n"], row["k"]) != (n, k):
+        # all weights of a larger layer would push those of the kernel before out of the cache
+        prefetch = min(prefetch, row["stages"])
         tiles = -(-row["n"] // row["block_n"])
         per_sm = max(1, round(tiles * splits / _SMS))
         splits = _splits(device, row["block_n"], row["block_k"], per_sm, n=n, k=k)
     return Cut(
         block_n=row["block_n"],
-        block_m=m_class(m),
+        block_m=row["block_m"],
         block_k=row["block_k"],
         warps=row["warps"],
         stages=row["stages"],
         splits=splits,
         pdl=pdl and bool(row["pdl"]),
-        prefetch=row["prefetch"] if pdl else 0,
+        prefetch=prefetch if pdl else 0,
+        hopper=bool(row["hopper"]) and device.arch.sm == _FIRST_WITH_WGMMA,
     )
 
 
-def _computed(device: DeviceProfile, *, n: int, k: int, m: int, pdl: bool) -> Cut:
-    """Give two programs an SM, each with as many loads under way as half of its memory holds."""
-    block_m = m_class(m)
-    block_n, block_k, warps = 64, 256, 4
+def _computed(device: DeviceProfile, kind: str, *, n: int, k: int, m: int, pdl: bool) -> Cut:
+    """Give one program an SM, with as many loads under way as fit beside the next kernel's.
+
+    What was best on the H200 over six shapes: steps of 512 and three stages for 16 tokens, else
+    steps of 256. Sums of blocks for 64 tokens are better off as two tiles of 32.
+    """
+    block_n, warps = 64, 4
+    block_m = 32 if kind == "block" and m > 32 else m_class(m)
     smem_kib = device.smem_kib or _SMEM_KIB.get(device.arch.sm or 0, 99.0)
-    room = int(smem_kib * 1024) // 2 - 2048
-    stages = max(2, min(8, room // ((block_n + block_m) * block_k)))
-    splits = _splits(device, block_n, block_k, 2, n=n, k=k)
+    room = int(smem_kib * 1024) - 4096
+    block_k = 128 if kind == "row_exact" else 256
+    if kind != "row_exact" and block_m == 16 and room >= 3 * (block_n + block_m) * 512:
+        block_k = 512
+    wanted = {128: 8, 256: 4, 512: 3}[block_k]
+    stages = max(2, min(wanted, room // ((block_n + block_m) * block_k)))
+    splits = _splits(device, block_n, block_k, 1, n=n, k=k)
     return Cut(
         block_n, block_m, block_k, warps, stages, splits, pdl=pdl, prefetch=stages if pdl else 0
     )

@@ -208,13 +208,12 @@ def fp8_small_m_hopper(
             acc += _by(scales, block, part, MODE, ACC)
         else:
             for pair in gl.static_range(BLOCKS // 2):
-                b: gl.constexpr = 2 * pair
-                part = _product(ws, xs, at + b, part, False)
-                other = _product(ws, xs, at + b + 1, other, False)
+                part = _product(ws, xs, at + 2 * pair, part, False)
+                other = _product(ws, xs, at + 2 * pair + 1, other, False)
                 part = warpgroup_mma_wait(1, deps=[part])
-                acc += _by(scales, block + b, part, MODE, ACC)
+                acc += _by(scales, block + 2 * pair, part, MODE, ACC)
                 other = warpgroup_mma_wait(0, deps=[other])
-                acc += _by(scales, block + b + 1, other, MODE, ACC)
+                acc += _by(scales, block + 2 * pair + 1, other, MODE, ACC)
         ahead = step + STAGES
         if ahead < count:
             # everybody has read the slot

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,10 +10,14 @@ from quantmux.errors import InputError, LayoutError
 from quantmux.ops.quantized import DTYPES
 from quantmux.registry.protocol import PreparedWeights
 from quantmux_triton.interpreter import interpreting
-from quantmux_triton.launcher import Launcher, compiled_count
-from quantmux_triton.linear.fp8_block_small_m_kernel import fp8_block_small_m
-from quantmux_triton.linear.fp8_small_m_config import M_CLASSES, cut_for, m_class
-from quantmux_triton.linear.fp8_small_m_kernel import fp8_small_m
+from quantmux_triton.linear.fp8_small_m_config import M_CLASSES, m_class
+from quantmux_triton.linear.fp8_small_m_variant import (
+    ALIGNMENT,
+    box_of,
+    compiled_variants,
+    kind_of,
+    plan_for,
+)
 from quantmux_triton.linear.outputs import checked_output
 from quantmux_triton.linear.workspace import reserve, split_workspace
 
@@ -27,10 +29,7 @@ if TYPE_CHECKING:
     from quantmux.config import LinearConfig
     from quantmux.ops.quantized import LinearWeights, QuantizedTensor
     from quantmux.registry.protocol import CompiledCode
-    from quantmux_triton.linear.fp8_small_m_config import Cut
-
-_ALIGNMENT: Final = 16
-"""Bytes of an asynchronous copy; rows that are no multiple of it are loaded byte by byte."""
+    from quantmux_triton.linear.fp8_small_m_variant import Plan
 
 
 class SmallMLinear:
@@ -71,7 +70,7 @@ class SmallMLinear:
             return
         reserve(torch.device(device.torch_name))
         for m in {m_class(m) for m in ms if m > 0}:
-            plan = _plan(config, device, m)
+            plan = plan_for(config, device, m)
             plan.launcher.warm(*plan.stand_ins)
 
     def compile_for(self, config: LinearConfig, arch: Arch) -> list[CompiledCode]:
@@ -83,36 +82,17 @@ class SmallMLinear:
         from quantmux.capability.device import DeviceProfile
 
         there = DeviceProfile(name="there", title="named architecture", arch=arch)
-        plans = {_plan(config, there, m).launcher: _plan(config, there, m) for m in M_CLASSES}
-        return [launcher.compile_for(arch, *plan.stand_ins) for launcher, plan in plans.items()]
+        found = {plan.launcher: plan for plan in (plan_for(config, there, m) for m in M_CLASSES)}
+        return [launcher.compile_for(arch, *plan.stand_ins) for launcher, plan in found.items()]
 
     def compiled_variants(self) -> int:
         """Give how many variants were compiled in this process, of both products."""
-        return compiled_count(fp8_small_m, fp8_block_small_m)
+        return compiled_variants()
 
     def declared_variants(self, config: LinearConfig) -> int:
         """Give how many variants a config may need: one a class of M."""
         del config
         return len(M_CLASSES)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a class of M launches.
-
-    Attributes:
-        cut: How the product is cut up.
-        launcher: The compiled variant.
-        tiles_n: Tiles along N.
-        out: dtype that is stored.
-        stand_ins: Arguments of the right types and of no use.
-    """
-
-    cut: Cut
-    launcher: Launcher
-    tiles_n: int
-    out: torch.dtype
-    stand_ins: tuple[Any, ...]
 
 
 class _Bound:
@@ -138,7 +118,9 @@ class _Bound:
         # fp32 of any: a variant must not depend on what a warmup does not know
         self._bias = self._scales if bias is None else bias.to(torch.float32).contiguous()
         self._codes = self._weight.to(torch.float32) if interpreting() else self._weight
-        self._plans: dict[int, _Plan] = {}
+        self._fits = _fits(self._weight)
+        self._boxes: dict[int, Any] = {}
+        self._plans: dict[tuple[int, bool], Plan] = {}
         reserve(self._home)
 
     def __call__(self, q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -159,10 +141,11 @@ class _Bound:
             y = checked_output(out, m, self._n, self._out_dtype, self._home)
         if m == 0:
             return y
-        row = 16 if m <= 16 else m_class(m)
-        plan = self._plans.get(row)
+        key = (m_class(m), self._fits and _fits(x))
+        plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[row] = _plan(self._config, self._device, row)
+            plan = plan_for(self._config, self._device, key[0], aligned=key[1])
+            self._plans[key] = plan
         if plan.out is self._out_dtype:
             self._launch(plan, q, x, y, m)
             return y
@@ -171,7 +154,7 @@ class _Bound:
         return y.copy_(wide)
 
     def _launch(
-        self, plan: _Plan, q: QuantizedTensor, x: torch.Tensor, y: torch.Tensor, m: int
+        self, plan: Plan, q: QuantizedTensor, x: torch.Tensor, y: torch.Tensor, m: int
     ) -> None:
         """Launch for a y whose rows have no gaps inside."""
         cut, scales = plan.cut, q.scales
@@ -183,13 +166,22 @@ class _Bound:
             )
         else:
             partial = counters = self._scales  # not touched
-        sizes = (m, self._n, self._k, x.stride(0), y.stride(0))
-        if self._is_block:
-            sizes += (scales.stride(0), scales.stride(1))  # type: ignore[assignment]
+        row = q.layout.padded_n
+        sizes: tuple[int, ...] = (m, self._n, self._k)
+        if cut.hopper:
+            w = self._weight_box(cut.block_n)
+            x = box_of(x, m, self._k, row, cut.block_m)
+            sizes += (y.stride(0),)
+        else:
+            w = self._codes
+            x = x.to(torch.float32) if interpreting() else x
+            sizes += (row, y.stride(0))
+        if cut.hopper or self._is_block:
+            sizes += (scales.stride(0), scales.stride(-1))
         plan.launcher(
             (tiles * splits, 1, 1),
-            self._codes,
-            x.to(torch.float32) if interpreting() else x,
+            w,
+            x,
             self._scales,
             scales,
             self._bias,
@@ -200,71 +192,15 @@ class _Bound:
             splits,
         )
 
-
-def kind_of(config: LinearConfig) -> str:
-    """Give the product's name in the measured choices: ``row``, ``row_exact`` or ``block``."""
-    if config.scheme.weight.block.kind == "block":
-        return "block"
-    return "row_exact" if config.scheme.accumulation == "exact" else "row"
-
-
-def _plan(config: LinearConfig, device: DeviceProfile, m: int) -> _Plan:
-    """Give what calls with M in the class of ``m`` launch on a device."""
-    kind, n, k = kind_of(config), config.n, config.k
-    cut = cut_for(device, kind, n=n, k=k, m=m)
-    is_block = kind == "block"
-    activation = config.scheme.activation
-    is_split = cut.splits > 1
-    constexprs: dict[str, Any] = {
-        "ROWS_ARE_16": k % _ALIGNMENT == 0,
-        "EVEN_K": k % cut.block_k == 0,
-        "BN": cut.block_n,
-        "BM": cut.block_m,
-        "HAS_BIAS": config.bias,
-        "IS_SPLIT": is_split,
-        "PDL": cut.pdl,
-        "PREFETCH": cut.prefetch,
-        "IS_WIDE": interpreting(),
-        "AT_ONCE": cut.at_once,
-    }
-    if is_block:
-        constexprs["BLOCKS"] = cut.block_k // 128
-    else:
-        constexprs |= {
-            "BK": cut.block_k,
-            "BY_TOKEN": activation is not None and activation.block.kind != "tensor",
-            "BY_CHANNEL": config.scheme.weight.block.kind != "tensor",
-            "EXACT": kind == "row_exact",
-        }
-    options = (
-        ("enable_fp_fusion", True),
-        ("launch_pdl", cut.pdl),
-        ("num_stages", cut.stages),
-        ("num_warps", cut.warps),
-    )
-    # the interpreter's cast to bf16 cuts off; torch rounds what it gives in fp32
-    out = torch.float32 if interpreting() else DTYPES[config.out_dtype]
-    fp32 = torch.float32
-    code = fp32 if interpreting() else torch.float8_e4m3fn
-    counters = torch.int32 if is_split else fp32
-    pointers = (code, code, fp32, fp32, fp32, out, fp32, counters)
-    integers = 8 if is_block else 6
-    return _Plan(
-        cut=cut,
-        launcher=_launcher(is_block, tuple(sorted(constexprs.items())), options),
-        tiles_n=-(-n // cut.block_n),
-        out=out,
-        stand_ins=(*pointers, *(2 for _ in range(integers))),
-    )
+    def _weight_box(self, rows: int) -> Any:
+        found = self._boxes.get(rows)
+        if found is None:
+            found = self._boxes[rows] = box_of(self._weight, self._n, self._k, self._k, rows)
+        return found
 
 
-@cache
-def _launcher(
-    is_block: bool, constexprs: tuple[tuple[str, Any], ...], options: tuple[tuple[str, Any], ...]
-) -> Launcher:
-    """Give the one launcher of a variant in this process."""
-    function = fp8_block_small_m if is_block else fp8_small_m
-    return Launcher(function, dict(constexprs), dict(options))
+def _fits(tensor: torch.Tensor) -> bool:
+    return tensor.data_ptr() % ALIGNMENT == 0
 
 
 def _current_gpu() -> DeviceProfile | None:

@@ -18,8 +18,10 @@ M_MAX: Final = 64
 _SHARED: Final = (
     "linear/__init__.py",
     "linear/fp8_small_m_host.py",
+    "linear/fp8_small_m_variant.py",
     "linear/fp8_small_m_config.py",
     "linear/fp8_small_m_kernel.py",
+    "linear/fp8_small_m_hopper_kernel.py",
     "linear/fp8_block_small_m_kernel.py",
     "linear/epilogue_kernel.py",
     "linear/workspace.py",
