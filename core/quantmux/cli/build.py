@@ -15,6 +15,7 @@ from quantmux.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quantmux.capability.device import DeviceProfile
     from quantmux.registry.manager import Registry
     from quantmux.testing.cell import Outcome
     from quantmux.testing.sweep_record import Recorded
@@ -101,14 +102,18 @@ def _devices(given: list[str] | tuple[str, ...], registry: Registry) -> tuple[st
     names = []
     for name in given:
         found = find_device(name)
-        if found.name not in profiles or not found.is_cuda:
+        if found.name not in profiles or not _is_gpu(found):
             raise ConfigError(
                 f'build compiles for named GPUs, found "{name}"',
-                facts=["named: " + " ".join(n for n, p in profiles.items() if p.is_cuda)],
+                facts=["named: " + " ".join(n for n, p in profiles.items() if _is_gpu(p))],
                 code="device",
             )
         names.append(found.name)
     return tuple(dict.fromkeys(names))
+
+
+def _is_gpu(profile: DeviceProfile) -> bool:
+    return profile.arch.vendor in ("nvidia", "amd")
 
 
 def _to_dict(result: SweepResult, recorded: Recorded | None) -> dict[str, Any]:
