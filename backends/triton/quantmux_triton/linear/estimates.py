@@ -17,6 +17,9 @@ _STARTED_US: Final = 3.0
 
 _SHARE_OF_COPY: Final = 0.75
 _SHARE_OF_FLOPS: Final = 0.7
+_MOSTLY_EMPTY: Final = 1.1
+"""What a tile of 128 rows costs a stream of weights whose tokens fill a part of it."""
+
 _TILE: Final = 128
 _SM_GB_S: Final = 60.0
 """What one SM's loads bring when it works on a tile of 128 × 128 (H200)."""
@@ -40,4 +43,5 @@ def many_tokens_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
     waves = -(-tiles // (device.sm_count or _SMS))
     loads = waves * k * (min(m, _TILE) + _TILE) / (_SM_GB_S * 1e3)
     flops = 2.0 * m * n * k / ((device.fp8_tflops or _FP8_TFLOPS) * _SHARE_OF_FLOPS * 1e6)
-    return max(few_tokens_us(config, device, m), _STARTED_US + max(loads, flops))
+    least = _MOSTLY_EMPTY * few_tokens_us(config, device, m)
+    return max(least, _STARTED_US + max(loads, flops))

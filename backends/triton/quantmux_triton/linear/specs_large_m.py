@@ -10,6 +10,7 @@ from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_triton.linear.estimates import many_tokens_us
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
@@ -106,6 +107,7 @@ def specs() -> tuple[KernelSpec, ...]:
             load="quantmux_triton.linear.fp8:kernel",
             sources=("linear/fp8.py", *_SHARED),
             summary="FP8, one scale a tensor or a row; persistent, by TMA",
+            estimate=many_tokens_us,
         ),
         KernelSpec(
             id="triton/linear_fp8_block",
@@ -114,6 +116,7 @@ def specs() -> tuple[KernelSpec, ...]:
             load="quantmux_triton.linear.fp8_block:kernel",
             sources=("linear/fp8_block.py", "linear/fp8_block_config.py", *_SHARED),
             summary="FP8 1x128 by 128x128 scales, promoted every 128 of K; persistent, by TMA",
+            estimate=many_tokens_us,
         ),
         KernelSpec(
             id="triton/linear_int8",
@@ -124,6 +127,7 @@ def specs() -> tuple[KernelSpec, ...]:
                 "linear/int8.py",
                 "linear/int8_config.py",
                 "linear/specs_large_m.py",
+                "linear/estimates.py",
                 *_SHARED,
             ),
             summary="INT8 with an int32 sum; persistent, by TMA",
