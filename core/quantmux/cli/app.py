@@ -18,6 +18,7 @@ from quantmux.cli.plugins import plugins
 from quantmux.cli.quarantine import quarantine
 from quantmux.cli.run import run
 from quantmux.cli.sweep import sweep
+from quantmux.cli.warmup import warmup
 
 app = typer.Typer(
     name="quantmux",
@@ -56,6 +57,7 @@ for _verb in (
     matrix,
     explain,
     plan,
+    warmup,
     convert,
     run,
     sweep,
