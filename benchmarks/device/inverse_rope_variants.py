@@ -100,6 +100,7 @@ def counted() -> list[str]:
 def steady_us(call: Call, sets: list[tuple[Any, ...]]) -> float:
     """Time one call, in µs, over sets of buffers in a graph."""
     repeat = -(-CALLS // len(sets))
+    torch.cuda.synchronize()  # another stream does not wait for the one that filled the buffers
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         call(*sets[0])

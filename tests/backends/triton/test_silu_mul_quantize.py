@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused_by_name(name):
     with pytest.raises(InputError):
         run(_x(2, 384), scale=torch.ones(1))
     with pytest.raises(InputError):
-        run(_x(2, 384).to("meta"))
+        KERNELS[name].bind(_config(name), profile("h200"))(_x(2, 384))
     with pytest.raises(LayoutError):
         run(_x(2, 384), out=_dirty(_config(name, padded_n=512), 2))
     with pytest.raises(ConfigError):

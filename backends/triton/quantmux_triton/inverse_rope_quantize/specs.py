@@ -7,6 +7,7 @@ from quantmux.capability.capability import Capability, OperandOffer
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_triton.tuned import tuned_files
 
 
 def specs() -> tuple[KernelSpec, ...]:
@@ -41,7 +42,10 @@ def specs() -> tuple[KernelSpec, ...]:
                 "interpreter.py",
                 "launcher.py",
                 "numerics_kernel.py",
+                "tuned.py",
+                *tuned_files("inverse_rope_quantize"),
                 "quantize/outputs.py",
+                "quantize/producer.py",
                 "quantize/variants.py",
             ),
             summary="heads rotated back and quantized, whatever the number of tokens",

@@ -10,13 +10,14 @@ import torch
 from quantmux.config import InverseRopeQuantizeConfig
 from quantmux.errors import ConfigError
 from quantmux.ops.quantized import DTYPES
-from quantmux_triton.arithmetic import arithmetic
+from quantmux_triton.arithmetic import arithmetic, converts_fp8
 from quantmux_triton.inverse_rope_quantize.inputs import check_inputs
 from quantmux_triton.inverse_rope_quantize.outputs import GroupedOutputs
 from quantmux_triton.inverse_rope_quantize.tokens_config import Tile, tile
 from quantmux_triton.inverse_rope_quantize.tokens_kernel import inverse_rope_kernel
 from quantmux_triton.quantize.outputs import require_on
-from quantmux_triton.quantize.variants import Variants, arch_here, has_pdl
+from quantmux_triton.quantize.producer import as_bytes
+from quantmux_triton.quantize.variants import Variants, current_device, has_pdl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ class TokensPlan:
     Args:
         config: What is made.
         arch: Where.
+        device: Name of the device's profile, by which measured tiles are found.
         size: What one program takes; None takes `tile`.
         pdl: Programmatic dependent launch; None is wherever it exists.
 
@@ -52,14 +54,17 @@ class TokensPlan:
         self,
         config: InverseRopeQuantizeConfig,
         arch: Arch,
+        device: str = "",
         *,
         size: Tile | None = None,
         pdl: bool | None = None,
     ) -> None:
         operand, width = config.operand, config.operand.block.cols
         self._config = config
-        self._tile = size or tile(config.heads, config.head_dim)
+        self._tile = size or tile(config.heads, config.head_dim, config.layout.scales, device)
+        self._bounds = (operand.eps, operand.scale_ub or 0.0)
         self._store = gcd(width, 16)
+        self._data_kind = torch.float8_e4m3fn if converts_fp8(arch) else torch.uint8
         self.outputs = GroupedOutputs(config)
         how = arithmetic(operand, arch, bits=_ROTATED_BITS)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
@@ -96,7 +101,7 @@ class TokensPlan:
             DTYPES[self._config.in_dtype],
             torch.int64,
             torch.float32,
-            torch.uint8,
+            self._data_kind,
             torch.int32 if is_packed else torch.float32,
             *(1,) * 9,
             1.0,
@@ -123,15 +128,16 @@ class TokensPlan:
         of_o = o.data_ptr() | (token_stride | head_stride) * o.element_size()
         of_cache = cache.data_ptr() | cache_row * 4
         is_aligned = column_stride == 1 and cache_column == 1 and (of_o | of_cache) % 16 == 0
-        is_aligned = is_aligned and out.data.data_ptr() % self._store == 0
-        size, operand = self._tile, self._config.operand
+        data = as_bytes(out) if self._data_kind is torch.uint8 else out.data
+        is_aligned = is_aligned and data.data_ptr() % self._store == 0
+        size = self._tile
         ld = -(-t // 4) * 4
         (self.aligned if is_aligned else self.any_strides)(
             (-(-ld // size.tokens) * -(-heads // size.heads),),
             o,
             positions,
             cache,
-            out.data.view(torch.uint8),
+            data,
             out.scales,
             t,
             ld,
@@ -142,8 +148,7 @@ class TokensPlan:
             cache.shape[0],
             cache_row,
             cache_column,
-            operand.eps,
-            operand.scale_ub or 0.0,
+            *self._bounds,
         )
 
 
@@ -161,7 +166,7 @@ class InverseRopeQuantize:
             ConfigError: The config is of another op.
         """
         own = _checked(config)
-        plan = self.plan(own, device.arch)
+        plan = self.plan(own, device.arch, device.name)
 
         def run(
             o: torch.Tensor,
@@ -181,10 +186,10 @@ class InverseRopeQuantize:
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
         """Compile both variants of a config: neither depends on the number of tokens."""
         del ms
-        arch = arch_here()
-        if arch is None:
+        device = current_device()
+        if device is None:
             return
-        plan = self.plan(_checked(config), arch)
+        plan = self.plan(_checked(config), device.arch, device.name)
         for launcher in (plan.aligned, plan.any_strides):
             launcher.warm(*plan.kinds())
 
@@ -205,9 +210,15 @@ class InverseRopeQuantize:
         del config
         return 2
 
-    def plan(self, config: InverseRopeQuantizeConfig, arch: Arch) -> TokensPlan:
-        """Choose tile and variants for a config."""
-        return TokensPlan(config, arch)
+    def plan(self, config: InverseRopeQuantizeConfig, arch: Arch, device: str = "") -> TokensPlan:
+        """Choose tile and variants for a config.
+
+        Args:
+            config: What is made.
+            arch: Architecture that the code is for.
+            device: Name of the device's profile, by which measured tiles are found.
+        """
+        return TokensPlan(config, arch, device)
 
 
 def _checked(config: ProducerConfig) -> InverseRopeQuantizeConfig:

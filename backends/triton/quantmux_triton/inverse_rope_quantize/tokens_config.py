@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from quantmux_triton.interpreter import interpreting
+from quantmux_triton.tuned import tuned
+
+STEM: Final = "inverse_rope_quantize"
+
+_COLUMNS: Final = 1024
+"""Columns of a token that a program takes, in whole heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +29,26 @@ class Tile:
     num_warps: int
 
 
-def tile(heads: int, head_dim: int) -> Tile:
+def tile(heads: int, head_dim: int, layout: str, device: str) -> Tile:
     """Give the one tile of a config: it serves every number of tokens, so that none adds a variant.
+
+    What was measured on the device for the nearest number of heads is taken first.
 
     Args:
         heads: Heads of a token.
         head_dim: Columns of a head.
+        layout: Scale layout.
+        device: Name of the device's profile.
     """
     if interpreting():
         return Tile(32, 1 << (heads - 1).bit_length(), 1)
-    across = max(1, min(_power_of_two_below(heads), 1024 // head_dim))
-    return Tile(4, across, 4)
+    measured = tuned(device, STEM, layout, n=heads, k=head_dim, m=1)
+    if measured:
+        return Tile(**measured)
+    across = max(1, min(_power_of_two_below(heads), _COLUMNS // head_dim))
+    # a quarter of a head's columns at a time: 16 elements a thread
+    warps = max(1, min(8, 4 * across * head_dim // 2048))
+    return Tile(4, across, warps)
 
 
 def _power_of_two_below(value: int) -> int:

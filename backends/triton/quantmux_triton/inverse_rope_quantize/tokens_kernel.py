@@ -26,6 +26,7 @@ from quantmux_triton.numerics_kernel import (
     quotient,
     scale_of,
     to_code,
+    widen,
 )
 
 _POINTERS = ("o", "positions", "cache", "data", "scales")
@@ -69,7 +70,7 @@ def inverse_rope_kernel(
         positions: int64 [t], rows of the cache. One outside of it makes its token's rotated groups
             NaN.
         cache: fp32 [cache_rows, ROPE] = cos | sin, any strides.
-        data: uint8 [GROUPS, t, H / GROUPS · D], contiguous.
+        data: fp8 or uint8 [GROUPS, t, H / GROUPS · D], contiguous.
         scales: fp32 [GROUPS, S, ld] of S scales a group of heads; int32 [GROUPS, ceil(S / 4), ld]
             when PACKED.
         t: Tokens.
@@ -110,6 +111,7 @@ def inverse_rope_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    data = data.to(tl.pointer_type(tl.uint8), bitcast=True)
     program = tl.program_id(0)
     token = program // ACROSS * TOKENS + tl.arange(0, TOKENS)
     head = program % ACROSS * HEADS + tl.arange(0, HEADS)
@@ -139,7 +141,7 @@ def inverse_rope_kernel(
     exists = (token < ld)[:, None] & (head < H)[None, :]
     word = tl.zeros((TOKENS, HEADS), tl.int32)
     for j in tl.static_range(PER_HEAD):
-        value = values[j].to(tl.float32)
+        value = widen(values[j])
         if (j + 1) * GROUP > FIRST:
             # pairs of this group that turn, and where their cosines are
             angle = j * (GROUP // 2) + pair - FIRST // 2

@@ -2,36 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from quantmux_triton.interpreter import interpreting
-from quantmux_triton.quantize.fp8_group_config import Tile, Tiles
+from quantmux_triton.tuned import NO_END, tuned_ranges
+
+STEM: Final = "silu_mul_quantize_fp8_group"
 
 _INTERPRETED_ELEMENTS: Final = 1 << 15
 """The interpreter pays for a program, not for its elements."""
 
 
-def tiles(groups: int, width: int, *, by_column: bool) -> Tiles:
-    """Give the tiles for rows of ``groups`` groups of ``width`` columns.
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program takes.
 
-    An element is two loads, so a tile of half the elements that ``quantize`` takes has as many
-    bytes under way.
+    Attributes:
+        rows: Rows, a power of two.
+        groups: Groups of a row, a power of two; at least 4 for packed scales.
+        num_warps: Warps that work on it.
+    """
+
+    rows: int
+    groups: int
+    num_warps: int
+
+
+def tile_ranges(groups: int, width: int, layout: str, device: str) -> tuple[tuple[int, Tile], ...]:
+    """Give the tiles as (last M, tile), ascending; the last has no end.
+
+    What was measured on the device for the nearest row width is taken first.
 
     Args:
         groups: Groups of a stored row.
         width: Columns of a group.
-        by_column: Scales lie column by column.
+        layout: Scale layout.
+        device: Name of the device's profile.
     """
     if interpreting():
-        across = min(_power_of_two(max(groups, 4)), max(4, _INTERPRETED_ELEMENTS // width // 8))
-        rows = max(1, min(64, _INTERPRETED_ELEMENTS // (across * width)))
-        tile = Tile(rows, across, 1)
-        return Tiles(tile, tile, 0)
+        return ((NO_END, _interpreted(groups, width)),)
+    measured = tuned_ranges(device, STEM, kind_of(width, layout), n=groups * width)
+    if measured:
+        return tuple((m_max, Tile(**config)) for m_max, config in measured)
+    return ((NO_END, tile(width, by_column=layout != "row_major")),)
+
+
+def kind_of(width: int, layout: str) -> str:
+    """Give the ``kind`` of measured rows: group width and scale layout."""
+    return f"group{width} {layout}"
+
+
+def tile(width: int, *, by_column: bool) -> Tile:
+    """Give the tile where nothing was measured.
+
+    An element is two loads, so 16 of them a thread are 64 bytes under way: more gain nothing.
+
+    Args:
+        width: Columns of a group.
+        by_column: Scales lie column by column.
+    """
     unit = max(1, 128 // width)  # groups that weigh as one of 128
-    few = Tile(1, 4 * unit, 1)
-    many = Tile(4, 4 * unit, 4) if by_column else Tile(1, 16 * unit, 4)
-    return Tiles(few, many, limit=4096 * unit)
+    return Tile(4, 4 * unit, 2) if by_column else Tile(1, 16 * unit, 4)
 
 
-def _power_of_two(value: int) -> int:
-    return 1 << (value - 1).bit_length()
+def _interpreted(groups: int, width: int) -> Tile:
+    whole = 1 << (max(groups, 4) - 1).bit_length()
+    across = min(whole, max(4, _INTERPRETED_ELEMENTS // width // 8))
+    return Tile(max(1, min(64, _INTERPRETED_ELEMENTS // (across * width))), across, 1)

@@ -16,6 +16,7 @@ from quantmux_triton.numerics_kernel import (
     magnitude_bits,
     scale_of,
     to_code,
+    widen,
 )
 from quantmux_triton.quantize.group_scales_kernel import store_group_scales
 from quantmux_triton.silu_mul_quantize.silu_kernel import reciprocal, silu_mul
@@ -32,13 +33,13 @@ def silu_mul_fp8_group_kernel(
     ROWS: tl.constexpr, TILE: tl.constexpr, LAYOUT: tl.constexpr,
     FORMAT: tl.constexpr, HW: tl.constexpr, FAST_SILU: tl.constexpr,
     FMAX: tl.constexpr, HAS_UB: tl.constexpr, POW2: tl.constexpr,
-    ALIGNED: tl.constexpr, STORE: tl.constexpr, STREAM: tl.constexpr, PDL: tl.constexpr,
+    ALIGNED: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Quantize one tile of the product.
 
     Args:
         x: Values [m, 2N]; columns ``column_stride`` elements apart, 1 when ALIGNED.
-        data: uint8 [padded_m, PADDED_N], contiguous.
+        data: [padded_m, PADDED_N] of one-byte elements, contiguous.
         scales: fp32, int32 when packed; see `store_group_scales`.
         m: Rows of x.
         padded_m: Rows of data.
@@ -61,7 +62,6 @@ def silu_mul_fp8_group_kernel(
         POW2: Whether scales are powers of two.
         ALIGNED: Rows of both halves begin at multiples of 16 bytes, without gaps between columns.
         STORE: Bytes that a store may take at once: a divisor of PADDED_N and of data's address.
-        STREAM: Whether the cache may drop first what was read.
         PDL: Whether the launch depends on the one before programmatically.
     """
     GROUPS: tl.constexpr = (PADDED_N + G - 1) // G
@@ -69,6 +69,7 @@ def silu_mul_fp8_group_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    data = data.to(tl.pointer_type(tl.uint8), bitcast=True)
     program = tl.program_id(0)
     row = program // ACROSS * ROWS + tl.arange(0, ROWS)
     group = program % ACROSS * TILE + tl.arange(0, TILE)
@@ -88,9 +89,8 @@ def silu_mul_fp8_group_kernel(
     if ALIGNED:
         gates = tl.multiple_of(gates, (1, 1, 16))
         ups = tl.multiple_of(ups, (1, 1, 16))
-    policy: tl.constexpr = "evict_first" if STREAM else ""
-    gate = tl.load(gates, inside, other=0.0, eviction_policy=policy).to(tl.float32)
-    up = tl.load(ups, inside, other=0.0, eviction_policy=policy).to(tl.float32)
+    gate = widen(tl.load(gates, inside, other=0.0))
+    up = widen(tl.load(ups, inside, other=0.0))
     value = silu_mul(gate, up, FAST_SILU)
 
     scale = scale_of(tl.max(magnitude_bits(value), axis=2), eps, scale_ub, FMAX, HAS_UB, POW2)

@@ -5,24 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from quantmux.config import SiluMulQuantizeConfig
 from quantmux.errors import ConfigError
-from quantmux.ops.checks import (
-    check_given_scale,
-    check_matrix,
-    check_scalar,
-    check_scales_given,
-)
+from quantmux.ops.quantized import DATA_DTYPES, DTYPES
 from quantmux_triton.arithmetic import FORMATS, converts_fp8
 from quantmux_triton.interpreter import interpreting
-from quantmux_triton.quantize.outputs import require_on
-from quantmux_triton.quantize.producer import Plan, Source
-from quantmux_triton.quantize.variants import arch_here
+from quantmux_triton.quantize.producer import Plan, bound
+from quantmux_triton.quantize.variants import current_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import torch
 
     from quantmux.capability.arch import Arch
     from quantmux.capability.device import DeviceProfile
@@ -46,37 +40,17 @@ class SiluMulKernel(ABC):
         Raises:
             ConfigError: The config is of another op.
         """
-        plan = self.plan(_checked(config), device.arch)
-        operand, in_dtype, width = config.operand, config.in_dtype, 2 * config.n
-        is_pow2 = operand.scale_rounding == "pow2"
-
-        def run(
-            x: torch.Tensor,
-            *,
-            scale: torch.Tensor | None = None,
-            global_scale: torch.Tensor | None = None,
-            out: QuantizedTensor | None = None,
-        ) -> QuantizedTensor:
-            require_on(x, device)
-            check_matrix(x, width, in_dtype)
-            check_scales_given(operand, scale, global_scale)
-            if scale is not None and x.is_cuda:
-                scale = check_scalar(scale, "scale", x.device)
-            elif scale is not None:
-                scale = check_given_scale(scale, "scale", x.device, pow2=is_pow2)
-            made = plan.outputs.take(out, x.shape[0], x.device)
-            plan.run(Source.of(x), made, scale)
-            return made
-
-        return run
+        asked = _checked(config)
+        return bound(self.plan(asked, device.arch, device.name), asked, 2 * asked.n, device)
 
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
         """Compile every variant of a config: none depends on M."""
         del ms
-        arch = arch_here()
-        if arch is None:
+        device = current_device()
+        if device is None:
             return
-        for launcher, kinds in self.plan(_checked(config), arch).launchers().items():
+        plan = self.plan(_checked(config), device.arch, device.name)
+        for launcher, kinds in plan.launchers().items():
             launcher.warm(*kinds)
 
     def compile_for(self, config: ProducerConfig, arch: Arch) -> list[CompiledCode]:
@@ -94,8 +68,14 @@ class SiluMulKernel(ABC):
         """Count the variants of this process."""
 
     @abstractmethod
-    def plan(self, config: SiluMulQuantizeConfig, arch: Arch) -> Plan:
-        """Choose tiles and variants for a config."""
+    def plan(self, config: SiluMulQuantizeConfig, arch: Arch, device: str = "") -> Plan:
+        """Choose tiles and variants for a config.
+
+        Args:
+            config: What is made.
+            arch: Architecture that the code is for.
+            device: Name of the device's profile, by which measured tiles are found.
+        """
 
 
 def has_fast_silu(arch: Arch) -> bool:
@@ -103,9 +83,17 @@ def has_fast_silu(arch: Arch) -> bool:
     return not interpreting() and arch.sm is not None
 
 
-def halves_aligned(config: SiluMulQuantizeConfig, itemsize: int) -> bool:
+def halves_aligned(config: SiluMulQuantizeConfig) -> bool:
     """Tell whether the ups begin at a multiple of 16 bytes where the gates do."""
-    return config.n * itemsize % 16 == 0
+    return config.n * DTYPES[config.in_dtype].itemsize % 16 == 0
+
+
+def data_kind(config: SiluMulQuantizeConfig, arch: Arch) -> torch.dtype:
+    """Give the dtype by which kernels get the data: its own where Triton has pointers to it.
+
+    A view as uint8 costs half a microsecond a call.
+    """
+    return DATA_DTYPES[config.operand.element] if converts_fp8(arch) else torch.uint8
 
 
 def operand_constexprs(config: SiluMulQuantizeConfig, arch: Arch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from quantmux_triton.numerics_kernel import widen
 from quantmux_triton.silu_mul_quantize.silu_kernel import silu_mul
 
 
@@ -35,8 +36,8 @@ def load_product(
     else:
         gates = gates + (column.to(tl.int64) * column_stride)[None, :]
         ups = gates + column_stride.to(tl.int64) * N
-    gate = tl.load(gates, inside, other=0.0).to(tl.float32)
-    up = tl.load(ups, inside, other=0.0).to(tl.float32)
+    gate = widen(tl.load(gates, inside, other=0.0))
+    up = widen(tl.load(ups, inside, other=0.0))
     return silu_mul(gate, up, FAST_SILU)
 
 

@@ -13,9 +13,9 @@ reciprocal are the GPU's own instructions, of 2 units and of 1 in the last place
 ``gate · share`` is then within 10 units of 2^-24 and the product within 11, with both instructions
 at their worst; the definition's own roundings are within 5. Together that is what is allowed.
 
-For x beyond the range 2^p is Inf, and d > 0 keeps it so: the quotient is 0 as the definition's. Only
-where exp(-gate) is above 2^126 (gates between -88.7 and -87.3) is the reciprocal flushed to 0, and
-the product, below 2^-119 · |up|, with it.
+For x beyond the range 2^p is Inf, and d > 0 keeps it so: the quotient is 0 as the definition's.
+Only where exp(-gate) is above 2^126 (gates between -88.7 and -87.3) is the reciprocal flushed to 0,
+and the product, below 2^-119 · |up|, with it.
 """
 
 import triton

@@ -9,6 +9,7 @@ from quantmux.capability.capability import Capability, OperandOffer
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_triton.tuned import tuned_files
 
 if TYPE_CHECKING:
     from quantmux.config.formats import Dtype
@@ -107,8 +108,9 @@ def specs() -> tuple[KernelSpec, ...]:
                 "silu_mul_quantize/fp8_group.py",
                 "silu_mul_quantize/fp8_group_kernel.py",
                 "silu_mul_quantize/fp8_group_config.py",
-                "quantize/fp8_group_config.py",
                 "quantize/group_scales_kernel.py",
+                "tuned.py",
+                *tuned_files("silu_mul_quantize_fp8_group"),
                 *_SHARED,
             ),
             summary="silu(gate)·up into fp8 with a scale per group of columns, in every layout",

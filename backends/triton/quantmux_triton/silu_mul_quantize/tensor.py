@@ -13,6 +13,7 @@ from quantmux_triton.quantize.producer import Plan, Source, as_bytes
 from quantmux_triton.quantize.variants import Variants, has_pdl
 from quantmux_triton.silu_mul_quantize.producer import (
     SiluMulKernel,
+    data_kind,
     halves_aligned,
     has_fast_silu,
     operand_constexprs,
@@ -54,8 +55,10 @@ class SiluTensorPlan(Plan):
     ) -> None:
         self.outputs = Outputs(config.operand, config.layout, config.n)
         self._config = config
+        self._bounds = (config.operand.eps, config.operand.scale_ub or 0.0)
         self._tile = tile or matrix_tile(config.padded_n)
-        self._halves_aligned = halves_aligned(config, DTYPES[config.in_dtype].itemsize)
+        self._halves_aligned = halves_aligned(config)
+        self._data_kind = data_kind(config, arch)
         self._store = gcd(config.padded_n, 16)
         self._parts = PARTS if config.operand.dynamic else 0
         uses_pdl = has_pdl(arch) if pdl is None else pdl
@@ -86,7 +89,7 @@ class SiluTensorPlan(Plan):
         """Give every variant with arguments of the kinds of a launch's."""
         x = DTYPES[self._config.in_dtype]
         source = torch.int32 if self._parts else torch.float32
-        codes = (x, torch.uint8, torch.float32, source, 1, 1, 1, 1, 1, 1.0, 1.0)
+        codes = (x, self._data_kind, torch.float32, source, 1, 1, 1, 1, 1, 1.0, 1.0)
         return {
             **dict.fromkeys(self._amax.values(), (x, torch.int32, 1, 1, 1)),
             **dict.fromkeys(self._codes.values(), codes),
@@ -94,32 +97,31 @@ class SiluTensorPlan(Plan):
 
     def run(self, source: Source, out: QuantizedTensor, scale: torch.Tensor | None) -> None:
         """Launch; for no rows there is still the scale to be written."""
-        m, operand, tile = source.m, self._config.operand, self._tile
-        is_aligned = source.is_aligned and self._halves_aligned
+        x, m, row_stride, column_stride, is_aligned = source
+        is_aligned = is_aligned and self._halves_aligned
+        data = as_bytes(out) if self._data_kind is torch.uint8 else out.data
+        tile = self._tile
         padded_m, _ = self.outputs.rows(m)
         parts = 0
         if scale is None:
             tiles = -(-m // tile.rows) * -(-self._config.n // tile.block)
             parts = min(tiles, self._parts)
-            scale = torch.empty(max(parts, 1), dtype=torch.int32, device=source.x.device)
+            scale = torch.empty(max(parts, 1), dtype=torch.int32, device=x.device)
         if parts:
-            self._amax[is_aligned](
-                (parts,), source.x, scale, m, source.row_stride, source.column_stride
-            )
+            self._amax[is_aligned]((parts,), x, scale, m, row_stride, column_stride)
         programs = -(-padded_m // tile.rows) * -(-self.outputs.padded_n // tile.block)
-        self._codes[is_aligned and out.data.data_ptr() % self._store == 0](
+        self._codes[is_aligned and data.data_ptr() % self._store == 0](
             (max(programs, 1),),
-            source.x,
-            as_bytes(out),
+            x,
+            data,
             out.scales,
             scale,
             m,
             padded_m,
-            source.row_stride,
-            source.column_stride,
+            row_stride,
+            column_stride,
             parts,
-            operand.eps,
-            operand.scale_ub or 0.0,
+            *self._bounds,
         )
 
 
@@ -137,8 +139,9 @@ class SiluMulTensor(SiluMulKernel):
         """Count the variants of this process."""
         return _AMAX.compiled() + _CODES.compiled()
 
-    def plan(self, config: SiluMulQuantizeConfig, arch: Arch) -> SiluTensorPlan:
-        """Choose tile and variants for a config."""
+    def plan(self, config: SiluMulQuantizeConfig, arch: Arch, device: str = "") -> SiluTensorPlan:
+        """Choose tile and variants for a config; nothing measured is looked up."""
+        del device
         return SiluTensorPlan(config, arch)
 
 

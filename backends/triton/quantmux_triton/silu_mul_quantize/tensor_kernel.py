@@ -73,7 +73,7 @@ def silu_mul_tensor_kernel(
 
     Args:
         x: Values [m, 2N]; columns ``column_stride`` elements apart, 1 when ALIGNED.
-        data: uint8 [padded_m, PADDED_N], contiguous.
+        data: [padded_m, PADDED_N] of one-byte elements, contiguous.
         scales: fp32 [1], written.
         source: What the scale comes from: int32 [parts] of `silu_mul_amax_kernel`, or the given
             scale, fp32 [1], when PARTS is 0.
@@ -103,6 +103,7 @@ def silu_mul_tensor_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    data = data.to(tl.pointer_type(tl.uint8), bitcast=True)
     program = tl.program_id(0)
     # from the last to the first: what the first launch read last is what the cache still has
     tile = tl.num_programs(0) - 1 - program

@@ -13,6 +13,7 @@ from quantmux_triton.quantize.producer import Plan, Source, as_bytes
 from quantmux_triton.quantize.variants import Variants, has_pdl
 from quantmux_triton.silu_mul_quantize.producer import (
     SiluMulKernel,
+    data_kind,
     halves_aligned,
     operand_constexprs,
 )
@@ -49,8 +50,10 @@ class SiluTokenPlan(Plan):
     ) -> None:
         self.outputs = Outputs(config.operand, config.layout, config.n)
         self._config = config
+        self._bounds = (config.operand.eps, config.operand.scale_ub or 0.0)
         self._tile = tile or row_tile(config.padded_n)
-        self._halves_aligned = halves_aligned(config, DTYPES[config.in_dtype].itemsize)
+        self._halves_aligned = halves_aligned(config)
+        self._data_kind = data_kind(config, arch)
         self._store = gcd(config.padded_n, 16)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
 
@@ -72,29 +75,28 @@ class SiluTokenPlan(Plan):
     def launchers(self) -> dict[Launcher, tuple[Any, ...]]:
         """Give every variant with arguments of the kinds of a launch's."""
         x = DTYPES[self._config.in_dtype]
-        kinds = (x, torch.uint8, torch.float32, 1, 1, 1, 1, 1.0, 1.0)
+        kinds = (x, self._data_kind, torch.float32, 1, 1, 1, 1, 1.0, 1.0)
         return {self._aligned: kinds, self._any_strides: kinds}
 
     def run(self, source: Source, out: QuantizedTensor, scale: torch.Tensor | None) -> None:
         """Launch once; nothing for no rows."""
         del scale
-        m, operand = source.m, self._config.operand
+        x, m, row_stride, column_stride, is_aligned = source
         if m == 0:
             return
-        is_aligned = source.is_aligned and self._halves_aligned
-        is_aligned = is_aligned and out.data.data_ptr() % self._store == 0
+        data = as_bytes(out) if self._data_kind is torch.uint8 else out.data
+        is_aligned = is_aligned and self._halves_aligned and data.data_ptr() % self._store == 0
         padded_m, _ = self.outputs.rows(m)
         (self._aligned if is_aligned else self._any_strides)(
             (-(-padded_m // self._tile.rows),),
-            source.x,
-            as_bytes(out),
+            x,
+            data,
             out.scales,
             m,
             padded_m,
-            source.row_stride,
-            source.column_stride,
-            operand.eps,
-            operand.scale_ub or 0.0,
+            row_stride,
+            column_stride,
+            *self._bounds,
         )
 
 
@@ -107,8 +109,9 @@ class SiluMulToken(SiluMulKernel):
         """Count the variants of this process."""
         return _VARIANTS.compiled()
 
-    def plan(self, config: SiluMulQuantizeConfig, arch: Arch) -> SiluTokenPlan:
-        """Choose tile and variants for a config."""
+    def plan(self, config: SiluMulQuantizeConfig, arch: Arch, device: str = "") -> SiluTokenPlan:
+        """Choose tile and variants for a config; nothing measured is looked up."""
+        del device
         return SiluTokenPlan(config, arch)
 
 

@@ -30,7 +30,7 @@ def silu_mul_token_kernel(
 
     Args:
         x: Values [m, 2N]; columns ``column_stride`` elements apart, 1 when ALIGNED.
-        data: uint8 [padded_m, PADDED_N], contiguous.
+        data: [padded_m, PADDED_N] of one-byte elements, contiguous.
         scales: fp32 [padded_m].
         m: Rows of x.
         padded_m: Rows of data.
@@ -55,6 +55,7 @@ def silu_mul_token_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    data = data.to(tl.pointer_type(tl.uint8), bitcast=True)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     if BLOCK >= PADDED_N:
