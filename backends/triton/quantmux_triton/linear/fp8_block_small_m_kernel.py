@@ -21,14 +21,17 @@ SMALL_POINTERS = ("sb_ptr", "sa_ptr", "bias_ptr", "y_ptr")
 
 @triton.jit
 def _scales_of(sa_ptr, sa_row, sa_column, sb_ptrs, first, last, rows, M, BLOCKS: tl.constexpr):
-    """Give the products of both scales of BLOCKS blocks, [BM, BLOCKS]; 0 from ``last`` on."""
+    """Give both scales of BLOCKS blocks, each [BM, BLOCKS]; 0 from ``last`` on.
+
+    They are multiplied where they are used: nothing may wait for these loads a step earlier.
+    """
     block = first + tl.arange(0, BLOCKS)
     there = (rows < M)[:, None] & (block < last)[None, :]
     at = rows[:, None] * sa_row + block[None, :] * sa_column
     sa = tl.load(sa_ptr + at, mask=there, other=0.0)
     # the same addresses for every token, but a tensor all the same
     sb = tl.load(sb_ptrs[:, None] + block[None, :], mask=there, other=0.0)
-    return sa * sb
+    return sa, sb
 
 
 @triton.jit
@@ -124,11 +127,11 @@ def fp8_block_small_m(
     sb_ptrs = sb_ptr + (tile_n * BN // 128) * blocks + rows * 0
 
     acc = tl.zeros([BN, BM], dtype=tl.float32)
-    scales = _scales_of(
+    sa, sb = _scales_of(
         sa_ptr, sa_row, sa_column, sb_ptrs, first * BLOCKS, last_block, rows, M, BLOCKS
     )
     for step in tl.range(first, last):
-        later = _scales_of(
+        sa_later, sb_later = _scales_of(
             sa_ptr, sa_row, sa_column, sb_ptrs, (step + 1) * BLOCKS, last_block, rows, M, BLOCKS
         )
         for i in tl.static_range(BLOCKS):
@@ -152,8 +155,9 @@ def fp8_block_small_m(
                 part = tl.dot(w, tl.trans(x), input_precision="ieee")
             else:
                 part = tl.dot(w, tl.trans(x))
-            acc += part * _column(scales, i, BM, BLOCKS)[None, :]
-        scales = later
+            acc += part * _column(sa * sb, i, BM, BLOCKS)[None, :]
+        sa = sa_later
+        sb = sb_later
 
     total = tl.trans(acc)
     is_last = True
