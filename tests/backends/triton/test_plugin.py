@@ -73,6 +73,20 @@ def test_every_file_of_the_package_is_a_source_of_a_kernel_or_of_the_frame():
     assert files - sources - frame - specs - packages == set()
 
 
+def test_the_table_of_the_readme_is_the_plugin_s():
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): (row[1], row[2], row[3].strip(" |")) for row in rows}
+    assert told == {
+        spec.id.partition("/")[2]: (
+            spec.summary,
+            " ".join(f"sm{arch}" for arch in map(str, spec.capability.arch) if arch[0].isdigit()),
+            str(spec.capability.launches),
+        )
+        for spec in plugin.quantmux_kernels()
+    }
+
+
 def test_listing_the_kernels_imports_neither_torch_nor_triton():
     code = (
         "import sys\nfrom quantmux_triton import plugin\nplugin.quantmux_kernels()\n"
