@@ -6,7 +6,7 @@ that the only fused multiply-adds are those written as ``tl.fma``.
 
 Three numbers choose code at compile time, and the host picks them (``arithmetic.py``):
 
-* ``FORMAT``: ``E4M3``, ``E5M2`` or ``INT8``, what a code is;
+* ``FORMAT``: ``E4M3``, ``E5M2``, ``INT8`` or ``INT8_BOUNDED``, what a code is;
 * ``HW``: whether fp32 becomes fp8 by the instruction (sm_90 and later) or by integer arithmetic,
   which gives the same bits everywhere (sm_80 has no such instruction, and the interpreter's cast is
   not to nearest even in every release);
@@ -20,12 +20,15 @@ import triton.language as tl
 E4M3 = tl.constexpr(0)
 E5M2 = tl.constexpr(1)
 INT8 = tl.constexpr(2)
+INT8_BOUNDED = tl.constexpr(3)
 
 # how x / s is made
 DIVIDE = tl.constexpr(0)
 RECIPROCAL = tl.constexpr(1)
 CORRECTED_ONCE = tl.constexpr(2)
 CORRECTED_TWICE = tl.constexpr(3)
+GUARDED_ONCE = tl.constexpr(4)
+GUARDED_TWICE = tl.constexpr(5)
 
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 _INFINITY = tl.constexpr(0x7F800000)
@@ -33,6 +36,8 @@ _MANTISSA = tl.constexpr(0x007FFFFF)
 _TWO_TO_MINUS_127 = tl.constexpr(0x00400000)
 _MAX_EXPONENT_BYTE = tl.constexpr(254)
 _NAN_CODE = tl.constexpr(0x7F)
+# from here on every quotient saturates, in any format
+_SATURATED = tl.constexpr(2.0**20)
 # 1.5 * 2^23: an fp32 of this size has units of 1, so adding it rounds to a whole number
 _WHOLE = tl.constexpr(12582912.0)
 
@@ -125,9 +130,13 @@ def quotient(x, s, y, HOW: tl.constexpr):
                      fp16) has such a quotient by any s of 24 bits but 2^k / (2 - 2^-23), which
                      comes out right. tests/backends/triton/test_numerics.py looks at them all.
 
-    The corrected forms need s between 2^-80 and 2^120, where residuals of quotients that decide
-    about a code (2^-17 and above) are no subnormal numbers, and |x / s| below 2^30: no scale_ub,
-    no static scale.
+    GUARDED_ONCE     The same where x / s is below 2^20, and x · y beyond, where every code
+    GUARDED_TWICE    saturates: for an x that the scale does not bound. Inf and NaN stay what they
+                     are; a correction would make a NaN of Inf.
+
+    The corrected and the guarded forms need s between 2^-80 and 2^120, where residuals of quotients
+    that decide about a code (2^-17 and above) are no subnormal numbers, and the corrected ones
+    |x / s| below 2^30.
     """
     if HOW == DIVIDE:
         q = tl.div_rn(x, s)
@@ -138,10 +147,12 @@ def quotient(x, s, y, HOW: tl.constexpr):
         # the instruction takes in, where a minus would be a subtraction from 0
         minus_x = x * -1.0
         minus_y = y * -1.0
-        q = x * y
-        q = tl.fma(tl.fma(q, s, minus_x), minus_y, q)
-        if HOW == CORRECTED_TWICE:
+        rough = x * y
+        q = tl.fma(tl.fma(rough, s, minus_x), minus_y, rough)
+        if (HOW == CORRECTED_TWICE) | (HOW == GUARDED_TWICE):
             q = tl.fma(tl.fma(q, s, minus_x), minus_y, q)
+        if (HOW == GUARDED_ONCE) | (HOW == GUARDED_TWICE):
+            q = tl.where(tl.abs(rough) < _SATURATED, q, rough)
     return q
 
 
@@ -196,12 +207,21 @@ def to_int8(x):
 
 
 @triton.jit
+def to_bounded_int8(x):
+    """Give whole numbers of fp32 values below 127.5 as int8: nearest even; NaN any code."""
+    code = (x + _WHOLE).to(tl.int32, bitcast=True) & 0xFF
+    return code.to(tl.uint8).to(tl.int8, bitcast=True)
+
+
+@triton.jit
 def to_code(x, FORMAT: tl.constexpr, HW: tl.constexpr):
     """Give the codes of quotients in FORMAT, as uint8 (int8 codes by their bits)."""
     if FORMAT == E4M3:
         code = to_e4m3(x, HW)
     elif FORMAT == E5M2:
         code = to_e5m2(x, HW)
+    elif FORMAT == INT8_BOUNDED:
+        code = to_bounded_int8(x).to(tl.uint8, bitcast=True)
     else:
         code = to_int8(x).to(tl.uint8, bitcast=True)
     return code

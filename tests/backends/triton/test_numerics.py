@@ -24,6 +24,15 @@ from quantmux_triton.numerics_kernel import (
 
 pytestmark = pytest.mark.interpreter
 
+FORMS = (
+    "DIVIDE",
+    "RECIPROCAL",
+    "CORRECTED_ONCE",
+    "CORRECTED_TWICE",
+    "GUARDED_ONCE",
+    "GUARDED_TWICE",
+)
+
 
 @triton.jit
 def _codes(x, out, FORMAT: tl.constexpr, SIZE: tl.constexpr):
@@ -221,7 +230,7 @@ def test_corrected_quotients_hold_to_the_ends_of_the_range_that_they_are_chosen_
         assert np.array_equal(_corrected(x, s, 2), x / s)
 
 
-@pytest.mark.parametrize("name", ["DIVIDE", "RECIPROCAL", "CORRECTED_ONCE", "CORRECTED_TWICE"])
+@pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_division_keeps_the_sign_of_zero(name: str) -> None:
     x = torch.tensor([0.0, -0.0, 1e-30, -1e-30])
     out = torch.empty(4)
@@ -229,10 +238,32 @@ def test_every_form_of_division_keeps_the_sign_of_zero(name: str) -> None:
     assert out.signbit().tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize("name", ["DIVIDE", "GUARDED_ONCE", "GUARDED_TWICE"])
+def test_what_the_scale_does_not_bound_saturates_or_stays_nan(name: str) -> None:
+    values = [torch.inf, -torch.inf, torch.nan, 3.4e38, -3.4e38, 1e30, -1.0, 500.0]
+    x = torch.tensor(values)
+    s = torch.tensor([1e-20] * 6 + [1.0] * 2)
+    out = torch.empty(8)
+    with np.errstate(all="ignore"):
+        _quotients[(1,)](x, s, out, HOW=getattr(arithmetic, name), SIZE=8)
+    codes = numerics.saturating_cast(out, torch.float8_e4m3fn).view(torch.uint8)
+    assert codes.tolist() == [0x7E, 0xFE, 0x7F, 0x7E, 0xFE, 0x7E, 0xB8, 0x7E]
+
+
+def test_bounded_int8_codes_are_those_of_the_definition() -> None:
+    halves = torch.arange(-254, 255) / 2
+    beside = [torch.nextafter(halves, halves + 1), torch.nextafter(halves, halves - 1)]
+    values = _padded(torch.cat([halves, *beside]).clamp(-127.0001, 127.0001))
+    out = torch.empty(values.numel(), dtype=torch.uint8)
+    _codes[(1,)](values, out, FORMAT=arithmetic.INT8_BOUNDED, SIZE=values.numel())
+    assert torch.equal(out.view(torch.int8), torch.round(values).to(torch.int8))
+
+
 def test_the_host_picks_the_forms_that_the_device_functions_know() -> None:
     for name, number in arithmetic.FORMATS.items():
         assert getattr(numerics_kernel, name.removeprefix("fp8_").upper()).value == number
-    for name in ("DIVIDE", "RECIPROCAL", "CORRECTED_ONCE", "CORRECTED_TWICE"):
+    assert numerics_kernel.INT8_BOUNDED.value == arithmetic.INT8_BOUNDED
+    for name in FORMS:
         assert getattr(numerics_kernel, name).value == getattr(arithmetic, name)
 
 

@@ -54,21 +54,32 @@ def test_aligned_rows_are_read_and_written_16_bytes_at_a_time(assembly, name, ar
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_fp8_is_made_by_the_instruction_from_sm_89_on_and_by_integers_before(assembly, name):
+def test_fp8_is_made_of_fp32_by_the_instruction_from_sm_90_on_and_by_integers_before(
+    assembly, name
+):
+    # for sm_89 some releases of Triton go by way of fp16, which rounds twice
     config = QuantizeConfig(operand=name, n=7168)
-    for arch, expected in (("80", False), ("89", True), ("90", True)):
+    for arch, expected in (
+        ("80", False),
+        ("89", False),
+        ("90", True),
+        ("100", True),
+        ("120", True),
+    ):
         for ptx in assembly(KERNELS[name], config, arch):
-            assert ("cvt.rn.satfinite.e4m3x2" in ptx) is expected, arch
+            assert ("cvt.rn.satfinite.e4m3x2.f32" in ptx) is expected, arch
+            assert not re.search(r"e4m3x2\.f16x2|cvt\.\w+\.f16", ptx), arch
 
 
 @pytest.mark.parametrize("name", ["fp8_group128", "fp8_group128_pow2", "fp8_token"])
 def test_values_of_16_bits_are_not_divided_one_by_one(assembly, name):
     kernel = token.kernel if name == "fp8_token" else fp8_group.kernel
-    for ptx in assembly(kernel, QuantizeConfig(operand=name, n=7168), "90"):
+    codes = assembly(kernel, QuantizeConfig(operand=name, n=7168), "90")
+    for ptx in (ptx for ptx in codes if widest(ptx, "ld") == 16):
         made = len(re.findall(r"cvt\.rn\.satfinite\.e4m3x2", ptx)) * 2
         divisions = len(re.findall(r"div\.(?:rn|full|approx)", ptx))
         assert made >= 16
-        assert divisions <= made / 2, f"{divisions} divisions for {made} codes"
+        assert divisions <= made / 4, f"{divisions} divisions for {made} codes"
 
 
 def test_nothing_is_flushed_to_zero_and_nothing_divided_approximately(assembly):

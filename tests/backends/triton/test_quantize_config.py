@@ -33,7 +33,7 @@ def test_tiles_are_powers_of_two_that_packed_words_fit_into(groups, width, layou
 def test_few_groups_are_spread_over_small_programs():
     few, many = (tile for _, tile in tile_ranges(56, 128, "row_major", ""))
     assert few.rows * few.groups < many.rows * many.groups
-    assert tile_ranges(56, 128, "row_major", "")[0][0] == 4096 // 56
+    assert tile_ranges(56, 128, "row_major", "")[0][0] == 20_000 // 56
 
 
 def test_what_was_measured_comes_before_what_is_computed(monkeypatch):
@@ -81,7 +81,9 @@ def test_tiles_of_a_matrix_cover_a_row_with_little_waste(n):
         ({}, 11, "CORRECTED_ONCE"),
         ({}, 24, "CORRECTED_TWICE"),
         ({"scale_rounding": "pow2"}, 24, "RECIPROCAL"),
-        ({"scale_ub": 1.0}, 8, "DIVIDE"),
+        ({"scale_ub": 1.0}, 8, "GUARDED_ONCE"),
+        ({"scale_ub": 1.0}, 24, "GUARDED_TWICE"),
+        ({"scale_ub": 1.0, "eps": 1e-30}, 8, "DIVIDE"),
         ({"eps": 1e-30}, 8, "DIVIDE"),
     ],
 )

@@ -10,7 +10,7 @@ from quantmux.ops.inputs import make_matrix
 from quantmux.ops.quantize.compare import compare_quantized
 from quantmux.ops.quantize.reference import quantize
 from quantmux.testing.answers import stored_bytes
-from quantmux_triton.arithmetic import CORRECTED_ONCE, CORRECTED_TWICE
+from quantmux_triton.arithmetic import GUARDED_ONCE, GUARDED_TWICE
 from quantmux_triton.quantize.fp8_group import GroupPlan
 from quantmux_triton.quantize.fp8_group_config import Tile
 from quantmux_triton.quantize.producer import Source
@@ -92,9 +92,9 @@ def test_a_given_scale_of_any_size_gives_the_codes_of_a_division(name, scale):
 @pytest.mark.parametrize("name", ["fp8_tensor_static", "int8_tensor_static"])
 def test_the_form_that_gpus_take_gives_the_codes_of_a_division_by_any_scale(name, scale):
     for dtype, how in (
-        ("bf16", CORRECTED_ONCE),
-        ("fp16", CORRECTED_ONCE),
-        ("fp32", CORRECTED_TWICE),
+        ("bf16", GUARDED_ONCE),
+        ("fp16", GUARDED_ONCE),
+        ("fp32", GUARDED_TWICE),
     ):
         config = QuantizeConfig(operand=name, n=256, in_dtype=dtype)
         plan = TensorPlan(config, CPU, tile=MatrixTile(4, 256, 4), how=how)

@@ -13,11 +13,6 @@ STEM: Final = "fp8_group"
 _INTERPRETED_ELEMENTS: Final = 1 << 16
 """The interpreter pays for a program, not for its elements."""
 
-_FEW: Final = 4096
-"""Groups below which many small programs are faster than few large ones: 16 rows of 7168 columns
-are 896 groups and take 0.98 µs with the small tile against 1.21, 128 rows are 7168 groups and take
-2.52 against 2.29 (H200, 2026-11-21, CUDA graph, cold L2)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -65,7 +60,7 @@ def tile_ranges(groups: int, width: int, layout: str, device: str) -> tuple[tupl
     measured = tuned_ranges(device, STEM, kind_of(width, layout), n=groups * width)
     if measured:
         return tuple((m_max, Tile(**config)) for m_max, config in measured)
-    chosen = tiles(groups, width, by_column=layout != "row_major")
+    chosen = tiles(groups, width, layout)
     return ((max(1, chosen.limit // groups), chosen.few), (NO_END, chosen.many))
 
 
@@ -74,19 +69,40 @@ def kind_of(width: int, layout: str) -> str:
     return f"group{width} {layout}"
 
 
-def tiles(groups: int, width: int, *, by_column: bool) -> Tiles:
-    """Give tiles where nothing was measured.
+def tiles(groups: int, width: int, layout: str) -> Tiles:
+    """Give tiles where nothing was measured: those that were best on an H200.
+
+    H200, 2026-11-21, CUDA graph, cold L2, dependent launches, 7168 columns in groups of 128, µs:
+
+    ============ ========== ====== ====== ====== ====== =======
+    scales       tile       M = 16    128    512   4096  16384*
+    ============ ========== ====== ====== ====== ====== =======
+    row_major    1x8, 2 w.    0.97   2.10   4.98   35.4   158.5
+    row_major    2x8, 4 w.    0.95   2.18   4.04   22.1    95.1
+    row_major    4x8, 4 w.    1.21   2.29   4.62   22.2    94.7
+    by column    4x4, 4 w.    0.95   2.22   4.08   22.4    96.1
+    by column    16x4, 8 w.   1.31   2.25   4.42   22.1    94.2
+    packed       2x4, 1 w.    1.00   2.04   4.74   35.5       -
+    packed       8x4, 4 w.    1.15   2.23   4.33   21.8    93.5
+    ============ ========== ====== ====== ====== ====== =======
+
+    (* 16384 rows of 8192 columns.)
 
     Args:
         groups: Groups of a stored row.
         width: Columns of a group.
-        by_column: Scales lie column by column.
+        layout: Scale layout.
     """
     unit = max(1, 128 // width)  # groups that weigh as one of 128
-    few = Tile(1, 4 * unit, 1)
-    # by column, whole sectors of scales: a sector is 8 rows
-    across = 4 * unit if by_column else _across(groups, 8 * unit)
-    return Tiles(few, Tile(max(1, 32 * unit // across), across, 4), limit=_FEW * unit)
+    if layout == "row_major":
+        across = _across(groups, 8 * unit)
+        rows = 8 * unit // across
+        few, many = Tile(rows, across, 2), Tile(2 * rows, across, 4)
+        return Tiles(few, many, limit=20_000 * unit)
+    across = 4 * unit
+    if layout == "packed_pow2":
+        return Tiles(Tile(2, across, 1), Tile(8, across, 4), limit=20_000 * unit)
+    return Tiles(Tile(4, across, 4), Tile(16, across, 8), limit=160_000 * unit)
 
 
 def _interpreted(groups: int, width: int) -> Tile:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from quantmux_triton.arithmetic import CORRECTED_ONCE, CORRECTED_TWICE, DIVIDE, arithmetic
-from quantmux_triton.interpreter import interpreting
+from quantmux_triton.arithmetic import arithmetic
 from quantmux_triton.quantize.outputs import Outputs
 from quantmux_triton.quantize.producer import (
     SIGNIFICANT_BITS,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from quantmux.capability.arch import Arch
     from quantmux.config import QuantizeConfig
     from quantmux.ops.quantized import QuantizedTensor
-    from quantmux_triton.arithmetic import Arithmetic
     from quantmux_triton.launcher import Launcher
 
 _AMAX: Final = Variants(tensor_amax_kernel)
@@ -61,7 +59,7 @@ class TensorPlan(Plan):
         self._tile = tile or matrix_tile(config.padded_n)
         self._store = gcd(config.padded_n, 16)
         self._parts = PARTS if config.operand.dynamic else 0
-        chosen = _arithmetic(config, arch)
+        chosen = arithmetic(config.operand, arch, bits=SIGNIFICANT_BITS[config.in_dtype])
         computed = chosen if how is None else replace(chosen, how=how)
         self._data_kind = data_kind(config, computed)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
@@ -149,16 +147,6 @@ class Tensor(QuantizeKernel):
         """Choose tile and variants for a config; see `QuantizeKernel.plan`."""
         del device
         return TensorPlan(config, arch)
-
-
-def _arithmetic(config: QuantizeConfig, arch: Arch) -> Arithmetic:
-    bits = SIGNIFICANT_BITS[config.in_dtype]
-    how = arithmetic(config.operand, arch, bits=bits)
-    if config.operand.dynamic:
-        return how
-    # the device function moves scales that the corrected forms do not allow
-    corrected = CORRECTED_ONCE if bits <= 11 else CORRECTED_TWICE
-    return replace(how, how=DIVIDE if interpreting() else corrected)
 
 
 kernel: Final = Tensor(launches=2)

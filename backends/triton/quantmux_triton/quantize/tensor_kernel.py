@@ -27,8 +27,6 @@ _LEAST = tl.constexpr(2.0**-80)
 _MOST = tl.constexpr(2.0**120)
 _UP = tl.constexpr(2.0**80)
 _DOWN = tl.constexpr(2.0**-60)
-# beyond this every quotient saturates, in any format
-_SATURATED = tl.constexpr(2.0**20)
 
 _POINTERS = ("x", "data", "scales", "source")
 _AMAX_INTEGERS = ("m", "row_stride", "column_stride")
@@ -61,11 +59,14 @@ def tensor_amax_kernel(
         tl.extra.cuda.gdc_launch_dependents()
     program = tl.program_id(0)
     most = tl.zeros((ROWS, BLOCK), tl.int32)
-    for tile in range(program, tl.cdiv(m, ROWS) * ACROSS, tl.num_programs(0)):
+    tile = program
+    # not a range: the interpreter of Triton 3.6 cannot count with values of the device
+    while tile < tl.cdiv(m, ROWS) * ACROSS:
         row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
         column = tile % ACROSS * BLOCK + tl.arange(0, BLOCK)
         value = _load(x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED)
         most = tl.maximum(most, magnitude_bits(value))
+        tile += tl.num_programs(0)
     tl.store(partial + program, tl.max(tl.max(most, axis=1), axis=0))
 
 
@@ -155,13 +156,8 @@ def _given_quotient(value, scale, HOW: tl.constexpr):
         q = tl.div_rn(value, scale + tl.zeros_like(value))
     else:
         lift = tl.where(scale < _LEAST, _UP, tl.where(scale > _MOST, _DOWN, 1.0))
-        value = value * lift
         divisor = scale * lift + tl.zeros((1, 1), tl.float32)
-        inverse = inverse_of(divisor, HOW)
-        rough = value * inverse
-        # Inf and NaN stay what they are; a correction would make a NaN of Inf
-        exact = quotient(value, divisor, inverse, HOW)
-        q = tl.where(tl.abs(rough) < _SATURATED, exact, rough)
+        q = quotient(value * lift, divisor, inverse_of(divisor, HOW), HOW)
     return q
 
 
