@@ -96,11 +96,13 @@ def test_prepared_weights_give_the_checkpoint_back(scheme, n, k):
 
 
 @pytest.mark.parametrize("scheme", KERNELS)
-@pytest.mark.parametrize("shares", [0, 1, 2, 3, 5, 9, 12])
+@pytest.mark.parametrize(
+    ("whole", "shares"), [(0, 0), (0, 1), (0, 2), (0, 3), (0, 5), (0, 9), (0, 12), (1, 3), (2, 1)]
+)
 def test_any_number_of_shares_agrees_and_leaves_the_counters_at_0(
-    tile, monkeypatch, scheme, shares
+    tile, monkeypatch, scheme, whole, shares
 ):
-    tile(shares=shares, joined=True)
+    tile(shares=shares, whole=whole, joined=True)
     config, weights, x = layer(scheme, 150, 1000, 18, bias=True)
     if scheme == "nvfp4_dynamic":
         x = quantized(x, 1000, "row_major")

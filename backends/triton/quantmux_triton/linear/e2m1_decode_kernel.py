@@ -19,10 +19,13 @@ magnitude  8:6   5:3   2:0   11:9
 sign       15    12    14    13
 =========  ====  ====  ====  ====
 
-**A scale.** E4M3 (never negative here) is likewise a bf16 number 2^120 times too small, or an fp16
-number 2^8 times. It is multiplied up to ``s · 2^119`` (bf16) or ``s · 2^7`` (fp16), so that the one
-product with the code's bits gives ``code · s · 2^-7`` in either format. That has at most six
-significant bits, and is at least 2^-17 or 0: exact in both. The missing 2^7 is the epilogue's.
+**A scale** is stored as a number of five bits of exponent and three of mantissa, 22 above the
+exponent that it stands for, and 0 for 0 (`nvfp4_slabs` translates E4M3, which has 127 such values,
+subnormal ones among them, and back). Shifted left by 7 that is ``s · 2^7`` in fp16. In bf16 the
+bits 0x7000 above it make it ``s · 2^119``, and 2^97 of what should be 0; 2^97 is subtracted, which
+changes no other scale: it is less than half a unit of the least. The one product with the code's
+bits then gives ``code · s · 2^-7`` in either format. That has at most six significant bits, and is
+at least 2^-17 or 0: exact in both. The missing 2^7 is the epilogue's.
 """
 
 import triton
@@ -37,42 +40,42 @@ WORDS = tl.constexpr(64)
 UNSCALE = tl.constexpr(128.0)
 """What decoded weights are too small by."""
 
+# the last four lines cost nothing: an operand may be one half of a register, twice
 _SCALES_BF16 = tl.constexpr("""
 {
-.reg .b32 a, b, u, v, z;
-mov.b32 z, 0x80008000;
-mov.b32 u, 0x7f007f00;
-mov.b32 v, 0x77807780;
+.reg .b32 a, b, one, none;
+.reg .b16 a0, a1, b0, b1;
+mov.b32 one, 0x3f803f80;
+mov.b32 none, 0xf000f000;
 shl.b32 a, $4, 4;
 shr.b32 b, $4, 4;
-and.b32 a, a, 0x07f007f0;
-and.b32 b, b, 0x07f007f0;
-fma.rn.bf16x2 a, a, u, z;
-fma.rn.bf16x2 b, b, u, z;
-fma.rn.bf16x2 a, a, v, z;
-fma.rn.bf16x2 b, b, v, z;
-prmt.b32 $0, a, 0, 0x1010;
-prmt.b32 $1, b, 0, 0x1010;
-prmt.b32 $2, a, 0, 0x3232;
-prmt.b32 $3, b, 0, 0x3232;
+lop3.b32 a, a, 0x0ff00ff0, 0x70007000, 0xea;
+lop3.b32 b, b, 0x0ff00ff0, 0x70007000, 0xea;
+fma.rn.bf16x2 a, a, one, none;
+fma.rn.bf16x2 b, b, one, none;
+mov.b32 {a0, a1}, a;
+mov.b32 {b0, b1}, b;
+mov.b32 $0, {a0, a0};
+mov.b32 $1, {b0, b0};
+mov.b32 $2, {a1, a1};
+mov.b32 $3, {b1, b1};
 }
 """)
 
 _SCALES_FP16 = tl.constexpr("""
 {
-.reg .b32 a, b, u, z;
-mov.b32 z, 0x80008000;
-mov.b32 u, 0x78007800;
+.reg .b32 a, b;
+.reg .b16 a0, a1, b0, b1;
 shl.b32 a, $4, 7;
 shr.b32 b, $4, 1;
-and.b32 a, a, 0x3f803f80;
-and.b32 b, b, 0x3f803f80;
-fma.rn.f16x2 a, a, u, z;
-fma.rn.f16x2 b, b, u, z;
-prmt.b32 $0, a, 0, 0x1010;
-prmt.b32 $1, b, 0, 0x1010;
-prmt.b32 $2, a, 0, 0x3232;
-prmt.b32 $3, b, 0, 0x3232;
+and.b32 a, a, 0x7f807f80;
+and.b32 b, b, 0x7f807f80;
+mov.b32 {a0, a1}, a;
+mov.b32 {b0, b1}, b;
+mov.b32 $0, {a0, a0};
+mov.b32 $1, {b0, b0};
+mov.b32 $2, {a1, a1};
+mov.b32 $3, {b1, b1};
 }
 """)
 
@@ -143,7 +146,7 @@ def _plain_quarter(words, scales, j: tl.constexpr, BN: tl.constexpr):
     sign: tl.constexpr = 15 if j == 0 else (12 if j == 1 else 16 - j)
     bits = words.to(tl.int32)
     size = (((bits >> magnitude) & 7) << 22).to(tl.float32, bitcast=True) * 2.0**126
-    scale = (((scales >> (8 * j)) & 0x7F) << 20).to(tl.float32, bitcast=True) * 2.0**120
+    scale = (((scales >> (8 * j)) & 0xFF) << 20).to(tl.float32, bitcast=True) * 2.0**105
     value = tl.where(((bits >> sign) & 1) != 0, -size, size)
     return value * _over_groups(scale, BN) * (1.0 / 128.0)
 

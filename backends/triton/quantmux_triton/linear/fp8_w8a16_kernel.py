@@ -22,7 +22,7 @@ from quantmux_triton.linear.epilogue_kernel import store_rows
 from quantmux_triton.linear.shares_kernel import first_unit, sum_of_shares
 from quantmux_triton.linear.x_tile_kernel import load_x, product
 
-RUNTIME_INTEGERS = ("M", "N", "x_stride", "y_stride", "shares")
+RUNTIME_INTEGERS = ("M", "N", "x_stride", "y_stride", "whole", "shares")
 
 # how weights are scaled
 ONE_SCALE = tl.constexpr(0)
@@ -186,6 +186,7 @@ def fp8_w8a16(
     N,
     x_stride,
     y_stride,
+    whole,
     shares,
     K: tl.constexpr,
     X_IS_8: tl.constexpr,
@@ -214,14 +215,15 @@ def fp8_w8a16(
         N: Channels.
         x_stride: Elements from a row of x to the next.
         y_stride: Elements from a row of y to the next.
-        shares: Programs for each tile of tokens; not read without IS_SHARED.
+        whole: Tiles of these rows that have a program each; not read without IS_SHARED.
+        shares: Programs for the rest of them, if any; likewise.
         K: Products of a sum.
         X_IS_8: x_stride is a multiple of 8.
         BN: Channels of a tile.
         BM: Tokens of a tile.
         SCALES: ONE_SCALE, BY_CHANNEL or BY_BLOCK.
         HAS_BIAS: There is a bias.
-        IS_SHARED: A program does not have one whole tile, but a share of them all.
+        IS_SHARED: Not every tile has a program of its own.
         JOINED: One product of 256 columns instead of two of 128; not BY_BLOCK.
         PDL: Launched with programmatic dependent launch.
         PREFETCH: Slabs to ask for before waiting; only with PDL.
@@ -232,16 +234,18 @@ def fp8_w8a16(
     tiles_m = tl.cdiv(M, BM)
     # programs that read the same weights are neighbours
     tile_m = pid % tiles_m
-    share = pid // tiles_m
+    program = pid // tiles_m
     slabs: tl.constexpr = (K + 255) // 256
     blocks: tl.constexpr = (K + 127) // 128
-    units = tl.cdiv(N, BN) * slabs
+    unit = program * slabs
+    end = unit + slabs
     if IS_SHARED:
-        unit = first_unit(share, units, shares)
-        end = first_unit(share + 1, units, shares)
-    else:
-        unit = share * slabs
-        end = unit + slabs
+        units = (tl.cdiv(N, BN) - whole) * slabs
+        is_whole = program < whole
+        share = tl.maximum(program - whole, 0)
+        if not is_whole:
+            unit = whole * slabs + first_unit(share, units, shares)
+            end = whole * slabs + first_unit(share + 1, units, shares)
     # slabs times rows pass 2^31 elements
     wide_n = N.to(tl.int64)
     if PREFETCH > 0:
@@ -280,15 +284,16 @@ def fp8_w8a16(
                 x_rows, is_row, wide_n, first, last, K, BN, BM, SCALES, JOINED, FP16, PLAIN,
             )  # fmt: skip
             acc, is_last = sum_of_shares(
-                acc, partials, counters, share, shares, tile, slabs, units, BN, BM
-            )
+                acc, partials, counters, share, shares, tile - whole, slabs, units, is_whole,
+                BN, BM,
+            )  # fmt: skip
             if is_last:
                 _store(
                     acc, s_ptr, bias_ptr, y_ptr, y_stride, rows, columns, channel, M, N,
                     SCALES, HAS_BIAS,
                 )  # fmt: skip
     else:
-        columns = share * BN + tl.arange(0, BN)
+        columns = program * BN + tl.arange(0, BN)
         channel = tl.minimum(columns, N - 1)
         acc = _sum_of_slabs(
             w_ptr + channel.to(tl.int64) * 128, s_ptr + channel // 128 * blocks,

@@ -15,7 +15,7 @@ from quantmux_triton.linear.epilogue_kernel import store_rows
 from quantmux_triton.linear.shares_kernel import first_unit, sum_of_shares
 from quantmux_triton.linear.x_tile_kernel import product
 
-RUNTIME_INTEGERS = ("M", "N", "x_stride", "layout", "y_stride", "shares")
+RUNTIME_INTEGERS = ("M", "N", "x_stride", "layout", "y_stride", "whole", "shares")
 
 # how the scales of x lie: known at a call, and no reason for another variant
 ROW_MAJOR = tl.constexpr(0)
@@ -133,6 +133,7 @@ def nvfp4_emulated(
     x_stride,
     layout,
     y_stride,
+    whole,
     shares,
     K: tl.constexpr,
     X_IS_8: tl.constexpr,
@@ -162,13 +163,14 @@ def nvfp4_emulated(
         x_stride: Bytes of a row of x.
         layout: ROW_MAJOR, SWIZZLED_128X4 or SWIZZLED_8X4.
         y_stride: Elements from a row of y to the next.
-        shares: Programs for each tile of tokens; not read without IS_SHARED.
+        whole: Tiles of these rows that have a program each; not read without IS_SHARED.
+        shares: Programs for the rest of them, if any; likewise.
         K: Products of a sum.
         X_IS_8: x_stride is a multiple of 8.
         BN: Channels of a tile.
         BM: Tokens of a tile.
         HAS_BIAS: There is a bias.
-        IS_SHARED: A program does not have one whole tile, but a share of them all.
+        IS_SHARED: Not every tile has a program of its own.
         PDL: Launched with programmatic dependent launch.
         PREFETCH: Slabs to ask for before waiting; only with PDL.
         PLAIN: Decode and multiply in fp32: what the interpreter can.
@@ -177,15 +179,17 @@ def nvfp4_emulated(
     tiles_m = tl.cdiv(M, BM)
     # programs that read the same weights are neighbours
     tile_m = pid % tiles_m
-    share = pid // tiles_m
+    program = pid // tiles_m
     slabs: tl.constexpr = (K + 255) // 256
-    units = tl.cdiv(N, BN) * slabs
+    unit = program * slabs
+    end = unit + slabs
     if IS_SHARED:
-        unit = first_unit(share, units, shares)
-        end = first_unit(share + 1, units, shares)
-    else:
-        unit = share * slabs
-        end = unit + slabs
+        units = (tl.cdiv(N, BN) - whole) * slabs
+        is_whole = program < whole
+        share = tl.maximum(program - whole, 0)
+        if not is_whole:
+            unit = whole * slabs + first_unit(share, units, shares)
+            end = whole * slabs + first_unit(share + 1, units, shares)
     if PREFETCH > 0:
         slab = unit % slabs
         soon = tl.minimum(slab + PREFETCH, slabs)
@@ -217,15 +221,16 @@ def nvfp4_emulated(
                 wide_n, first, last, K, BN, BM, PLAIN,
             )  # fmt: skip
             acc, is_last = sum_of_shares(
-                acc, partials, counters, share, shares, tile, slabs, units, BN, BM
-            )
+                acc, partials, counters, share, shares, tile - whole, slabs, units, is_whole,
+                BN, BM,
+            )  # fmt: skip
             if is_last:
                 _store(
                     acc, ga_ptr, gw_ptr, bias_ptr, y_ptr, y_stride, rows, columns, channel, M, N,
                     HAS_BIAS,
                 )  # fmt: skip
     else:
-        columns = share * BN + tl.arange(0, BN)
+        columns = program * BN + tl.arange(0, BN)
         channel = tl.minimum(columns, N - 1)
         wide = channel.to(tl.int64)
         acc = _sum_of_slabs(

@@ -72,7 +72,9 @@ def unpack_codes(words: torch.Tensor, k: int) -> torch.Tensor:
 def pack_scales(scales: torch.Tensor, k: int) -> torch.Tensor:
     """Give canonical e4m3 scales [N, R16(K) / 16] as words int32 [slabs, N, 4]; padding is zero."""
     n, slabs = scales.shape[0], slabs_of(k)
-    grid = functional.pad(scales.view(torch.uint8), (0, slabs * 16 - scales.shape[1]))
+    there, _ = _translation(scales.device)
+    grid = there[scales.view(torch.uint8).to(torch.int32)]
+    grid = functional.pad(grid, (0, slabs * 16 - scales.shape[1]))
     # groups (j, s) of a slab to bytes (s, j)
     ordered = grid.view(n, slabs, 4, 4).permute(1, 0, 3, 2).contiguous()
     return ordered.view(torch.int32).view(slabs, n, 4)
@@ -82,7 +84,30 @@ def unpack_scales(words: torch.Tensor, k: int) -> torch.Tensor:
     """Undo `pack_scales`."""
     slabs, n, _ = words.shape
     grid = words.view(torch.uint8).view(slabs, n, 4, 4).permute(1, 0, 3, 2)
-    return grid.reshape(n, slabs * 16)[:, : -(-k // 16)].contiguous().view(torch.float8_e4m3fn)
+    flat = grid.reshape(n, slabs * 16)[:, : -(-k // 16)]
+    _, back = _translation(words.device)
+    return back[flat.to(torch.int32)].view(torch.float8_e4m3fn)
+
+
+def _translation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the stored byte of every E4M3 byte, and the E4M3 byte of every stored one.
+
+    Values that are scales become five bits of exponent, 22 above theirs, and three of mantissa, 0
+    stays 0. What is no scale (negative, NaN) takes what is left, so that nothing is lost.
+    """
+    there = [0] * 256
+    for byte in range(1, 127):
+        exponent, mantissa = byte >> 3, byte & 7
+        if exponent == 0:  # subnormal: mantissa · 2^-9
+            exponent = mantissa.bit_length() - 3
+            mantissa = (mantissa << (4 - mantissa.bit_length())) & 7
+        there[byte] = (exponent + 15) << 3 | mantissa
+    free = sorted(set(range(256)) - set(there))
+    for byte in range(127, 256):
+        there[byte] = free[byte - 127]
+    back = sorted(range(256), key=there.__getitem__)
+    kind = {"dtype": torch.uint8, "device": device}
+    return torch.tensor(there, **kind), torch.tensor(back, **kind)  # type: ignore[call-overload]
 
 
 def prepare_slabs(

@@ -2,7 +2,9 @@
 
 The work on a column of output tiles is ``tiles · slabs`` units, tile after tile. Each of ``shares``
 programs takes an equal run of them, wherever tiles begin and end: 224 tiles on 132 SMs leave 40 SMs
-with half of what the others have; 264 shares leave nobody with more than one unit less.
+with half of what the others have; 264 shares leave nobody with more than one unit less. Sums of
+several shares cost time at the end, so as many tiles as SMs come out even with may be left whole,
+and only the rest is shared out: ``whole`` programs have a tile each, those after them shares.
 
 A tile whose units lie in several shares is summed up by whoever comes last. Every share writes its
 fp32 sum to a place of its own, two for a share, since only its first and its last tile can be
@@ -38,6 +40,7 @@ def sum_of_shares(
     tile,
     slabs,
     units,
+    is_whole,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -49,9 +52,10 @@ def sum_of_shares(
         counter_ptr: int32 [tiles], all 0; all 0 again when the launch ends.
         share: Number of this share.
         shares: How many there are.
-        tile: Number of the tile.
+        tile: Number of the tile, of those that are shared out.
         slabs: Units of a tile.
-        units: Units in all.
+        units: Units that are shared out.
+        is_whole: This program has a whole tile, and nothing is to be done.
         ROWS: Of a tile.
         COLUMNS: Of a tile.
     """
@@ -62,8 +66,8 @@ def sum_of_shares(
     highest = share_of(begin + slabs - 1, units, shares)
     # a share that began in an earlier tile keeps its second place for this one
     second = (first_unit(lowest, units, shares) < begin).to(tl.int32)
-    is_last = lowest == highest
-    if lowest != highest:
+    is_last = is_whole | (lowest == highest)
+    if not is_last:
         mine = share * 2 + (second if share == lowest else 0)
         tl.store(partial_ptr + mine * size + inside, acc)
         # every thread's part is written before the ticket tells of it

@@ -40,7 +40,8 @@ class Tile:
         warps: Warps of a program.
         stages: Slabs that are on their way at once, the one being used included.
         joined: One product of 256 columns a slab, else one for each loaded part of it.
-        shares: Programs for each tile of tokens, which share its work evenly; 0 for one a tile.
+        shares: Programs for each tile of tokens, which share work evenly; 0 for one a tile.
+        whole: Tiles that are not shared out, and have a program each beside the shares.
         registers: Registers that a thread may have; 0 for as many as it likes.
         pdl: Start beside the kernel before and wait for it in the device.
         prefetch: Slabs of weights to ask for while waiting.
@@ -52,6 +53,7 @@ class Tile:
     stages: int
     joined: bool
     shares: int = 0
+    whole: int = 0
     registers: int = 0
     pdl: bool = False
     prefetch: int = 0
@@ -93,16 +95,17 @@ def _measured(
 ) -> Tile:
     """Give a measured tile, with shares for this shape."""
     block_n = row["block_n"]
+    whole, shares = _shares(device, block_n, row["per_sm"], bool(row["whole"]), n=n, k=k)
     return Tile(
         block_n=block_n,
-        block_m=min(block_m, row.get("block_m", block_m)),
+        block_m=min(block_m, row["block_m"]),
         warps=row["warps"],
         stages=row["stages"],
         joined=bool(row["joined"]),
-        shares=_shares(device, block_n, row["per_sm"], n=n, k=k) if block_m <= 64 else 0,
-        registers=row["registers"],
-        pdl=bool(row["prefetch"] >= 0),
-        prefetch=max(row["prefetch"], 0),
+        shares=shares,
+        whole=whole,
+        pdl=True,
+        prefetch=row["prefetch"],
     )
 
 
@@ -117,20 +120,36 @@ def _computed(device: DeviceProfile, *, n: int, k: int, block_m: int, row_bytes:
     room = int((device.smem_kib or _SMEM_KIB) * 1024) - 4096
     slab = block_n * row_bytes + block_m * SLAB * 2
     stages = max(1, min(3, room // (slab * (1 if many else 2))))
+    whole, shares = (0, 0) if many else _shares(device, block_n, 2, False, n=n, k=k)
     return Tile(
         block_n=block_n,
         block_m=block_m,
         warps=8 if many else 4,
         stages=stages,
         joined=many or tensor_memory,
-        shares=0 if many else _shares(device, block_n, 2, n=n, k=k),
+        shares=shares,
+        whole=whole,
         pdl=pdl,
         prefetch=stages if pdl else 0,
     )
 
 
-def _shares(device: DeviceProfile, block_n: int, per_sm: int, *, n: int, k: int) -> int:
-    """Give ``per_sm`` programs an SM, none with less than a few slabs; 0 when tiles are as many."""
+def _shares(
+    device: DeviceProfile, block_n: int, per_sm: int, keep: bool, *, n: int, k: int
+) -> tuple[int, int]:
+    """Give how many tiles stay whole, and how many programs share the rest; (0, 0) for no shares.
+
+    Args:
+        device: Says how many SMs there are.
+        block_n: Channels of a tile.
+        per_sm: Programs an SM that share; 0 for a program a tile.
+        keep: As many tiles stay whole as every SM can have of them.
+        n: Channels.
+        k: Products of a sum.
+    """
+    sms = device.sm_count or _SMS
     tiles, slabs = -(-n // block_n), -(-k // SLAB)
-    shares = min(per_sm * (device.sm_count or _SMS), tiles * slabs // min(_LEAST_SLABS, slabs))
-    return 0 if shares == tiles else max(1, shares)
+    whole = tiles // sms * sms if keep else 0
+    rest = tiles - whole
+    shares = min(per_sm * sms, rest * slabs // min(_LEAST_SLABS, slabs))
+    return (0, 0) if shares in (0, rest) else (whole, shares)

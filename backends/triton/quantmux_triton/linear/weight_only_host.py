@@ -36,7 +36,7 @@ class WidenedLinear:
 
     The device function of a subclass takes: the weights' tensors, x's tensors, the weights' global
     multiplier if there is one, bias, y, partial sums, counters, then the integers M, N, those of x
-    (the distance of its rows first), y_stride, shares.
+    (the distance of its rows first), y_stride, whole, shares.
     """
 
     function: ClassVar[Any]
@@ -153,7 +153,7 @@ class WidenedLinear:
     def _arguments(self, config: LinearConfig) -> tuple[Any, ...]:
         before = self.stand_ins(config)
         y = stored_dtype(config)
-        integers = (1 for _ in range(4 + self.x_integers))
+        integers = (1 for _ in range(5 + self.x_integers))
         return (*before, torch.float32, y, torch.float32, torch.int32, *integers)
 
 
@@ -214,16 +214,16 @@ class _Bound:
             found = self._launchers[block_m] = (tile, self._kernel.launcher(self._config, tile))
         tile, launcher = found
         tiles_m, tiles_n = -(-m // tile.block_m), -(-n // tile.block_n)
-        shares = tile.shares or tiles_n
+        whole = tile.whole if tile.shares else tiles_n
         if tile.shares:
             size = 2 * tile.block_m * tile.block_n
             partial, counters = split_workspace(
-                y.device, tiles_m * shares * size, tiles_m * tiles_n
+                y.device, tiles_m * tile.shares * size, tiles_m * tiles_n
             )
         else:
             partial, counters = self._no_sums, self._no_counters
         launcher(
-            (tiles_m * shares,),
+            (tiles_m * (whole + tile.shares),),
             *self._weights,
             *tensors,
             *self._multipliers,
@@ -235,7 +235,8 @@ class _Bound:
             n,
             *sizes,
             y.stride(0) if m > 1 else n,
-            shares,
+            whole,
+            tile.shares,
         )
 
 
