@@ -14,9 +14,13 @@ octave is worth 2, which is what the exponent counts in bits(t) >> 22. Its bias,
 modulo 8; with the 6 units it vanishes. A number that rounds up to the next octave carries right,
 since k = 4 is k = 2 of the next.
 
-In PTX that is five instructions an element, without a branch. Eight elements become a word by
-bytes: the low bytes of the eight sums and the high bytes of the eight values, which have the signs,
-are gathered four at a time, and three selections of bits put them together: two instructions more.
+GPUs do additions of fp32 at twice the rate of integer ones, so for them the constant is made by
+saturating ones: h = sat((a - 2)·2^30) is 1 above 2 and else 0, and likewise above 4. The constants
+2^22, 2^23 + 2 and 2^24 + 8 for the three octaves bring the octave's worth along, and the code is in
+the lowest bits of the sum at once. Eight elements become a word by bytes: the low bytes of the
+eight sums and the high bytes of the eight values, which have the signs, are gathered four at a
+time, and three selections of bits put them together. (On an H200 the quantizer takes 46.1 µs for
+8192 x 7168 by way of h, and 49.8 by way of E; 2026-11-21, CUDA graph, cold L2.)
 
 ``FORM`` chooses: ``PORTABLE`` is plain Triton, for the interpreter; ``BY_ADDITION`` the PTX for any
 GPU; ``BY_INSTRUCTION`` needs sm_100.
@@ -28,7 +32,6 @@ import triton.language as tl
 PORTABLE = tl.constexpr(0)
 BY_ADDITION = tl.constexpr(1)
 BY_INSTRUCTION = tl.constexpr(2)
-BY_SATURATION = tl.constexpr(3)
 
 _EXPONENT = tl.constexpr(0x7F800000)
 _ONE = tl.constexpr(0x3F800000)
@@ -107,15 +110,12 @@ def to_e2m1_word(v0, v1, v2, v3, v4, v5, v6, v7, FORM: tl.constexpr):
             is_pure=True,
             pack=1,
         )
-    elif FORM != PORTABLE:
-        if FORM == BY_ADDITION:
-            even = _gathered(_sum(v0), _sum(v2), _sum(v4), _sum(v6), 0x0040)
-            odd = _gathered(_sum(v1), _sum(v3), _sum(v5), _sum(v7), 0x0040) << 4
-        else:
-            even = _gathered(_sat(v0), _sat(v2), _sat(v4), _sat(v6), 0x0040)
-            odd = _gathered(_sat(v1), _sat(v3), _sat(v5), _sat(v7), 0x0040) << 4
-        even_sign = _gathered(_bits(v0), _bits(v2), _bits(v4), _bits(v6), 0x0073) >> 4
-        odd_sign = _gathered(_bits(v1), _bits(v3), _bits(v5), _bits(v7), 0x0073)
+    elif FORM == BY_ADDITION:
+        even = _gathered(_added(v0), _added(v2), _added(v4), _added(v6), 0x40)
+        odd = _gathered(_added(v1), _added(v3), _added(v5), _added(v7), 0x40)
+        odd = odd << 4
+        even_sign = _gathered(_bits(v0), _bits(v2), _bits(v4), _bits(v6), 0x73) >> 4
+        odd_sign = _gathered(_bits(v1), _bits(v3), _bits(v5), _bits(v7), 0x73)
         even = (even & 0x07070707) | (even_sign & ~0x07070707)
         odd = (odd & 0x70707070) | (odd_sign & ~0x70707070)
         word = (even & 0x0F0F0F0F) | (odd & ~0x0F0F0F0F)
@@ -142,7 +142,8 @@ def _sum(v):
 
 
 @triton.jit
-def _sat(v):
+def _added(v):
+    """Do as `_sum` by fp32 additions: 6; 2^30, -2^31, -2^32; 2^22 + 2, 2^22, 2^23 + 6."""
     return tl.inline_asm_elementwise(
         """
         {

@@ -28,20 +28,38 @@ _MOST_PLAIN = tl.constexpr(2.0**100)
 
 
 @triton.jit
-def row_of(down, i, ROWS: tl.constexpr, LAYOUT: tl.constexpr):
-    """Give the least row of a tile, and the rows i = 0...ROWS-1 of it.
+def blocks_of(
+    program, lane, GROUPS: tl.constexpr, ROWS: tl.constexpr, QUADS: tl.constexpr,
+    LAYOUT: tl.constexpr,
+):  # fmt: skip
+    """Give the least row of a program, and row and block column of every lane.
 
-    In the layout 128x4 the sixteen bytes of four columns in rows r, r + 32, r + 64, r + 96 lie side
-    by side, so these rows are in one tile.
+    Row by row, programs take consecutive blocks of the whole matrix. In the swizzled layouts they
+    take tiles of ROWS x QUADS * 4 blocks, whose lanes run over the four blocks of a quad, then the
+    rows: 32 lanes then write 32 bytes of scales side by side. In the layout 128x4 that are four
+    columns in rows r, r + 32, r + 64, r + 96, so these rows are in one tile.
     """
-    if LAYOUT == SWIZZLED_128X4:
-        STEP: tl.constexpr = ROWS // 4
-        first = down // (32 // STEP) * 128 + down % (32 // STEP) * STEP
-        row = first + (i % 4 * 32 + i // 4)
+    if LAYOUT == ROW_MAJOR:
+        # GROUPS programs take TILE rows; so nothing here passes 2^31 before rows do
+        TILE: tl.constexpr = ROWS * QUADS * 4
+        base = program // GROUPS * TILE
+        start = program % GROUPS * TILE
+        first = base + start // GROUPS
+        row = base + (start + lane) // GROUPS
+        group = (start + lane) % GROUPS
     else:
-        first = down * ROWS
-        row = first + i
-    return first, row
+        ACROSS: tl.constexpr = ((GROUPS + 3) // 4 + QUADS - 1) // QUADS
+        down = program // ACROSS
+        group = (program % ACROSS * QUADS + lane // (ROWS * 4)) * 4 + lane % 4
+        i = lane // 4 % ROWS
+        if LAYOUT == SWIZZLED_128X4:
+            STEP: tl.constexpr = ROWS // 4
+            first = down // (32 // STEP) * 128 + down % (32 // STEP) * STEP
+            row = first + (i % 4 * 32 + i // 4)
+        else:
+            first = down * ROWS
+            row = first + i
+    return first, row, group
 
 
 @triton.jit
@@ -218,7 +236,7 @@ def _plain_scale(amax, inverse_global, HW8: tl.constexpr):
 
     Division a / b by way of y, 1 / b within a unit in the last place: a · y, corrected once by its
     residual, is RN(a / b) for every a and all the b there are, those with four significant bits.
-    tests/backends/triton/test_nvfp4_division.py looks at them all.
+    tests/backends/triton/test_nvfp4_replayed.py looks at them all.
     """
     wanted = tl.minimum(amax * inverse_global, _SATURATED)
     six = tl.full(amax.shape, 6.0, tl.float32)

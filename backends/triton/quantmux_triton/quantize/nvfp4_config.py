@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from quantmux_triton.interpreter import interpreting
+from quantmux_triton.tuned import NO_END, tuned_ranges
+
+STEM: Final = "nvfp4"
 
 AMAX_PROGRAMS: Final = 256
 """Most programs of the search for the largest magnitude, a power of two: two a multiprocessor.
 
 Every program of the second launch reads what each of them found."""
 
-AMAX_ELEMENTS: Final = 16384
-"""Elements of a tile of that search."""
-
 AMAX_WARPS: Final = 16
+"""Warps of such a program: 32 a multiprocessor, each with 64 bytes a lane on the way."""
+
+_AMAX_ELEMENTS: Final = 16384
+_AMAX_COLUMNS: Final = 1024
+
+_FEW: Final = 1 << 18
+"""Blocks below which one a thread is better than two: many small programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +30,8 @@ class Tile:
     """What one program takes.
 
     Attributes:
-        rows: Rows, a power of two; 4 to 128 in 128x4.
-        quads: Blocks of a row / 4, a power of two.
+        rows: Rows, a power of two; 4 to 128 in 128x4, a multiple of 8 in 8x4, 1 in row_major.
+        quads: Blocks of a row / 4, a power of two. In row_major the blocks may be of two rows.
         num_warps: Warps that work on it.
     """
 
@@ -33,41 +40,55 @@ class Tile:
     num_warps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """The tiles of one config.
+def tile_ranges(
+    padded_n: int, layout: str, *, silu: bool, device: str = ""
+) -> tuple[tuple[int, Tile], ...]:
+    """Give the tiles as (last M, tile), ascending; the last has no end.
 
-    Attributes:
-        few: For little data: many small programs.
-        many: For much data.
-        limit: Blocks of all rows from which on ``many`` is taken.
+    What was measured on the device for the nearest row width is taken first.
+
+    Args:
+        padded_n: Stored row width.
+        layout: Scale layout.
+        silu: Whether silu(gate) times up is quantized.
+        device: Name of the device's profile.
     """
-
-    few: Tile
-    many: Tile
-    limit: int
-
-
-def tiles(groups: int, layout: str) -> Tiles:
-    """Give the tiles for rows of ``groups`` blocks of 16 in a scale layout."""
-    quads = -(-groups // 4)
+    quads = -(-padded_n // 64)
     if interpreting():
-        # the interpreter pays for a program, not for its elements
-        across = min(_power_of_two(quads), 128)
-        rows = min(128, max(8, 8192 // (4 * across)))
-        tile = Tile(rows, across, 1)
-        return Tiles(tile, tile, 0)
+        return ((NO_END, _interpreted(quads, layout)),)
+    measured = tuned_ranges(device, STEM, kind_of(layout, silu=silu), n=padded_n) if device else ()
+    if measured:
+        return tuple((m_max, Tile(**config)) for m_max, config in measured)
+    few, many = _tile(quads, layout, 1), _tile(quads, layout, 2)
+    return ((max(1, _FEW * 16 // padded_n), few), (NO_END, many))
+
+
+def kind_of(layout: str, *, silu: bool) -> str:
+    """Give the ``kind`` of measured rows: scale layout, and whether SiLU goes before."""
+    return f"silu_mul {layout}" if silu else layout
+
+
+def amax_tile(n: int) -> tuple[int, int]:
+    """Give rows and columns of a tile of the search for the largest magnitude in rows of n."""
+    most = _AMAX_ELEMENTS if interpreting() else _AMAX_COLUMNS
+    columns = min(_power_of_two(n), most)
+    return _AMAX_ELEMENTS // columns, columns
+
+
+def _tile(quads: int, layout: str, blocks: int) -> Tile:
+    """Give a tile of two warps with some blocks a thread."""
     if layout == "row_major":
-        return Tiles(_tile(1, quads, 16, 1), _tile(1, quads, 32, 2), 1 << 18)
-    return Tiles(_tile(8, quads, 2, 1), _tile(8, quads, 4, 2), 1 << 18)
+        return Tile(1, 16 * blocks, 2)
+    across = _across(quads, 2 * blocks)
+    return Tile(8, across, max(1, across // blocks))
 
 
-def _tile(rows: int, quads: int, most: int, blocks: int) -> Tile:
-    """Give a tile of at most ``most`` quads with some blocks a thread."""
-    across = _across(quads, most)
-    while rows * across < 8 * blocks:
-        across *= 2
-    return Tile(rows, across, rows * across // (8 * blocks))
+def _interpreted(quads: int, layout: str) -> Tile:
+    """Give a tile for the interpreter, which pays for a program, not for its elements."""
+    if layout == "row_major":
+        return Tile(1, 512, 1)
+    across = min(_power_of_two(quads), 128)
+    return Tile(min(128, max(8, 2048 // across)), across, 1)
 
 
 def _across(quads: int, most: int) -> int:

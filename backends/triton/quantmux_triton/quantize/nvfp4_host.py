@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
@@ -13,17 +13,17 @@ from quantmux.ops.quantized import DTYPES
 from quantmux_triton.arithmetic import converts_fp8
 from quantmux_triton.interpreter import interpreting
 from quantmux_triton.quantize.nvfp4_config import (
-    AMAX_ELEMENTS,
     AMAX_PROGRAMS,
     AMAX_WARPS,
     Tile,
-    Tiles,
-    tiles,
+    amax_tile,
+    tile_ranges,
 )
 from quantmux_triton.quantize.nvfp4_kernel import nvfp4_amax_kernel, nvfp4_kernel
 from quantmux_triton.quantize.nvfp4_outputs import Outputs
 from quantmux_triton.quantize.outputs import require_on
-from quantmux_triton.quantize.variants import Variants, arch_here, has_pdl
+from quantmux_triton.quantize.variants import Variants, current_device, has_pdl
+from quantmux_triton.tuned import NO_END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,16 +41,38 @@ LAYOUTS: Final = {"row_major": 0, "swizzled_128x4": 1, "swizzled_8x4": 2}
 _FIRST_WITH_E2M1: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class _Set:
-    """The launchers of one source of the global scale."""
+class _Variant(NamedTuple):
+    """A launcher and what its grid comes from.
 
-    few: Launcher
-    many: Launcher
+    Attributes:
+        launcher: The launcher.
+        rows: Rows of scales that a row of tiles takes; 0 where tiles are blocks in sequence.
+        across: Tiles of a row; where ``rows`` is 0, blocks of a tile.
+    """
+
+    launcher: Launcher
+    rows: int
+    across: int
+
+
+class _Set(NamedTuple):
+    """The variants for one source of the global scale: by last M, and for any strides."""
+
+    ranges: tuple[tuple[int, _Variant], ...]
+    any_strides: _Variant
+
+    def launchers(self) -> tuple[Launcher, ...]:
+        made = [variant.launcher for _, variant in self.ranges]
+        return tuple(dict.fromkeys([*made, self.any_strides.launcher]))
+
+
+class _Search(NamedTuple):
+    """The launch before, where the global scale is computed."""
+
+    aligned: Launcher
     any_strides: Launcher
-
-    def all(self) -> tuple[Launcher, ...]:
-        return tuple(dict.fromkeys((self.few, self.many, self.any_strides)))
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +80,9 @@ class _Plan:
     """A config on an architecture."""
 
     outputs: Outputs
-    tiles: Tiles
     given: _Set
     found: _Set | None
-    amax: Launcher
-    amax_any: Launcher
-    amax_tile: tuple[int, int]
+    search: _Search
 
 
 class NvFp4:
@@ -91,7 +110,7 @@ class NvFp4:
         Raises:
             ConfigError: The config is of another op.
         """
-        plan = self._plan(config, device.arch)
+        plan = self.plan(config, device.arch, device.name)
         operand, in_dtype = config.operand, config.in_dtype
         width = 2 * config.n if self._silu else config.n
         home, dtype = "cuda" if device.is_cuda else "cpu", DTYPES[in_dtype]
@@ -118,7 +137,7 @@ class NvFp4:
             m = x.shape[0]
             made, g = plan.outputs.take(out, m, where, given)
             if m:
-                _launch(plan, x, made, g, given)
+                launch(plan, x, made, g, given)
             elif given is None:
                 g.fill_(1.0)
             elif g is not given:
@@ -130,47 +149,72 @@ class NvFp4:
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
         """Compile every variant of a config: none depends on M."""
         del ms
-        arch = arch_here()
-        if arch is not None:
-            for launcher, kinds in _launchers(self._plan(config, arch), config):
+        device = current_device()
+        if device is not None:
+            plan = self.plan(config, device.arch, device.name)
+            for launcher, kinds in launchers(plan, config):
                 launcher.warm(*kinds)
 
     def compile_for(self, config: ProducerConfig, arch: Arch) -> list[CompiledCode]:
         """Give the machine code of every variant of a config."""
-        plan = self._plan(config, arch)
-        return [launcher.compile_for(arch, *kinds) for launcher, kinds in _launchers(plan, config)]
+        made = launchers(self.plan(config, arch), config)
+        return [launcher.compile_for(arch, *kinds) for launcher, kinds in made]
 
     def compiled_variants(self) -> int:
         """Count the variants of this process."""
         return self._variants.compiled() + self._amax_variants.compiled()
 
     def declared_variants(self, config: ProducerConfig) -> int:
-        """Give how many variants a config has at most.
+        """Give how many variants a config has on the device of this process.
 
-        For few blocks, for many, and for any strides, with a given global scale; the same again and
-        two searches for the largest magnitude where it is computed.
+        One for each range of M and one for any strides, with a given global scale; the same again
+        and two searches for the largest magnitude where it is computed.
         """
-        return 3 if config.operand.global_scale == "static" else 8
+        device = current_device()
+        if device is None:
+            return 0
+        return len(launchers(self.plan(config, device.arch, device.name), config))
 
-    def _plan(
+    def plan(
         self,
         config: ProducerConfig,
         arch: Arch,
+        device: str = "",
         *,
         pdl: bool | None = None,
-        sizes: Tiles | None = None,
+        tile: Tile | None = None,
     ) -> _Plan:
+        """Choose tiles and variants for a config.
+
+        Args:
+            config: Of the kernel's op.
+            arch: Architecture that the code is for.
+            device: Name of the device's profile, for measured tiles.
+            pdl: Whether launches depend on their predecessor programmatically; None where the
+                architecture can.
+            tile: The one tile to use, for measurements.
+
+        Raises:
+            ConfigError: The config is of another op.
+        """
         if not isinstance(config, self._kind):
             raise ConfigError(f"a kernel of {self._op} was given {type(config).__name__}")
-        layout = config.layout
-        outputs = Outputs(config.operand, layout, config.n)
-        if sizes is None:
-            sizes = tiles(layout.padded_n // 16, layout.scales)
+        layout, n = config.layout, config.n
+        outputs = Outputs(config.operand, layout, n)
+        if tile is not None:
+            ranges: tuple[tuple[int, Tile], ...] = ((NO_END, tile),)
+        else:
+            ranges = tile_ranges(layout.padded_n, layout.scales, silu=self._silu, device=device)
         uses_pdl = has_pdl(arch) if pdl is None else pdl
         is_gpu = not interpreting() and arch.vendor == "nvidia"
-        shared = {"N": config.n, "SILU": self._silu, "HW_SILU": self._silu and is_gpu}
+        shared = {
+            "N": n,
+            "SILU": self._silu,
+            "HW_SILU": self._silu and is_gpu,
+            "PDL": uses_pdl,
+        }
 
-        def variant(tile: Tile, parts: int, *, aligned: bool) -> Launcher:
+        def variant(tile: Tile, parts: int, *, aligned: bool) -> _Variant:
             constexprs = {
                 **shared,
                 "PADDED_N": layout.padded_n,
@@ -181,42 +225,33 @@ class NvFp4:
                 "HW8": converts_fp8(arch),
                 "FORM": _form(arch),
                 "ALIGNED": aligned,
-                "PDL": uses_pdl,
             }
-            return self._variants.get(
+            launcher = self._variants.get(
                 arch, config.in_dtype, constexprs, num_warps=tile.num_warps, pdl=uses_pdl
             )
+            if layout.scales == "row_major":
+                return _Variant(launcher, 0, 4 * tile.quads * tile.rows)
+            return _Variant(launcher, tile.rows, -(-outputs.groups // (4 * tile.quads)))
 
         def all_of(parts: int) -> _Set:
             return _Set(
-                few=variant(sizes.few, parts, aligned=True),
-                many=variant(sizes.many, parts, aligned=True),
-                any_strides=variant(sizes.many, parts, aligned=False),
+                tuple((m_max, variant(t, parts, aligned=True)) for m_max, t in ranges),
+                variant(ranges[-1][1], parts, aligned=False),
             )
 
-        block = min(1 << (config.n - 1).bit_length(), 1024 if not interpreting() else 8192)
-        amax_tile = (AMAX_ELEMENTS // block if block < AMAX_ELEMENTS else 1, block)
+        rows, columns = amax_tile(n)
 
         def search(*, aligned: bool) -> Launcher:
-            constexprs = {
-                **shared,
-                "ROWS": amax_tile[0],
-                "BLOCK": amax_tile[1],
-                "ALIGNED": aligned,
-                "PDL": uses_pdl,
-            }
+            constexprs = {**shared, "ROWS": rows, "BLOCK": columns, "ALIGNED": aligned}
             return self._amax_variants.get(
                 arch, config.in_dtype, constexprs, num_warps=AMAX_WARPS, pdl=uses_pdl
             )
 
         return _Plan(
             outputs=outputs,
-            tiles=sizes,
             given=all_of(0),
             found=all_of(AMAX_PROGRAMS) if config.operand.global_scale == "dynamic" else None,
-            amax=search(aligned=True),
-            amax_any=search(aligned=False),
-            amax_tile=amax_tile,
+            search=_Search(search(aligned=True), search(aligned=False), rows, columns),
         )
 
 
@@ -227,63 +262,77 @@ def _form(arch: Arch) -> int:
     return 2 if arch.sm >= _FIRST_WITH_E2M1 else 1
 
 
-def _launch(
+def launch(
     plan: _Plan,
     x: torch.Tensor,
     made: QuantizedTensor,
     g: torch.Tensor,
     given: torch.Tensor | None,
 ) -> None:
-    m = x.shape[0]
+    """Quantize x of at least one row into ``made``, whose global scale is g.
+
+    Args:
+        plan: Of `NvFp4.plan`.
+        x: Checked.
+        made: Checked.
+        g: fp32 [1], written; may be ``given``.
+        given: The global scale, fp32 [1], or None where the plan computes it.
+    """
+    m, width = x.shape
     row_stride, column_stride = x.stride()
     if m == 1:
         row_stride = 0  # a stride along one row says nothing
-    address = x.data_ptr() | (row_stride * x.element_size())
+    size, n = x.element_size(), made.n
+    address = x.data_ptr() | (row_stride * size)
+    if width != n:
+        address |= n * size  # where up begins
     is_aligned = column_stride == 1 and address % 16 == 0
-    if x.shape[1] != made.n:  # gate and up
-        is_aligned = is_aligned and made.n * x.element_size() % 16 == 0
     source, parts, variants = given, 0, plan.given
     if source is None and plan.found is not None:
-        down, across = plan.amax_tile
-        work = -(-m // down) * -(-made.n // across)
+        search = plan.search
+        work = -(-m // search.rows) * -(-n // search.columns)
         parts = min(work, AMAX_PROGRAMS)
         source = torch.empty(parts, dtype=torch.int32, device=x.device)
-        search = plan.amax if is_aligned else plan.amax_any
-        search((parts,), x, source, m, row_stride, column_stride)
+        launcher = search.aligned if is_aligned else search.any_strides
+        launcher((parts,), x, source, m, row_stride, column_stride)
         variants = plan.found
-    sizes = plan.outputs.extents(m)
-    if not is_aligned or made.data.data_ptr() % 8:
-        launcher, tile = variants.any_strides, plan.tiles.many
-    elif m * plan.outputs.groups < plan.tiles.limit:
-        launcher, tile = variants.few, plan.tiles.few
+    data = made.data
+    variant = variants.any_strides
+    if is_aligned and data.data_ptr() % 8 == 0:
+        for m_max, variant in variants.ranges:  # noqa: B007 - the one that the loop ends at
+            if m <= m_max:
+                break
+    launcher, rows, across = variant
+    padded_m, scale_rows, *_ = plan.outputs.extents(m)
+    if rows:
+        programs = -(-scale_rows // rows) * across
     else:
-        launcher, tile = variants.many, plan.tiles.many
-    across = -(-plan.outputs.groups // (4 * tile.quads))
+        programs = -(-padded_m * plan.outputs.groups // across)
     launcher(
-        (-(-sizes.scale_rows // tile.rows) * across,),
+        (programs,),
         x,
-        made.data,
+        data,
         made.scales.view(torch.uint8),
         source,
         g,
         m,
-        sizes.padded_m,
+        padded_m,
         row_stride,
         column_stride,
         parts,
     )
 
 
-def _launchers(plan: _Plan, config: ProducerConfig) -> list[tuple[Launcher, tuple[Any, ...]]]:
+def launchers(plan: _Plan, config: ProducerConfig) -> list[tuple[Launcher, tuple[Any, ...]]]:
     """Give every launcher of a plan, with arguments of the kinds of a launch's."""
     x, byte = DTYPES[config.in_dtype], torch.uint8
 
     def kinds(source: torch.dtype) -> tuple[Any, ...]:
         return (x, byte, byte, source, torch.float32, 1, 1, 1, 1, 1)
 
-    made = [(launcher, kinds(torch.float32)) for launcher in plan.given.all()]
+    made = [(launcher, kinds(torch.float32)) for launcher in plan.given.launchers()]
     if plan.found is not None:
-        made += [(launcher, kinds(torch.int32)) for launcher in plan.found.all()]
-        searches = dict.fromkeys((plan.amax, plan.amax_any))
+        made += [(launcher, kinds(torch.int32)) for launcher in plan.found.launchers()]
+        searches = dict.fromkeys(plan.search[:2])
         made += [(launcher, (x, torch.int32, 1, 1, 1)) for launcher in searches]
     return made

@@ -1,13 +1,11 @@
 """Quantizing rows to NVFP4: e2m1 codes, an e4m3 scale per 16 columns, any layout, any padding.
 
-One program takes a tile of ROWS rows x QUADS x 4 blocks. A thread has whole blocks (see
-``nvfp4_block_kernel.py``); neighbouring lanes take the four blocks of a quad, then the rows. So 4
-lanes read 128 bytes and write 32, and with ROWS = 8 the 32 scale bytes of a warp are one whole
-sector in both swizzled layouts. With ROWS = 1 a warp is 32 blocks of one row, which suits
-`row_major`.
+A thread has whole blocks (see ``nvfp4_block_kernel.py``); neighbouring lanes have neighbouring
+blocks, four at least. So 4 lanes read 128 bytes and write 32, and the scale bytes of a warp are one
+whole sector in every layout (`blocks_of`).
 
-The tiles reach over the padded extents of data *and* of scales: what is outside of the matrix is
-stored as 0. Tiles without any row of the matrix (of 128 rows of scales when M = 1) load nothing.
+Programs reach over the padded extents of data *and* of scales: what is outside of the matrix is
+stored as 0. Programs without any row of the matrix (of 128 rows of scales when M = 1) load nothing.
 
 With a global scale that is given there is one launch. Without one, `nvfp4_amax_kernel` goes before:
 every program stores the largest finite magnitude that it met in a place of its own, and every
@@ -20,10 +18,10 @@ import triton
 import triton.language as tl
 
 from quantmux_triton.quantize.nvfp4_block_kernel import (
+    blocks_of,
     finite_bits,
     global_scale_of,
     quantized_block,
-    row_of,
     scale_place,
     store_codes,
     values_of_eight,
@@ -109,7 +107,7 @@ def nvfp4_kernel(
         parts: Numbers in ``source``, at most PARTS.
         N: Columns of x.
         PADDED_N: Columns of data, a multiple of 16.
-        ROWS: Rows of a tile, a power of two; a multiple of 4 in 128x4.
+        ROWS: Rows of a tile, a power of two; a multiple of 4 in 128x4, 1 in row_major.
         QUADS: Quads of blocks of a tile, a power of two.
         LAYOUT: Where the scales go.
         PARTS: A power of two, or 0 for a given global scale.
@@ -122,33 +120,27 @@ def nvfp4_kernel(
         PDL: Whether the launch depends on the one before programmatically.
     """
     GROUPS: tl.constexpr = PADDED_N // 16
-    ACROSS: tl.constexpr = ((GROUPS + 3) // 4 + QUADS - 1) // QUADS
     program = tl.program_id(0) if PARTS == 0 else tl.num_programs(0) - 1 - tl.program_id(0)
     lane = tl.arange(0, QUADS * ROWS * 4)
-    first, row = row_of(program // ACROSS, lane // 4 % ROWS, ROWS, LAYOUT)
-    group = (program % ACROSS * QUADS + lane // (ROWS * 4)) * 4 + lane % 4
+    first, row, group = blocks_of(program, lane, GROUPS, ROWS, QUADS, LAYOUT)
     place, has_scale = scale_place(row, group, padded_m, GROUPS, LAYOUT)
     has_data = (group < GROUPS) & (row < padded_m)
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    if PARTS == 0:
-        g = tl.load(source)
-    else:
-        part = tl.arange(0, PARTS)
-        bits = tl.max(tl.load(source + part, part < parts, other=0), axis=0)
-        g = tl.max(global_scale_of(bits + tl.zeros((1,), tl.int32)), axis=0)
     # the output may own the scale that was given: inputs are not written to
     is_own = source.to(tl.int64) == global_scale.to(tl.int64)
-    tl.store(global_scale, g, (program == 0) & (not is_own))
     if first < m:
-        inverse_global = tl.max(tl.div_rn(tl.full((1,), 1.0, tl.float32), g), axis=0)
         inside = (row < m) & (group * 16 < N)
         at = row.to(tl.int64) * row_stride
         low = values_of_eight(x, at, inside, group * 16, column_stride, N, ALIGNED, SILU, HW_SILU)
         high = values_of_eight(
             x, at, inside, group * 16 + 8, column_stride, N, ALIGNED, SILU, HW_SILU
         )
+        # after the loads of x: its division branches, and loads are not moved over a branch
+        g = _global_scale(source, parts, PARTS)
+        tl.store(global_scale, g, (program == 0) & (not is_own))
+        inverse_global = tl.max(tl.div_rn(tl.full((1,), 1.0, tl.float32), g), axis=0)
         scale, low_codes, high_codes = quantized_block(low, high, inside, inverse_global, HW8, FORM)
         tl.store(scales + place, scale, has_scale)
         store_codes(data, low_codes, high_codes, row, group, has_data, PADDED_N, ALIGNED)
@@ -157,3 +149,15 @@ def nvfp4_kernel(
         if first < padded_m:
             none = tl.zeros_like(lane)
             store_codes(data, none, none, row, group, has_data, PADDED_N, ALIGNED)
+
+
+@triton.jit
+def _global_scale(source, parts, PARTS: tl.constexpr):
+    """Give g, fp32 scalar; see `nvfp4_kernel`."""
+    if PARTS == 0:
+        g = tl.load(source)
+    else:
+        part = tl.arange(0, PARTS)
+        bits = tl.max(tl.load(source + part, part < parts, other=0), axis=0)
+        g = tl.max(global_scale_of(bits + tl.zeros((1,), tl.int32)), axis=0)
+    return g

@@ -9,6 +9,7 @@ from quantmux.capability.capability import Capability, OperandOffer
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_triton.tuned import tuned_files
 
 if TYPE_CHECKING:
     from quantmux.config.operands import GlobalScale
@@ -27,6 +28,8 @@ NVFP4_SOURCES: Final = (
     "quantize/outputs.py",
     "quantize/variants.py",
     "silu_mul_quantize/silu_kernel.py",
+    "tuned.py",
+    *tuned_files("nvfp4"),
 )
 """Files that every kernel which makes NVFP4 is made of."""
 

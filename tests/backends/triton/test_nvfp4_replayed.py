@@ -1,8 +1,16 @@
-"""The divisions of NVFP4's fast path, replayed in numpy for every pair of significands there is."""
+"""What NVFP4's fast path does on GPUs only, replayed in numpy.
+
+Its divisions, for every pair of significands that there is, and its rounding by additions.
+"""
+
+import re
 
 import numpy as np
 import pytest
+import torch
 
+from quantmux.ops.numerics import E2M1_VALUES, encode_e2m1
+from quantmux_triton import e2m1_kernel
 from quantmux_triton.quantize import nvfp4_block_kernel
 
 F32 = np.float32
@@ -54,3 +62,29 @@ def test_the_replay_finds_an_inverse_that_is_too_far_off() -> None:
     y = F32(1) / s * F32(1 + 2**-12)
     got = _corrected(a, np.full_like(a, s), np.full_like(a, y))
     assert not np.array_equal(got, a / s)
+
+
+def _constants() -> list[np.ndarray]:
+    """Give the fp32 numbers that stand in the PTX of ``_added``, in their order."""
+    found = re.findall(r"0f([0-9A-F]{8})", e2m1_kernel._added.src)
+    return [np.array(int(text, 16), np.uint32).view(F32) for text in found]
+
+
+def _added(v: np.ndarray) -> np.ndarray:
+    most, steep, two, step, start, steep_too, four, last = _constants()
+    a = np.minimum(np.abs(v), most)
+    c = _fma(np.clip(_fma(a, steep, two), 0, 1), step, start)
+    c = _fma(np.clip(_fma(a, steep_too, four), 0, 1), last, c)
+    return (a + c).view(np.int32) & 7
+
+
+def test_the_lowest_bits_of_the_sum_are_the_code() -> None:
+    values = np.array(E2M1_VALUES, F32)
+    points = np.concatenate(
+        [values, (values[1:] + values[:-1]) / 2, [1e-45, 1e-30, 7, 1e9, np.inf]]
+    )
+    points = points.astype(F32)
+    near = [np.nextafter(points, F32(end)) for end in (0, 100)]
+    random = np.random.default_rng(0).uniform(0, 8, 1 << 20).astype(F32)
+    for v in (points, *near, random):
+        assert np.array_equal(_added(v), encode_e2m1(torch.from_numpy(v)).numpy())
