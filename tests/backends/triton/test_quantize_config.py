@@ -41,15 +41,16 @@ def test_what_was_measured_comes_before_what_is_computed(monkeypatch):
 
     def measured(device, stem, kind, *, n):
         asked.append((device, stem, kind, n))
-        return ((9, {"rows": 2, "groups": 8, "num_warps": 2}),
+        return ((20, {"rows": 1, "groups": 4, "num_warps": 1}),
+                (500, {"rows": 2, "groups": 8, "num_warps": 2}),
                 (NO_END, {"rows": 16, "groups": 4, "num_warps": 8}))  # fmt: skip
 
     monkeypatch.setattr(fp8_group_config, "tuned_ranges", measured)
     assert tile_ranges(56, 128, "col_major", "h200") == (
-        (9, Tile(2, 8, 2)),
+        (8, Tile(2, 8, 2)),
         (NO_END, Tile(16, 4, 8)),
     )
-    assert asked == [("h200", "fp8_group", "group128 col_major", 7168)]
+    assert asked == [("h200", "fp8_group", "group128 by column", 128)]
 
 
 def test_plans_of_one_config_share_their_launchers():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from quantmux_triton.interpreter import interpreting
@@ -47,7 +47,7 @@ class Tiles:
 def tile_ranges(groups: int, width: int, layout: str, device: str) -> tuple[tuple[int, Tile], ...]:
     """Give the tiles as (last M, tile), ascending; the last has no end.
 
-    What was measured on the device for the nearest row width is taken first.
+    What was measured on the device is taken first.
 
     Args:
         groups: Groups of a stored row.
@@ -57,16 +57,21 @@ def tile_ranges(groups: int, width: int, layout: str, device: str) -> tuple[tupl
     """
     if interpreting():
         return ((NO_END, _interpreted(groups, width)),)
-    measured = tuned_ranges(device, STEM, kind_of(width, layout), n=groups * width)
-    if measured:
-        return tuple((m_max, Tile(**config)) for m_max, config in measured)
-    chosen = tiles(groups, width, layout)
-    return ((max(1, chosen.limit // groups), chosen.few), (NO_END, chosen.many))
+    chosen = tuned_ranges(device, STEM, kind_of(width, layout), n=width) or _computed(
+        groups, width, layout
+    )
+    by_rows = ((NO_END if end == NO_END else end // groups, Tile(**tile)) for end, tile in chosen)
+    return tuple((m_max, tile) for m_max, tile in by_rows if m_max)
 
 
 def kind_of(width: int, layout: str) -> str:
-    """Give the ``kind`` of measured rows: group width and scale layout."""
-    return f"group{width} {layout}"
+    """Give the ``kind`` of measured rows: group width, and how scales lie.
+
+    Their ``n`` is the group's width and their ``m`` the number of groups: what a row has of them
+    makes no difference to a tile.
+    """
+    way = {"row_major": "by row", "packed_pow2": "packed"}.get(layout, "by column")
+    return f"group{width} {way}"
 
 
 def tiles(groups: int, width: int, layout: str) -> Tiles:
@@ -103,6 +108,13 @@ def tiles(groups: int, width: int, layout: str) -> Tiles:
     if layout == "packed_pow2":
         return Tiles(Tile(2, across, 1), Tile(8, across, 4), limit=20_000 * unit)
     return Tiles(Tile(4, across, 4), Tile(16, across, 8), limit=160_000 * unit)
+
+
+def _computed(
+    groups: int, width: int, layout: str
+) -> tuple[tuple[int, dict[str, int]], tuple[int, dict[str, int]]]:
+    chosen = tiles(groups, width, layout)
+    return ((max(groups, chosen.limit), asdict(chosen.few)), (NO_END, asdict(chosen.many)))
 
 
 def _interpreted(groups: int, width: int) -> Tile:
