@@ -1,17 +1,20 @@
 """The FP8 products for few tokens: how they are cut up, their workspace, their machine code."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+import triton
 
 from quantmux.capability.arch import Arch
 from quantmux.capability.profiles import profile
 from quantmux.config import LinearConfig
-from quantmux_triton.linear import fp8_small_m_config, workspace
+from quantmux_triton.linear import fp8_small_m_config, fp8_small_m_variant, workspace
 from quantmux_triton.linear.fp8_block_small_m import kernel as block_kernel
 from quantmux_triton.linear.fp8_small_m import kernel as row_kernel
 from quantmux_triton.linear.fp8_small_m_config import Cut, cut_for, m_class
+from quantmux_triton.linear.fp8_small_m_variant import plan_for
 
 H200 = profile("h200")
 SHAPES = ((576, 7168), (1536, 7168), (2112, 7168), (4096, 7168), (7168, 2048), (4096, 4096))
@@ -98,13 +101,92 @@ def test_a_host_has_its_own_memory_at_every_call():
     assert one[1].tolist() == [0, 0]
 
 
+HOPPER = Cut(64, 16, 256, 4, 4, splits=7, pdl=True, hopper=True)
+PORTABLE = Cut(64, 16, 256, 4, 4, splits=7, pdl=True, prefetch=4)
+SCHEMES = ("fp8_channel_token", "fp8_channel_token+exact", "fp8_block128")
+
+
+def layer(scheme):
+    return LinearConfig.model_validate(
+        {"in_features": 7168, "out_features": 576, "scheme": scheme, "bias": True}
+    )
+
+
+def assembly(monkeypatch, cut, scheme, arch):
+    """Give the PTX of the one variant that a cut makes of a scheme."""
+    found = []
+    make = triton.compile
+
+    def recording(*args, **kwargs):
+        found.append(make(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(triton, "compile", recording)
+    monkeypatch.setattr(fp8_small_m_variant, "cut_for", lambda *_args, **_shape: cut)
+    kernel = block_kernel if "block" in scheme else row_kernel
+    codes = kernel.compile_for(layer(scheme), Arch.parse(arch))
+    assert len(codes) == len(found) == 1
+    return str(found[0].asm["ptx"])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_on_hopper_tokens_are_the_narrow_side_and_weights_are_asked_for_first(monkeypatch, scheme):
+    cut = replace(PORTABLE, block_k=128) if "exact" in scheme else PORTABLE
+    ptx = assembly(monkeypatch, cut, scheme, "90")
+    assert "wgmma.mma_async.sync.aligned.m64n16k32.f32.e4m3.e4m3" in ptx
+    assert "cp.async.cg.shared.global" in ptx
+    wait, begin = ptx.index("griddepcontrol.wait"), ptx.index("griddepcontrol.launch_dependents")
+    assert ptx.index("prefetch.global.L2") < wait < begin < ptx.index("cp.async.cg.shared.global")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_hopper_form_loads_weights_before_it_waits_and_all_else_after(monkeypatch, scheme):
+    ptx = assembly(monkeypatch, HOPPER, scheme, "90")
+    assert "wgmma.mma_async.sync.aligned.m64n16k32.f32.e4m3.e4m3" in ptx
+    wait, begin = ptx.index("griddepcontrol.wait"), ptx.index("griddepcontrol.launch_dependents")
+    assert wait < begin
+    before, after = ptx[:wait], ptx[begin:]
+    loads = "cp.async.bulk.tensor.2d.shared::cta.global"
+    assert before.count(loads) == 8  # four steps of two boxes of weights
+    assert after.count(loads) == 8 + 4  # as many of x, and one step of both in the loop
+    assert "ld.global" not in before
+    assert "st.global" not in before
+
+
+@pytest.mark.parametrize(
+    ("arch", "instruction"),
+    [
+        ("89", "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
+        ("100", "tcgen05.mma.cta_group::1.kind::f8f6f4"),
+        ("120", "e4m3.e4m3.f32"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["fp8_channel_token", "fp8_block128"])
+def test_other_gpus_multiply_fp8_too(monkeypatch, arch, instruction, scheme):
+    cut = replace(PORTABLE, pdl=False, prefetch=0, stages=3)
+    ptx = assembly(monkeypatch, cut, scheme, arch)
+    assert instruction in ptx
+    assert "griddepcontrol" not in ptx
+
+
+def test_rows_that_tma_cannot_read_take_the_portable_form(monkeypatch):
+    monkeypatch.setattr(fp8_small_m_variant, "cut_for", lambda *_args, **_shape: HOPPER)
+    config = layer("fp8_block128")
+    assert plan_for(config, H200, 16).cut.hopper
+    assert not plan_for(config, H200, 16, aligned=False).cut.hopper
+    assert not plan_for(config.replace(in_features=7176), H200, 16).cut.hopper
+
+
+def test_the_table_of_scales_holds_the_blocks_of_the_longest_split():
+    assert [replace(HOPPER, splits=s).scales(7168) for s in (1, 2, 4, 5, 7, 14)] == [
+        64, 32, 16, 16, 8, 4
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kernel", "scheme"), [(row_kernel, "fp8_channel_token"), (block_kernel, "fp8_block128")]
 )
 def test_it_compiles_for_hopper(kernel, scheme):
-    config = LinearConfig.model_validate(
-        {"in_features": 7168, "out_features": 576, "scheme": scheme}
-    )
-    found = kernel.compile_for(config, Arch.parse("90"))
-    assert 1 <= len(found) <= kernel.declared_variants(config)
+    found = kernel.compile_for(layer(scheme), Arch.parse("90"))
+    assert 1 <= len(found) <= kernel.declared_variants(layer(scheme))
     assert {code.target for code in found} == {"sm_90a"}
