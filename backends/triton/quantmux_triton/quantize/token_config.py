@@ -8,7 +8,7 @@ from typing import Final
 from quantmux_triton.interpreter import interpreting
 
 HELD: Final = 16384
-"""Columns of the widest row that is held in registers: 16 of 1024 threads each."""
+"""Columns of the widest row that is held in registers: 64 in each of 256 threads."""
 
 _BLOCK: Final = 8192
 _INTERPRETED_ELEMENTS: Final = 1 << 16
