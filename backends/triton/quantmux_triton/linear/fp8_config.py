@@ -26,12 +26,11 @@ class Tile:
     Attributes:
         block_m: Rows of y a program makes.
         block_n: Columns of y a program makes.
-        form: ``divided``: some warps load, the others multiply (Hopper; ``warps``, ``parts`` and
-            ``subtiles`` do not count). ``tma``: loads and stores by TMA (sm90 and later).
-            ``pointer``: anywhere.
+        form: ``divided``: some warps load, the others multiply (Hopper; ``warps`` and ``parts`` do
+            not count). ``tma``: loads and stores by TMA (sm90 and later). ``pointer``: anywhere.
         second: Columns of the second part of a divided tile, 0 for one part.
         parts: Column parts that are multiplied one after the other (1 or 2).
-        subtiles: Column pieces in which each part is stored (1 or 2).
+        subtiles: y lies in shared memory on its way out, whole (1) or half of it (2).
         warps: Warps of a program.
         stages: Steps of K that are loaded ahead.
         group_m: Tile rows that neighbouring programs walk down together.
@@ -54,6 +53,11 @@ class Tile:
     flatten: bool = True
     registers: int = 0
     rate: float = 0.6
+
+    @property
+    def boxes(self) -> int:
+        """Boxes of 64 by 64 in which each group of a divided tile stores y, taking turns."""
+        return min(self.block_n // 64, 4) // self.subtiles or 1
 
     @property
     def widest_part(self) -> int:
@@ -79,9 +83,7 @@ def shared_bytes(tile: Tile, out_bytes: int) -> int:
     """
     stages = tile.stages * (tile.block_m + tile.block_n) * BLOCK_K
     if tile.form == "divided":
-        first = tile.block_n - tile.second
-        boxes = min(first, 128) + (tile.second if tile.second != first else 0)
-        return stages + tile.block_m * boxes * out_bytes
+        return stages + 2 * tile.boxes * 64 * 64 * out_bytes
     return stages + tile.block_m * tile.block_n // tile.parts // tile.subtiles * out_bytes
 
 
@@ -141,13 +143,15 @@ def best_tile(
 
 _DIVIDED: Final = (
     Tile(128, 256, "divided", stages=4, rate=0.74),
-    Tile(128, 192, "divided", 64, stages=4, rate=0.70),
-    Tile(128, 128, "divided", stages=6, rate=0.60),
+    Tile(128, 192, "divided", 64, stages=4, subtiles=1, rate=0.70),
+    Tile(128, 128, "divided", stages=6, subtiles=1, rate=0.60),
+    Tile(128, 64, "divided", stages=8, subtiles=1, rate=0.45),
 )
 _DIVIDED_EXACT: Final = (
     Tile(128, 256, "divided", 128, stages=4, rate=0.66),
-    Tile(128, 192, "divided", 64, stages=4, rate=0.62),
-    Tile(128, 128, "divided", stages=6, rate=0.60),
+    Tile(128, 192, "divided", 64, stages=4, subtiles=1, rate=0.62),
+    Tile(128, 128, "divided", stages=6, subtiles=1, rate=0.60),
+    Tile(128, 64, "divided", stages=8, subtiles=1, rate=0.40),
 )
 _HOPPER: Final = (
     Tile(128, 256, stages=3, subtiles=1, rate=0.74),
@@ -170,7 +174,7 @@ _BLACKWELL: Final = (
 )
 _SMALL_SHARED: Final = (
     # at most 99 KiB of shared memory, and accumulators of mma.sync in registers
-    Tile(128, 128, stages=2, subtiles=1, rate=0.5),
+    Tile(128, 128, stages=2, subtiles=2, rate=0.5),
     Tile(64, 128, warps=4, stages=3, subtiles=1, rate=0.45),
     Tile(64, 64, warps=4, stages=3, subtiles=1, per_sm=2, rate=0.4),
 )

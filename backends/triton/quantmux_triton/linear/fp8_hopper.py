@@ -46,8 +46,8 @@ def constexprs(variant: Variant) -> dict[str, Any]:
         "STORE_TMA": variant.store_tma,
         "SUM_BITS": 0 if numbers.element == torch.int8 else 32,
         "Y_BITS": _Y_BITS[numbers.out],
-        "Y_LAYOUT0": _layout(numbers.out, 64, min(first, 128)),
-        "Y_LAYOUT1": _layout(numbers.out, 64, tile.second or 64),
+        "BOXES": tile.boxes,
+        "Y_LAYOUT": _layout(numbers.out, 64, 64),
     }
 
 

@@ -121,63 +121,73 @@ def _load(
 
 
 @gluon.jit
-def _scaled(
-    acc, rows, cols, m, n, scale_a_ptr, scale_b_ptr, bias_ptr,
-    MODE: gl.constexpr, PER_TOKEN: gl.constexpr, PER_CHANNEL: gl.constexpr,
-    HAS_BIAS: gl.constexpr,
-):  # fmt: skip
-    """Give fp32 y: the sum by its scales, unless they were inside, and the bias."""
-    out = acc.to(gl.float32)
-    if MODE != 2:
-        if PER_TOKEN:
-            scale_a = gl.load(scale_a_ptr + gl.minimum(rows, m - 1))
-            out = out * gl.expand_dims(scale_a, 1)
-        else:
-            out = out * gl.load(scale_a_ptr)
-        if PER_CHANNEL:
-            scale_b = gl.load(scale_b_ptr + gl.minimum(cols, n - 1))
-            out = out * gl.expand_dims(scale_b, 0)
-        else:
-            out = out * gl.load(scale_b_ptr)
-    if HAS_BIAS:
-        out += gl.expand_dims(gl.load(bias_ptr + gl.minimum(cols, n - 1)), 0)
-    return out
+def _scale_of(ptr, at, size, IS_VECTOR: gl.constexpr):
+    """Give the scales at ``at``, or the one there is; beyond ``size`` the last again."""
+    if IS_VECTOR:
+        return gl.load(ptr + gl.minimum(at, size - 1))
+    else:  # noqa: RET505 - both types of one function are compiled otherwise
+        return gl.load(ptr)
 
 
 @gluon.jit
-def _store_tma(y, ys, out, row, col):
-    """Store one box by way of shared memory."""
-    tma.store_wait(0)  # of the box before, which was read from there
+def _halves(x):
+    """Give the left and the right half of the columns."""
+    HALF: gl.constexpr = x.shape[1] // 2
+    return gl.split(gl.permute(gl.reshape(x, (x.shape[0], 2, HALF)), (0, 2, 1)))
+
+
+@gluon.jit
+def _store_box(
+    y, ys, out, row, col, BOXES: gl.constexpr, AT: gl.constexpr, NUMBER: gl.constexpr
+):  # fmt: skip
+    """Store [64, 64] by way of one of the boxes in shared memory, which take turns."""
+    box = ys.index(AT + NUMBER % BOXES)
+    tma.store_wait(BOXES - 1)  # until what was in it has been read
     _barrier()
-    ys.store(out)
+    box.store(out)
     fence_async_shared()
     _barrier()
-    _copy_out(y, [row, col], ys)
+    _copy_out(y, [row, col], box)
 
 
 @gluon.jit
 def _store(
-    y, ys, acc, row, col, m, n, y_row, scale_a_ptr, scale_b_ptr, bias_ptr,
-    MODE: gl.constexpr, WIDTH: gl.constexpr, PER_TOKEN: gl.constexpr, PER_CHANNEL: gl.constexpr,
+    y, ys, acc, row, col, m, n, y_row, scale_a, scale_b, bias_ptr,
+    SCALED: gl.constexpr, PER_TOKEN: gl.constexpr, PER_CHANNEL: gl.constexpr,
     HAS_BIAS: gl.constexpr, STORE_TMA: gl.constexpr, Y_DTYPE: gl.constexpr, ACC: gl.constexpr,
+    BOXES: gl.constexpr, AT: gl.constexpr, PASSED: gl.constexpr,
 ):  # fmt: skip
-    """Store 64 rows of one part."""
-    rows = row + gl.arange(0, 64, gl.SliceLayout(1, ACC))
+    """Scale 64 rows of one part, add the bias, round, store.
+
+    The boxes in shared memory from AT on, BOXES of them, take turns; PASSED were written for this
+    tile.
+    """
+    WIDTH: gl.constexpr = acc.shape[1]
     cols = col + gl.arange(0, WIDTH, gl.SliceLayout(0, ACC))
-    out = _scaled(
-        acc, rows, cols, m, n, scale_a_ptr, scale_b_ptr, bias_ptr,
-        MODE, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
-    ).to(Y_DTYPE)  # fmt: skip
+    out = acc.to(gl.float32)
+    if SCALED:
+        out = out * (gl.expand_dims(scale_a, 1) if PER_TOKEN else scale_a)
+        out = out * (gl.expand_dims(scale_b, 0) if PER_CHANNEL else scale_b)
+    if HAS_BIAS:
+        out += gl.expand_dims(gl.load(bias_ptr + gl.minimum(cols, n - 1)), 0)
+    out = out.to(Y_DTYPE)
     if STORE_TMA:
-        if WIDTH == 256:
-            # in halves, so that the buffer leaves room for another stage
-            halves = gl.permute(gl.reshape(out, (64, 2, 128)), (0, 2, 1))
-            left, right = gl.split(halves)
-            _store_tma(y, ys, left, row, col)
-            _store_tma(y, ys, right, row, col + 128)
+        if WIDTH == 64:
+            _store_box(y, ys, out, row, col, BOXES, AT, PASSED)
+        elif WIDTH == 128:
+            left, right = _halves(out)
+            _store_box(y, ys, left, row, col, BOXES, AT, PASSED)
+            _store_box(y, ys, right, row, col + 64, BOXES, AT, PASSED + 1)
         else:
-            _store_tma(y, ys, out, row, col)
+            left, right = _halves(out)
+            first, second = _halves(left)
+            third, fourth = _halves(right)
+            _store_box(y, ys, first, row, col, BOXES, AT, PASSED)
+            _store_box(y, ys, second, row, col + 64, BOXES, AT, PASSED + 1)
+            _store_box(y, ys, third, row, col + 128, BOXES, AT, PASSED + 2)
+            _store_box(y, ys, fourth, row, col + 192, BOXES, AT, PASSED + 3)
     else:
+        rows = row + gl.arange(0, 64, gl.SliceLayout(1, ACC))
         at = gl.expand_dims(rows.to(gl.int64), 1) * y_row + gl.expand_dims(cols, 0)
         mask = gl.expand_dims(rows < m, 1) & gl.expand_dims(cols < n, 0)
         gl.store(y + at, out, mask=mask)
@@ -185,19 +195,20 @@ def _store(
 
 @gluon.jit
 def _sum(
-    WHICH: gl.constexpr, y0, y1, xs, ws0, ws1, ys0, ys1, full, empty,
+    WHICH: gl.constexpr, y, xs, ws0, ws1, ys, full, empty,
     scale_a_ptr, scale_b_ptr, bias_ptr, m, n, k, y_row, sa_row, sa_col,
     STAGES: gl.constexpr, WIDTH0: gl.constexpr, WIDTH1: gl.constexpr, GROUP_M: gl.constexpr,
     MODE: gl.constexpr, PER_TOKEN: gl.constexpr, PER_CHANNEL: gl.constexpr,
     HAS_BIAS: gl.constexpr, STORE_TMA: gl.constexpr, SUM_BITS: gl.constexpr,
-    Y_BITS: gl.constexpr,
+    Y_BITS: gl.constexpr, BOXES: gl.constexpr,
 ):  # fmt: skip
     """Multiply, promote and store 64 rows of every tile."""
+    PART1: gl.constexpr = WIDTH1 if WIDTH1 > 0 else 64
     ACC0: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, WIDTH0, 32]
     )
     ACC1: gl.constexpr = gl.NVMMADistributedLayout(
-        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, WIDTH1 if WIDTH1 > 0 else 64, 32]
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, PART1, 32]
     )
     BLOCK_N: gl.constexpr = WIDTH0 + WIDTH1
     TOGETHER: gl.constexpr = WIDTH1 > 0 and BLOCK_N < 256
@@ -209,7 +220,7 @@ def _sum(
     tiles = gl.cdiv(m, 128) * gl.cdiv(n, BLOCK_N)
     last = (n - 1) // 128
     zero0 = gl.zeros([64, WIDTH0], SUM_DTYPE, ACC0)
-    zero1 = gl.zeros([64, WIDTH1 if WIDTH1 > 0 else 64], SUM_DTYPE, ACC1)
+    zero1 = gl.zeros([64, PART1], SUM_DTYPE, ACC1)
     part0 = zero0  # what it held does not count, but its registers are used again
     part1 = zero1
     count = 0
@@ -276,6 +287,16 @@ def _sum(
                     _release(empty.index(stage))
                     sum0 = _promote(part0, by0, sum0)
             count += 1
+        at_rows = row + gl.arange(0, 64, gl.SliceLayout(1, ACC0))
+        at_cols0 = col0 + gl.arange(0, WIDTH0, gl.SliceLayout(0, ACC0))
+        at_cols1 = col1 + gl.arange(0, PART1, gl.SliceLayout(0, ACC1))
+        if MODE != 2:
+            # under way while the last products are
+            by_row = _scale_of(scale_a_ptr, at_rows, m, PER_TOKEN)
+            by_col0 = _scale_of(scale_b_ptr, at_cols0, n, PER_CHANNEL)
+        else:
+            by_row = 0.0
+            by_col0 = 0.0
         if MODE == 0:
             if WIDTH1 > 0:
                 sum0, sum1 = warpgroup_mma_wait(0, deps=[sum0, sum1])
@@ -283,15 +304,21 @@ def _sum(
                 sum0 = warpgroup_mma_wait(0, deps=[sum0])
             _release(empty.index((count + STAGES - 1) % STAGES))
         _store(
-            y0, ys0.index(WHICH), sum0, row, col0, m, n, y_row,
-            scale_a_ptr, scale_b_ptr, bias_ptr, MODE, WIDTH0, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
-            STORE_TMA, Y_DTYPE, ACC0,
+            y, ys, sum0, row, col0, m, n, y_row, by_row, by_col0, bias_ptr,
+            MODE != 2, PER_TOKEN, PER_CHANNEL, HAS_BIAS, STORE_TMA, Y_DTYPE, ACC0,
+            BOXES, WHICH * BOXES, 0,
         )  # fmt: skip
         if WIDTH1 > 0:
+            if MODE != 2:
+                by_col1 = _scale_of(scale_b_ptr, at_cols1, n, PER_CHANNEL)
+                if PER_TOKEN:
+                    by_row = gl.convert_layout(by_row, gl.SliceLayout(1, ACC1))
+            else:
+                by_col1 = 0.0
             _store(
-                y1, ys1.index(WHICH), sum1, row, col1, m, n, y_row,
-                scale_a_ptr, scale_b_ptr, bias_ptr, MODE, WIDTH1, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
-                STORE_TMA, Y_DTYPE, ACC1,
+                y, ys, sum1, row, col1, m, n, y_row, by_row, by_col1, bias_ptr,
+                MODE != 2, PER_TOKEN, PER_CHANNEL, HAS_BIAS, STORE_TMA, Y_DTYPE, ACC1,
+                BOXES, WHICH * BOXES, WIDTH0 // 64,
             )  # fmt: skip
     if STORE_TMA:
         tma.store_wait(0)
@@ -299,33 +326,33 @@ def _sum(
 
 @gluon.jit
 def _sum_upper(
-    y0, y1, xs, ws0, ws1, ys0, ys1, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
+    y, xs, ws0, ws1, ys, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
     m, n, k, y_row, sa_row, sa_col,
     STAGES: gl.constexpr, WIDTH0: gl.constexpr, WIDTH1: gl.constexpr, GROUP_M: gl.constexpr,
     MODE: gl.constexpr, PER_TOKEN: gl.constexpr, PER_CHANNEL: gl.constexpr,
     HAS_BIAS: gl.constexpr, STORE_TMA: gl.constexpr, SUM_BITS: gl.constexpr,
-    Y_BITS: gl.constexpr,
+    Y_BITS: gl.constexpr, BOXES: gl.constexpr,
 ):  # fmt: skip
     _sum(
-        0, y0, y1, xs, ws0, ws1, ys0, ys1, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
+        0, y, xs, ws0, ws1, ys, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
         m, n, k, y_row, sa_row, sa_col, STAGES, WIDTH0, WIDTH1, GROUP_M, MODE, PER_TOKEN,
-        PER_CHANNEL, HAS_BIAS, STORE_TMA, SUM_BITS, Y_BITS,
+        PER_CHANNEL, HAS_BIAS, STORE_TMA, SUM_BITS, Y_BITS, BOXES,
     )  # fmt: skip
 
 
 @gluon.jit
 def _sum_lower(
-    y0, y1, xs, ws0, ws1, ys0, ys1, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
+    y, xs, ws0, ws1, ys, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
     m, n, k, y_row, sa_row, sa_col,
     STAGES: gl.constexpr, WIDTH0: gl.constexpr, WIDTH1: gl.constexpr, GROUP_M: gl.constexpr,
     MODE: gl.constexpr, PER_TOKEN: gl.constexpr, PER_CHANNEL: gl.constexpr,
     HAS_BIAS: gl.constexpr, STORE_TMA: gl.constexpr, SUM_BITS: gl.constexpr,
-    Y_BITS: gl.constexpr,
+    Y_BITS: gl.constexpr, BOXES: gl.constexpr,
 ):  # fmt: skip
     _sum(
-        1, y0, y1, xs, ws0, ws1, ys0, ys1, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
+        1, y, xs, ws0, ws1, ys, full, empty, scale_a_ptr, scale_b_ptr, bias_ptr,
         m, n, k, y_row, sa_row, sa_col, STAGES, WIDTH0, WIDTH1, GROUP_M, MODE, PER_TOKEN,
-        PER_CHANNEL, HAS_BIAS, STORE_TMA, SUM_BITS, Y_BITS,
+        PER_CHANNEL, HAS_BIAS, STORE_TMA, SUM_BITS, Y_BITS, BOXES,
     )  # fmt: skip
 
 
@@ -334,8 +361,7 @@ def gemm_hopper(
     x,
     w0,
     w1,
-    y0,
-    y1,
+    y,
     scale_a_ptr,
     scale_b_ptr,
     bias_ptr,
@@ -356,8 +382,8 @@ def gemm_hopper(
     STORE_TMA: gl.constexpr,
     SUM_BITS: gl.constexpr,
     Y_BITS: gl.constexpr,
-    Y_LAYOUT0: gl.constexpr,
-    Y_LAYOUT1: gl.constexpr,
+    BOXES: gl.constexpr,
+    Y_LAYOUT: gl.constexpr,
     PDL: gl.constexpr,
 ):
     """Multiply by TMA descriptors x [M, K] and w [N, K], boxes of both parts; y likewise."""
@@ -373,18 +399,13 @@ def gemm_hopper(
     Y_DTYPE: gl.constexpr = (
         gl.float32 if Y_BITS == 32 else (gl.bfloat16 if Y_BITS == 16 else gl.float16)
     )
-    BOX0: gl.constexpr = WIDTH0 if WIDTH0 < 256 else 128
     xs = gl.allocate_shared_memory(x.dtype, [STAGES * 2, 64, 128], x.layout)
     ws0 = gl.allocate_shared_memory(x.dtype, [STAGES, WIDTH0, 128], w0.layout)
-    ys0 = gl.allocate_shared_memory(Y_DTYPE, [2, 64, BOX0], Y_LAYOUT0)
     if WIDTH1 > 0:
         ws1 = gl.allocate_shared_memory(x.dtype, [STAGES, WIDTH1, 128], w1.layout)
     else:
         ws1 = ws0
-    if WIDTH1 > 0 and WIDTH1 != WIDTH0:
-        ys1 = gl.allocate_shared_memory(Y_DTYPE, [2, 64, WIDTH1], Y_LAYOUT1)
-    else:
-        ys1 = ys0
+    ys = gl.allocate_shared_memory(Y_DTYPE, [2 * BOXES, 64, 64], Y_LAYOUT)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
@@ -396,19 +417,19 @@ def gemm_hopper(
             (
                 _sum_upper,
                 (
-                    y0, y1, xs, ws0, ws1, ys0, ys1, full, empty,
+                    y, xs, ws0, ws1, ys, full, empty,
                     scale_a_ptr, scale_b_ptr, bias_ptr, m, n, k, y_row, sa_row, sa_col,
                     STAGES, WIDTH0, WIDTH1, GROUP_M, MODE, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
-                    STORE_TMA, SUM_BITS, Y_BITS,
+                    STORE_TMA, SUM_BITS, Y_BITS, BOXES,
                 ),
             ),
             (
                 _sum_lower,
                 (
-                    y0, y1, xs, ws0, ws1, ys0, ys1, full, empty,
+                    y, xs, ws0, ws1, ys, full, empty,
                     scale_a_ptr, scale_b_ptr, bias_ptr, m, n, k, y_row, sa_row, sa_col,
                     STAGES, WIDTH0, WIDTH1, GROUP_M, MODE, PER_TOKEN, PER_CHANNEL, HAS_BIAS,
-                    STORE_TMA, SUM_BITS, Y_BITS,
+                    STORE_TMA, SUM_BITS, Y_BITS, BOXES,
                 ),
             ),
             (

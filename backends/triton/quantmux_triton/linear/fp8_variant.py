@@ -199,18 +199,11 @@ def arguments(
             *scales,
         )
     first = tile.block_n - tile.second
-    y0: Any = y
-    y1: Any = y
-    if variant.store_tma:
-        y0 = y1 = _descriptor(form, y, [m, n], y_row, [64, min(first, 128)])
-        if tile.second not in (0, first):
-            y1 = _descriptor(form, y, [m, n], y_row, [64, tile.second])
     return (
         _descriptor(form, x, [m, k], x_row, [64, BLOCK_K]),
         weight.descriptor(form, first),
         weight.descriptor(form, tile.second or first),
-        y0,
-        y1,
+        _descriptor(form, y, [m, n], y_row, [64, 64]) if variant.store_tma else y,
         *rest,
         y_row,
         *(scales or (0, 0)),
