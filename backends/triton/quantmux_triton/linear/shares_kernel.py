@@ -78,7 +78,7 @@ def sum_of_shares(
             # not through L1, which knows nothing of what other programs wrote
             place = partial_ptr + (lowest * 2 + second) * size + inside
             acc = tl.load(place, cache_modifier=".cg")
-            for other in range(lowest + 1, highest + 1):
+            for other in tl.range(lowest + 1, highest + 1, num_stages=1):
                 acc += tl.load(partial_ptr + other * 2 * size + inside, cache_modifier=".cg")
             tl.store(counter_ptr + tile, 0)
     return acc, is_last

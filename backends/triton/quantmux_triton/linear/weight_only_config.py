@@ -104,6 +104,7 @@ def _measured(
         joined=bool(row["joined"]),
         shares=shares,
         whole=whole,
+        registers=row["registers"] if shares else 0,
         pdl=True,
         prefetch=row["prefetch"],
     )
