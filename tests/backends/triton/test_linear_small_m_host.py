@@ -146,7 +146,7 @@ def test_the_hopper_form_loads_weights_before_it_waits_and_all_else_after(monkey
     wait, begin = ptx.index("griddepcontrol.wait"), ptx.index("griddepcontrol.launch_dependents")
     assert wait < begin
     before, after = ptx[:wait], ptx[begin:]
-    loads = "cp.async.bulk.tensor.2d.shared::cta.global"
+    loads = "cp.async.bulk.tensor.2d"
     assert before.count(loads) == 8  # four steps of two boxes of weights
     assert after.count(loads) == 8 + 4  # as many of x, and one step of both in the loop
     assert "ld.global" not in before
