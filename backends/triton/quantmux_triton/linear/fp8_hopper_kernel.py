@@ -106,7 +106,7 @@ def _load(
     for tile in range(gl.program_id(0), tiles, gl.num_programs(0)):
         row, col = _tile_of(tile, m, n, BLOCK_N, GROUP_M)
         col0, col1 = _columns(col, WIDTH0, WIDTH1)
-        for step in range(0, steps):
+        for step in range(steps):
             stage = count % STAGES
             mbarrier.wait(empty.index(stage), ((count // STAGES) & 1) ^ 1)
             done = full.index(stage)
@@ -238,7 +238,7 @@ def _sum(
             scale_a = gl.load(a_at)
             scale0 = gl.load(b0_at)
             scale1 = gl.load(b1_at)
-        for step in range(0, steps):
+        for step in range(steps):
             stage = count % STAGES
             mbarrier.wait(full.index(stage), (count // STAGES) & 1)
             a = xs.index(stage * 2 + WHICH)
