@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import torch
 
@@ -157,6 +157,26 @@ class WidenedLinear:
         return (*before, torch.float32, y, torch.float32, torch.int32, *integers)
 
 
+class _Plan(NamedTuple):
+    """What calls of one class of M launch.
+
+    Attributes:
+        tile: How the product is cut up.
+        launcher: Of the variant.
+        tiles_n: Tiles along N.
+        whole: Those that have a program each.
+        programs: Programs for each tile of tokens.
+        floats: Workspace for each tile of tokens.
+    """
+
+    tile: Tile
+    launcher: Launcher
+    tiles_n: int
+    whole: int
+    programs: int
+    floats: int
+
+
 class _Bound:
     """A layer bound to a kernel: ``fn(x, *, out=None) -> y``."""
 
@@ -180,50 +200,48 @@ class _Bound:
         self._bias = self._no_sums if bias is None else bias.to(torch.float32).contiguous()
         self._read = kernel.reader(config)
         self._out, self._stored = DTYPES[config.out_dtype], stored_dtype(config)
-        self._launchers: dict[int, tuple[Tile, Launcher]] = {}
+        self._n = config.n
+        self._plans: dict[int, _Plan] = {}
         reserve(self._home)
 
     def __call__(self, x: Any, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Give y [M, N] for x [M, K]."""
         tensors, sizes = self._read(x)
-        m, n = x.shape[0] if isinstance(x, torch.Tensor) else x.m, self._config.n
-        where = tensors[0].device
-        if where != self._home:
-            raise InputError(f"x is on {where}, the weights are on {self._home}", code="device")
+        m, n, home = x.shape[0] if isinstance(x, torch.Tensor) else x.m, self._n, self._home
+        if tensors[0].device != home:
+            raise InputError(
+                f"x is on {tensors[0].device}, the weights are on {home}", code="device"
+            )
         if out is None:
-            y = torch.empty((m, n), dtype=self._out, device=where)
+            y = torch.empty((m, n), dtype=self._out, device=home)
         else:
-            y = checked_output(out, m, n, self._out, where)
+            y = checked_output(out, m, n, self._out, home)
         if m == 0:
             return y
-        if self._stored == self._out:
-            self._launch(tensors, sizes, y)
+        if self._stored is self._out:
+            self._launch(tensors, sizes, y, m)
             return y
-        wide = torch.empty((m, n), dtype=self._stored, device=where)
-        self._launch(tensors, sizes, wide)
+        wide = torch.empty((m, n), dtype=self._stored, device=home)
+        self._launch(tensors, sizes, wide, m)
         return y.copy_(wide)
 
     def _launch(
-        self, tensors: tuple[torch.Tensor, ...], sizes: tuple[int, ...], y: torch.Tensor
+        self, tensors: tuple[torch.Tensor, ...], sizes: tuple[int, ...], y: torch.Tensor, m: int
     ) -> None:
-        m, n = y.shape
         block_m = m_class(m)
-        found = self._launchers.get(block_m)
-        if found is None:
-            tile = self._kernel.tile(self._config, self._device, block_m)
-            found = self._launchers[block_m] = (tile, self._kernel.launcher(self._config, tile))
-        tile, launcher = found
-        tiles_m, tiles_n = -(-m // tile.block_m), -(-n // tile.block_n)
-        whole = tile.whole if tile.shares else tiles_n
+        plan = self._plans.get(block_m)
+        if plan is None:
+            plan = self._plans[block_m] = self._plan(block_m)
+        tile, n = plan.tile, self._n
+        tiles_m = -(-m // tile.block_m)
         if tile.shares:
-            size = 2 * tile.block_m * tile.block_n
             partial, counters = split_workspace(
-                y.device, tiles_m * tile.shares * size, tiles_m * tiles_n
+                self._home, tiles_m * plan.floats, tiles_m * plan.tiles_n
             )
         else:
             partial, counters = self._no_sums, self._no_counters
-        launcher(
-            (tiles_m * (whole + tile.shares),),
+        plan.launcher(
+            (tiles_m * plan.programs,),
             *self._weights,
             *tensors,
             *self._multipliers,
@@ -235,8 +253,21 @@ class _Bound:
             n,
             *sizes,
             y.stride(0) if m > 1 else n,
-            whole,
+            plan.whole,
             tile.shares,
+        )
+
+    def _plan(self, block_m: int) -> _Plan:
+        tile = self._kernel.tile(self._config, self._device, block_m)
+        tiles_n = -(-self._n // tile.block_n)
+        whole = tile.whole if tile.shares else tiles_n
+        return _Plan(
+            tile=tile,
+            launcher=self._kernel.launcher(self._config, tile),
+            tiles_n=tiles_n,
+            whole=whole,
+            programs=whole + tile.shares,
+            floats=2 * tile.shares * tile.block_m * tile.block_n,
         )
 
 
@@ -246,13 +277,16 @@ def plain_reader(config: LinearConfig) -> Reader:
     Rows may lie apart. Where K is a multiple of 8 they must begin at multiples of 16 bytes, which
     decides how they are loaded.
     """
-    k, dtype = config.k, config.in_dtype
+    k, dtype, wanted = config.k, config.in_dtype, DTYPES[config.in_dtype]
     multiple = 8 if k % 8 == 0 else 1
 
     def read(x: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
-        check_matrix(x, k, dtype)
-        row = x.stride(0) if x.shape[0] > 1 else k
-        if (k > 1 and x.stride(1) != 1) or row % multiple or x.data_ptr() % _ALIGNMENT:
+        if x.dim() != 2 or x.shape[1] != k or x.dtype is not wanted:
+            check_matrix(x, k, dtype)
+        row, column = x.stride()
+        if x.shape[0] < 2:
+            row = k
+        if (column != 1 and k > 1) or row % multiple or x.data_ptr() % _ALIGNMENT:
             raise LayoutError(
                 "rows of x need to be whole and to begin at multiples of 16 bytes",
                 facts={
