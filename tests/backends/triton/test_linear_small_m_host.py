@@ -1,5 +1,6 @@
 """The FP8 products for few tokens: how they are cut up, their workspace, their machine code."""
 
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 
@@ -93,6 +94,18 @@ def test_a_supply_that_runs_dry_still_gives_zeros_and_is_refilled_outside(monkey
     assert int(supply.take(32).sum()) == 0
     supply.refill()
     assert int(supply.take(32).sum()) == 0
+
+
+def test_counters_of_a_graph_stay_where_they_are_when_the_supply_is_refilled(monkeypatch):
+    monkeypatch.setattr(workspace.torch.cuda, "current_stream", lambda _device: _Stream())
+    monkeypatch.setattr(workspace, "SUPPLY", 64)
+    supply = workspace._Supply(torch.device("cpu"))
+    supply.refill()
+    taken = supply.take(64)
+    storage = weakref.ref(taken._base)  # what a captured graph knows the address of
+    del taken
+    supply.refill()
+    assert storage() is not None
 
 
 def test_a_host_has_its_own_memory_at_every_call():

@@ -45,12 +45,15 @@ class _Supply:
         self._device = device
         self._zeros: torch.Tensor | None = None
         self._used = 0
+        # graphs know addresses in these, and nobody knows when the last of them is gone
+        self._given: list[torch.Tensor] = []
 
     def refill(self) -> None:
         """Make sure that at least half a supply is left; waits for the device when it is not."""
         if self._zeros is not None and self._used <= SUPPLY // 2:
             return
         self._zeros = torch.zeros(SUPPLY, dtype=torch.int32, device=self._device)
+        self._given.append(self._zeros)
         # other streams will use them, and none of those waits for this one
         torch.cuda.current_stream(self._device).synchronize()
         self._used = 0
