@@ -108,6 +108,17 @@ def test_the_fast_form_never_hides_what_is_not_finite():
     assert not np.isfinite(found).any()
 
 
+@pytest.mark.parametrize("fmax", [448.0, 57344.0, 127.0])
+def test_a_product_corrected_once_is_the_quotient_by_each_constant(fmax):
+    divisor, inverse = np.float32(fmax), np.float32(1.0 / fmax)
+    mantissas = np.arange(1 << 23, dtype=np.uint32)
+    for exponent in (127, 128):
+        amax = (mantissas | np.uint32(exponent << 23)).view(np.float32)
+        q = amax * inverse
+        residual = _fma(-q, divisor, amax)
+        assert np.array_equal(_fma(residual, inverse, q), amax / divisor)
+
+
 def test_the_plain_form_is_the_definition():
     generator = torch.Generator().manual_seed(0)
     gate = torch.randn(4096, generator=generator) * 20

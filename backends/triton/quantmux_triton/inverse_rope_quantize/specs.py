@@ -17,7 +17,7 @@ def specs() -> tuple[KernelSpec, ...]:
             id="triton/inverse_rope_quantize",
             op="inverse_rope_quantize",
             capability=Capability(
-                arch=arch_sets("cpu", "80+"),
+                arch=arch_sets("cpu", "80+", "gfx942", "gfx950"),
                 produces=tuple(
                     OperandOffer(
                         element=ElementFormat.FP8_E4M3,
@@ -47,6 +47,8 @@ def specs() -> tuple[KernelSpec, ...]:
                 "quantize/outputs.py",
                 "quantize/producer.py",
                 "quantize/variants.py",
+                "silu_mul_quantize/scale_host.py",
+                "silu_mul_quantize/scale_kernel.py",
             ),
             summary="heads rotated back and quantized, whatever the number of tokens",
         ),

@@ -18,6 +18,7 @@ from quantmux_triton.inverse_rope_quantize.tokens_kernel import inverse_rope_ker
 from quantmux_triton.quantize.outputs import require_on
 from quantmux_triton.quantize.producer import as_bytes
 from quantmux_triton.quantize.variants import Variants, current_device, has_pdl
+from quantmux_triton.silu_mul_quantize.scale_host import scales_multiplied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ class TokensPlan:
                 "HOW": how.how,
                 "FMAX": operand.max_value,
                 "HAS_UB": operand.scale_ub is not None,
+                "MULTIPLIED": scales_multiplied(operand, arch),
                 "ALIGNED": aligned,
                 "STORE": self._store if aligned else 1,
                 "PDL": uses_pdl,

@@ -24,10 +24,10 @@ from quantmux_triton.numerics_kernel import (
     inverse_of,
     magnitude_bits,
     quotient,
-    scale_of,
     to_code,
     widen,
 )
+from quantmux_triton.silu_mul_quantize.scale_kernel import scale_of_constant
 
 _POINTERS = ("o", "positions", "cache", "data", "scales")
 _INTEGERS = (
@@ -61,7 +61,8 @@ def inverse_rope_kernel(
     H: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr, GROUPS: tl.constexpr,
     GROUP: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, PACKED: tl.constexpr,
     FORMAT: tl.constexpr, HW: tl.constexpr, HOW: tl.constexpr, FMAX: tl.constexpr,
-    HAS_UB: tl.constexpr, ALIGNED: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
+    HAS_UB: tl.constexpr, MULTIPLIED: tl.constexpr,
+    ALIGNED: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Rotate back and quantize TOKENS tokens x HEADS heads.
 
@@ -97,6 +98,7 @@ def inverse_rope_kernel(
         HOW: How values are divided by the scale.
         FMAX: Largest magnitude of a code.
         HAS_UB: Whether amax has a ceiling.
+        MULTIPLIED: As of `scale_of_constant`.
         ALIGNED: Rows of o and of the cache begin at multiples of 16 bytes, without gaps between
             columns.
         STORE: Bytes that a store of codes may take at once.
@@ -161,7 +163,8 @@ def inverse_rope_kernel(
             cos = tl.load(cosines, seen, other=float("nan"))
             sin = tl.load(sines, seen, other=float("nan"))
             value = rotated_back(value, cos, sin, turns)
-        scale = scale_of(tl.max(magnitude_bits(value), axis=2), eps, scale_ub, FMAX, HAS_UB, True)
+        amax = tl.max(magnitude_bits(value), axis=2)
+        scale = scale_of_constant(amax, eps, scale_ub, FMAX, HAS_UB, True, MULTIPLIED)
         inverse = inverse_of(scale, HOW)
         code = to_code(quotient(value, scale[:, :, None], inverse[:, :, None], HOW), FORMAT, HW)
         place = to[:, :, None] + (j * GROUP + lane)[None, None, :]

@@ -20,6 +20,7 @@ from quantmux_triton.silu_mul_quantize.producer import (
     halves_aligned,
     operand_constexprs,
 )
+from quantmux_triton.silu_mul_quantize.scale_host import scales_multiplied
 from quantmux_triton.tuned import NO_END
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class SiluGroupPlan(Plan):
             **operand_constexprs(config, arch),
             **({} if fast is None else {"FAST_SILU": fast}),
             "G": operand.block.cols,
+            "MULTIPLIED": scales_multiplied(operand, arch),
             "LAYOUT": _LAYOUTS[layout.scales],
             "PDL": uses_pdl,
         }

@@ -32,7 +32,7 @@ class Tile:
 def tile_ranges(groups: int, width: int, layout: str, device: str) -> tuple[tuple[int, Tile], ...]:
     """Give the tiles as (last M, tile), ascending; the last has no end.
 
-    What was measured on the device for the nearest row width is taken first.
+    What was measured on the device is taken first.
 
     Args:
         groups: Groups of a stored row.
@@ -42,28 +42,35 @@ def tile_ranges(groups: int, width: int, layout: str, device: str) -> tuple[tupl
     """
     if interpreting():
         return ((NO_END, _interpreted(groups, width)),)
-    measured = tuned_ranges(device, STEM, kind_of(width, layout), n=groups * width)
-    if measured:
-        return tuple((m_max, Tile(**config)) for m_max, config in measured)
-    return ((NO_END, tile(width, by_column=layout != "row_major")),)
+    measured = tuned_ranges(device, STEM, kind_of(width, layout), n=width)
+    if not measured:
+        return ((NO_END, tile(width, by_column=layout != "row_major")),)
+    by_rows = ((NO_END if end == NO_END else end // groups, Tile(**tile)) for end, tile in measured)
+    return tuple((m_max, tile) for m_max, tile in by_rows if m_max)
 
 
 def kind_of(width: int, layout: str) -> str:
-    """Give the ``kind`` of measured rows: group width and scale layout."""
-    return f"group{width} {layout}"
+    """Give the ``kind`` of measured rows: group width, and how scales lie.
+
+    Their ``n`` is the group's width and their ``m`` the number of groups: what a row has of them
+    makes no difference to a tile.
+    """
+    way = {"row_major": "by row", "packed_pow2": "packed"}.get(layout, "by column")
+    return f"group{width} {way}"
 
 
 def tile(width: int, *, by_column: bool) -> Tile:
-    """Give the tile where nothing was measured.
+    """Give the tile where nothing was measured: one that was good at every size on an H200.
 
-    An element is two loads, so 16 of them a thread are 64 bytes under way: more gain nothing.
+    An element is two loads, so 8 of them a thread are 32 bytes under way: two loads of a warp's
+    lanes side by side. A tile of several rows writes scales of a column together.
 
     Args:
         width: Columns of a group.
         by_column: Scales lie column by column.
     """
     unit = max(1, 128 // width)  # groups that weigh as one of 128
-    return Tile(4, 4 * unit, 2) if by_column else Tile(1, 16 * unit, 4)
+    return Tile(4, 4 * unit, 2) if by_column else Tile(1, 8 * unit, 4)
 
 
 def _interpreted(groups: int, width: int) -> Tile:

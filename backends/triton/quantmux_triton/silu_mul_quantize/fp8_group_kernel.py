@@ -14,11 +14,11 @@ import triton.language as tl
 
 from quantmux_triton.numerics_kernel import (
     magnitude_bits,
-    scale_of,
     to_code,
     widen,
 )
 from quantmux_triton.quantize.group_scales_kernel import store_group_scales
+from quantmux_triton.silu_mul_quantize.scale_kernel import scale_of_constant
 from quantmux_triton.silu_mul_quantize.silu_kernel import reciprocal, silu_mul
 
 _POINTERS = ("x", "data", "scales")
@@ -32,7 +32,7 @@ def silu_mul_fp8_group_kernel(
     N: tl.constexpr, PADDED_N: tl.constexpr, G: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, LAYOUT: tl.constexpr,
     FORMAT: tl.constexpr, HW: tl.constexpr, FAST_SILU: tl.constexpr,
-    FMAX: tl.constexpr, HAS_UB: tl.constexpr, POW2: tl.constexpr,
+    FMAX: tl.constexpr, HAS_UB: tl.constexpr, POW2: tl.constexpr, MULTIPLIED: tl.constexpr,
     ALIGNED: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Quantize one tile of the product.
@@ -60,6 +60,7 @@ def silu_mul_fp8_group_kernel(
         FMAX: Largest magnitude of a code.
         HAS_UB: Whether amax has a ceiling.
         POW2: Whether scales are powers of two.
+        MULTIPLIED: As of `scale_of_constant`.
         ALIGNED: Rows of both halves begin at multiples of 16 bytes, without gaps between columns.
         STORE: Bytes that a store may take at once: a divisor of PADDED_N and of data's address.
         PDL: Whether the launch depends on the one before programmatically.
@@ -93,7 +94,8 @@ def silu_mul_fp8_group_kernel(
     up = widen(tl.load(ups, inside, other=0.0))
     value = silu_mul(gate, up, FAST_SILU)
 
-    scale = scale_of(tl.max(magnitude_bits(value), axis=2), eps, scale_ub, FMAX, HAS_UB, POW2)
+    amax = tl.max(magnitude_bits(value), axis=2)
+    scale = scale_of_constant(amax, eps, scale_ub, FMAX, HAS_UB, POW2, MULTIPLIED)
     inverse = reciprocal(scale, FAST_SILU)
     code = to_code(value * inverse[:, :, None], FORMAT, HW)
     if N % G != 0:

@@ -14,7 +14,7 @@ from quantmux_triton.tuned import tuned_files
 if TYPE_CHECKING:
     from quantmux.config.formats import Dtype
 
-_ARCH: Final = arch_sets("cpu", "80+")
+_ARCH: Final = arch_sets("cpu", "80+", "gfx942", "gfx950")
 _DTYPES: Final[tuple[Dtype, ...]] = ("bf16", "fp16", "fp32")
 _TAGS: Final = frozenset({"cuda_graph", "deterministic"})
 _BY_GROUP: Final = ("row_major", "col_major", "col_major_aligned4")
@@ -108,6 +108,8 @@ def specs() -> tuple[KernelSpec, ...]:
                 "silu_mul_quantize/fp8_group.py",
                 "silu_mul_quantize/fp8_group_kernel.py",
                 "silu_mul_quantize/fp8_group_config.py",
+                "silu_mul_quantize/scale_host.py",
+                "silu_mul_quantize/scale_kernel.py",
                 "quantize/group_scales_kernel.py",
                 "tuned.py",
                 *tuned_files("silu_mul_quantize_fp8_group"),
