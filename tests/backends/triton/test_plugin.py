@@ -80,7 +80,11 @@ def test_the_table_of_the_readme_is_the_plugin_s():
     assert told == {
         spec.id.partition("/")[2]: (
             spec.summary,
-            " ".join(f"sm{arch}" for arch in map(str, spec.capability.arch) if arch[0].isdigit()),
+            " ".join(
+                f"sm{arch}" if arch[0].isdigit() else arch
+                for arch in map(str, spec.capability.arch)
+                if arch != "cpu"
+            ),
             str(spec.capability.launches),
         )
         for spec in plugin.quantmux_kernels()

@@ -14,7 +14,7 @@ from quantmux_triton.tuned import tuned_files
 if TYPE_CHECKING:
     from quantmux.config.formats import Dtype
 
-_ARCH: Final = arch_sets("cpu", "80+")
+_ARCH: Final = arch_sets("cpu", "80+", "gfx942", "gfx950")
 _DTYPES: Final[tuple[Dtype, ...]] = ("bf16", "fp16", "fp32")
 _TAGS: Final = frozenset({"cuda_graph", "deterministic"})
 _BY_GROUP: Final = ("row_major", "col_major", "col_major_aligned4")

@@ -44,7 +44,7 @@ def nvfp4_capability(global_scale: GlobalScale, launches: int) -> Capability:
         layouts=("row_major", "swizzled_128x4", "swizzled_8x4"),
     )
     return Capability(
-        arch=arch_sets("cpu", "80+"),
+        arch=arch_sets("cpu", "80+", "gfx942", "gfx950"),
         produces=(offer,),
         takes_padded_n=True,
         takes_padded_m=True,
