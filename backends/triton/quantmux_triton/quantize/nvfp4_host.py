@@ -55,19 +55,15 @@ class _Variant(NamedTuple):
     across: int
 
 
-class _Set(NamedTuple):
-    """The variants for one source of the global scale: by last M, and for any strides."""
-
-    ranges: tuple[tuple[int, _Variant], ...]
-    any_strides: _Variant
-
-    def launchers(self) -> tuple[Launcher, ...]:
-        made = [variant.launcher for _, variant in self.ranges]
-        return tuple(dict.fromkeys([*made, self.any_strides.launcher]))
-
-
 class _Search(NamedTuple):
-    """The launch before, where the global scale is computed."""
+    """The launch before, where the global scale is computed.
+
+    Attributes:
+        aligned: For rows that can be read 16 bytes at a time.
+        any_strides: For others.
+        rows: Rows of a tile.
+        columns: Columns of a tile.
+    """
 
     aligned: Launcher
     any_strides: Launcher
@@ -77,12 +73,19 @@ class _Search(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A config on an architecture."""
+    """A config on an architecture.
+
+    Attributes:
+        outputs: Makes outputs.
+        ranges: Variants as (last M, variant), ascending.
+        any_strides: The variant for an x that cannot be read 16 bytes at a time.
+        search: The launch before them; None where the global scale is always given.
+    """
 
     outputs: Outputs
-    given: _Set
-    found: _Set | None
-    search: _Search
+    ranges: tuple[tuple[int, _Variant], ...]
+    any_strides: _Variant
+    search: _Search | None
 
 
 class NvFp4:
@@ -167,8 +170,8 @@ class NvFp4:
     def declared_variants(self, config: ProducerConfig) -> int:
         """Give how many variants a config has on the device of this process.
 
-        One for each range of M and one for any strides, with a given global scale; the same again
-        and two searches for the largest magnitude where it is computed.
+        One for each range of M and one for any strides, and two searches for the largest magnitude
+        where the global scale is computed.
         """
         device = current_device()
         if device is None:
@@ -214,14 +217,16 @@ class NvFp4:
             "PDL": uses_pdl,
         }
 
-        def variant(tile: Tile, parts: int, *, aligned: bool) -> _Variant:
+        is_dynamic = config.operand.global_scale == "dynamic"
+
+        def variant(tile: Tile, *, aligned: bool) -> _Variant:
             constexprs = {
                 **shared,
                 "PADDED_N": layout.padded_n,
                 "ROWS": tile.rows,
                 "QUADS": tile.quads,
                 "LAYOUT": LAYOUTS[layout.scales],
-                "PARTS": parts,
+                "PARTS": AMAX_PROGRAMS if is_dynamic else 0,
                 "HW8": converts_fp8(arch),
                 "FORM": _form(arch),
                 "ALIGNED": aligned,
@@ -233,12 +238,6 @@ class NvFp4:
                 return _Variant(launcher, 0, 4 * tile.quads * tile.rows)
             return _Variant(launcher, tile.rows, -(-outputs.groups // (4 * tile.quads)))
 
-        def all_of(parts: int) -> _Set:
-            return _Set(
-                tuple((m_max, variant(t, parts, aligned=True)) for m_max, t in ranges),
-                variant(ranges[-1][1], parts, aligned=False),
-            )
-
         rows, columns = amax_tile(n)
 
         def search(*, aligned: bool) -> Launcher:
@@ -249,9 +248,11 @@ class NvFp4:
 
         return _Plan(
             outputs=outputs,
-            given=all_of(0),
-            found=all_of(AMAX_PROGRAMS) if config.operand.global_scale == "dynamic" else None,
-            search=_Search(search(aligned=True), search(aligned=False), rows, columns),
+            ranges=tuple((m_max, variant(tile, aligned=True)) for m_max, tile in ranges),
+            any_strides=variant(ranges[-1][1], aligned=False),
+            search=_Search(search(aligned=True), search(aligned=False), rows, columns)
+            if is_dynamic
+            else None,
         )
 
 
@@ -287,19 +288,19 @@ def launch(
     if width != n:
         address |= n * size  # where up begins
     is_aligned = column_stride == 1 and address % 16 == 0
-    source, parts, variants = given, 0, plan.given
-    if source is None and plan.found is not None:
-        search = plan.search
-        work = -(-m // search.rows) * -(-n // search.columns)
-        parts = min(work, AMAX_PROGRAMS)
-        source = torch.empty(parts, dtype=torch.int32, device=x.device)
-        launcher = search.aligned if is_aligned else search.any_strides
-        launcher((parts,), x, source, m, row_stride, column_stride)
-        variants = plan.found
-    data = made.data
-    variant = variants.any_strides
+    source, parts, search = given, 0, plan.search
+    if search is not None:
+        if given is not None:
+            source = given.view(torch.int32)
+        else:
+            work = -(-m // search.rows) * -(-n // search.columns)
+            parts = min(work, AMAX_PROGRAMS)
+            source = torch.empty(parts, dtype=torch.int32, device=x.device)
+            launcher = search.aligned if is_aligned else search.any_strides
+            launcher((parts,), x, source, m, row_stride, column_stride)
+    data, variant = made.data, plan.any_strides
     if is_aligned and data.data_ptr() % 8 == 0:
-        for m_max, variant in variants.ranges:  # noqa: B007 - the one that the loop ends at
+        for m_max, variant in plan.ranges:  # noqa: B007 - the one that the loop ends at
             if m <= m_max:
                 break
     launcher, rows, across = variant
@@ -325,14 +326,11 @@ def launch(
 
 def launchers(plan: _Plan, config: ProducerConfig) -> list[tuple[Launcher, tuple[Any, ...]]]:
     """Give every launcher of a plan, with arguments of the kinds of a launch's."""
-    x, byte = DTYPES[config.in_dtype], torch.uint8
-
-    def kinds(source: torch.dtype) -> tuple[Any, ...]:
-        return (x, byte, byte, source, torch.float32, 1, 1, 1, 1, 1)
-
-    made = [(launcher, kinds(torch.float32)) for launcher in plan.given.launchers()]
-    if plan.found is not None:
-        made += [(launcher, kinds(torch.int32)) for launcher in plan.found.launchers()]
-        searches = dict.fromkeys(plan.search[:2])
-        made += [(launcher, (x, torch.int32, 1, 1, 1)) for launcher in searches]
-    return made
+    x, byte, search = DTYPES[config.in_dtype], torch.uint8, plan.search
+    source = torch.float32 if search is None else torch.int32
+    kinds = (x, byte, byte, source, torch.float32, 1, 1, 1, 1, 1)
+    variants = (*(variant for _, variant in plan.ranges), plan.any_strides)
+    made: dict[Launcher, tuple[Any, ...]] = {v.launcher: kinds for v in variants}
+    if search is not None:
+        made |= dict.fromkeys((search.aligned, search.any_strides), (x, torch.int32, 1, 1, 1))
+    return list(made.items())

@@ -97,8 +97,8 @@ def nvfp4_kernel(
         x: Values [m, N]; columns ``column_stride`` elements apart, 1 when ALIGNED.
         data: uint8 [padded_m, PADDED_N / 2], contiguous.
         scales: uint8, the e4m3 scales; see `scale_place`.
-        source: int32 [parts] of `nvfp4_amax_kernel`, or the given global scale, fp32 [1], when
-            PARTS is 0.
+        source: int32 [parts] of `nvfp4_amax_kernel`; or the given global scale, fp32 [1] when PARTS
+            is 0, its bits as int32 [1] when only parts is.
         global_scale: fp32 [1], written unless it is ``source``.
         m: Rows of x.
         padded_m: Rows of data.
@@ -156,6 +156,8 @@ def _global_scale(source, parts, PARTS: tl.constexpr):
     """Give g, fp32 scalar; see `nvfp4_kernel`."""
     if PARTS == 0:
         g = tl.load(source)
+    elif parts == 0:
+        g = tl.load(source).to(tl.float32, bitcast=True)
     else:
         part = tl.arange(0, PARTS)
         bits = tl.max(tl.load(source + part, part < parts, other=0), axis=0)
