@@ -11,6 +11,7 @@ from quantmux.ops.quantize.compare import compare_quantized
 from quantmux.ops.quantize.reference import quantize
 from quantmux.testing.answers import stored_bytes
 from quantmux_triton.arithmetic import GUARDED_ONCE, GUARDED_TWICE
+from quantmux_triton.quantize import tensor
 from quantmux_triton.quantize.fp8_group import GroupPlan
 from quantmux_triton.quantize.fp8_group_config import Tile
 from quantmux_triton.quantize.producer import Source
@@ -75,6 +76,20 @@ def test_the_scale_of_a_matrix_does_not_depend_on_how_it_is_cut(name):
             check(plan, config, m)
         check(plan, config, 9, kind="rising")
         check(plan, config, 9, kind="nan")
+
+
+def test_programs_that_take_several_tiles_miss_none_of_them(monkeypatch):
+    monkeypatch.setattr(tensor, "PARTS", 4)
+    config = QuantizeConfig(operand="fp8_tensor", n=384)
+    plan = TensorPlan(config, CPU, tile=MatrixTile(1, 128, 4))
+    x = make_matrix("normal", 9, 384, "bf16", magnitude=1.0, seed=1, device="cpu")
+    for row in range(9):
+        for column in (0, 200, 383):
+            one = x.clone()
+            one[row, column] = 1000.0
+            got = plan.outputs.new(9, x.device)
+            plan.run(Source.of(one), got, None)
+            assert got.scales.item() == quantize(one, config).scales.item(), (row, column)
 
 
 @pytest.mark.parametrize("name", ["fp8_tensor_static", "int8_tensor_static"])
