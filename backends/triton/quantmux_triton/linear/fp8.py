@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quantmux_triton.linear.fp8_config import scaled_tiles
 from quantmux_triton.linear.fp8_host import LargeMLinear
+from quantmux_triton.linear.fp8_tiles import scaled_tiles
 
 if TYPE_CHECKING:
     from quantmux_triton.linear.fp8_config import Tile
+
+STEM: Final = "fp8"
 
 
 def _tiles(sm: int, aligned: bool, exact: bool, divided: bool) -> tuple[Tile, ...]:
     return scaled_tiles(sm, aligned=aligned, exact=exact, divided=divided)
 
 
-kernel: Final = LargeMLinear(_tiles)
+kernel: Final = LargeMLinear(STEM, _tiles)

@@ -1,11 +1,18 @@
-"""Tile sizes of the FP8 block product: each part of a tile lies in one row of weight blocks."""
+"""Which tiles the FP8 block product chooses from, and under which names its choices are kept."""
 
 from __future__ import annotations
 
-from quantmux_triton.linear.fp8_config import Tile, scaled_tiles
+from typing import TYPE_CHECKING, Final
+
+from quantmux_triton.linear.fp8_tiles import block_tiles
+
+if TYPE_CHECKING:
+    from quantmux_triton.linear.fp8_config import Tile
+
+STEM: Final = "fp8_block"
 
 
-def block_tiles(sm: int, *, aligned: bool, divided: bool = True) -> tuple[Tile, ...]:
-    """Give the candidates; arguments as of `scaled_tiles`."""
-    tiles = scaled_tiles(sm, aligned=aligned, exact=True, divided=divided)
-    return tuple(tile for tile in tiles if tile.widest_part <= 128)
+def tiles(sm: int, aligned: bool, exact: bool, divided: bool) -> tuple[Tile, ...]:
+    """Give the candidates; the sum is exact whether that is asked for or not."""
+    del exact
+    return block_tiles(sm, aligned=aligned, divided=divided)

@@ -45,11 +45,15 @@ class LargeMLinear:
     """A consumer of 8-bit operands that reads canonical weights as they are.
 
     Args:
+        stem: Name under which measured choices are kept.
         tiles: ``(compute capability, aligned, exact, divided)`` → candidates, the preferred first;
-            see `quantmux_triton.linear.fp8_config.scaled_tiles`.
+            see `quantmux_triton.linear.fp8_tiles.scaled_tiles`.
     """
 
-    def __init__(self, tiles: Callable[[int, bool, bool, bool], tuple[Tile, ...]]) -> None:
+    def __init__(
+        self, stem: str, tiles: Callable[[int, bool, bool, bool], tuple[Tile, ...]]
+    ) -> None:
+        self.stem = stem
         self._tiles = tiles
 
     def prepare(
@@ -141,8 +145,8 @@ class LargeMLinear:
             tile = _INTERPRETED
         else:
             candidates = self._tiles(sm, aligned, numbers.promote, has_gluon())
-            peak = (device.fp8_tflops or 1979.0) * (0.5 if sm == 80 else 1.0)
-            tile = best_tile(candidates, m=m, n=n, k=k, device=device, peak_tflops=peak)
+            kind = (self.stem, "exact" if numbers.promote else "")
+            tile = best_tile(candidates, kind=kind, m=m, n=n, k=k, device=device)
             tile = fitting(tile, sm, numbers.out.itemsize)
         return Variant(
             numbers,
@@ -218,8 +222,18 @@ class _Bound:
         self._variants: dict[tuple[int, bool, bool], Variant] = {}
 
     def __call__(self, q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Give y [M, N] for x [M, K]."""
+        """Give y [M, N] for x [M, K].
+
+        Raises:
+            InputError: x is not where the weights are, or ``out`` is not where x is.
+            ShapeError: ``out`` has another shape.
+            DtypeError: ``out`` has another dtype.
+            LayoutError: Elements of a row of ``out`` lie apart.
+        """
         x, m, n = q.data, q.logical_shape[0], self._config.n
+        home = self._weight.data.device
+        if x.device != home:
+            raise InputError(f"x is on {x.device}, the weights are on {home}", code="device")
         if out is None:
             y = torch.empty((m, n), dtype=self._out_dtype, device=x.device)
         else:

@@ -1,12 +1,18 @@
-"""Tile sizes of the INT8 product: those of FP8, where the sum is 32 bits wide too."""
+"""Which tiles the INT8 product chooses from, and under which names its choices are kept."""
 
 from __future__ import annotations
 
-from quantmux_triton.linear.fp8_config import Tile, scaled_tiles
+from typing import TYPE_CHECKING, Final
+
+from quantmux_triton.linear.fp8_tiles import int8_tiles
+
+if TYPE_CHECKING:
+    from quantmux_triton.linear.fp8_config import Tile
+
+STEM: Final = "int8"
 
 
-def int8_tiles(sm: int, *, aligned: bool, divided: bool = True) -> tuple[Tile, ...]:
-    """Give the candidates; arguments as of `scaled_tiles`."""
-    tiles = scaled_tiles(sm, aligned=aligned, exact=False, divided=divided)
-    # Triton 3.6 fails on a divided part of 256 columns of int32
-    return tuple(t for t in tiles if t.form != "divided" or t.widest_part <= 128)
+def tiles(sm: int, aligned: bool, exact: bool, divided: bool) -> tuple[Tile, ...]:
+    """Give the candidates; sums of integers are exact."""
+    del exact
+    return int8_tiles(sm, aligned=aligned, divided=divided)

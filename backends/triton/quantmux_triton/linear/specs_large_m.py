@@ -11,6 +11,7 @@ from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
 from quantmux_triton.linear.estimates import many_tokens_us
+from quantmux_triton.tuned import tuned_files
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
@@ -27,6 +28,8 @@ _SHARED: Final = (
     "linear/fp8_hopper.py",
     "linear/fp8_hopper_kernel.py",
     "linear/fp8_config.py",
+    "linear/fp8_tiles.py",
+    "tuned.py",
     "linear/fp8_kernel.py",
     "linear/fp8_block_kernel.py",
     "launcher.py",
@@ -105,7 +108,7 @@ def specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_FP8,
             load="quantmux_triton.linear.fp8:kernel",
-            sources=("linear/fp8.py", *_SHARED),
+            sources=("linear/fp8.py", *_SHARED, *tuned_files("fp8")),
             summary="FP8, one scale a tensor or a row; persistent, by TMA",
             estimate=many_tokens_us,
         ),
@@ -114,7 +117,12 @@ def specs() -> tuple[KernelSpec, ...]:
             op="linear",
             capability=_FP8_BLOCK,
             load="quantmux_triton.linear.fp8_block:kernel",
-            sources=("linear/fp8_block.py", "linear/fp8_block_config.py", *_SHARED),
+            sources=(
+                "linear/fp8_block.py",
+                "linear/fp8_block_config.py",
+                *_SHARED,
+                *tuned_files("fp8_block"),
+            ),
             summary="FP8 1x128 by 128x128 scales, promoted every 128 of K; persistent, by TMA",
             estimate=many_tokens_us,
         ),
@@ -129,6 +137,7 @@ def specs() -> tuple[KernelSpec, ...]:
                 "linear/specs_large_m.py",
                 "linear/estimates.py",
                 *_SHARED,
+                *tuned_files("int8"),
             ),
             summary="INT8 with an int32 sum; persistent, by TMA",
             veto=_sum_fits_int32,
