@@ -7,6 +7,7 @@ import triton
 from quantmux.capability.arch import Arch
 from quantmux.config import QuantizeConfig, operand
 from quantmux.ops.inputs import make_matrix
+from quantmux.ops.quantize.cases import AWKWARD_SCALE
 from quantmux.ops.quantize.compare import compare_quantized
 from quantmux.ops.quantize.reference import quantize
 from quantmux.testing.answers import stored_bytes
@@ -103,7 +104,7 @@ def test_a_given_scale_of_any_size_gives_the_codes_of_a_division(name, scale):
 
 
 @pytest.mark.skipif(RELEASE < (3, 9), reason="its interpreter rounds a fused multiply-add twice")
-@pytest.mark.parametrize("scale", [2.0**-149, 1.7e-30, 0.0131, 2.0**126 * 1.3])
+@pytest.mark.parametrize("scale", [2.0**-149, 1.7e-30, AWKWARD_SCALE, 2.0**126 * 1.3])
 @pytest.mark.parametrize("name", ["fp8_tensor_static", "int8_tensor_static"])
 def test_the_form_that_gpus_take_gives_the_codes_of_a_division_by_any_scale(name, scale):
     for dtype, how in (
@@ -116,6 +117,7 @@ def test_the_form_that_gpus_take_gives_the_codes_of_a_division_by_any_scale(name
         for kind in ("normal", "mixed", "wide", "signed_zeros"):
             for magnitude in (1.0, scale, 300 * scale):
                 check(plan, config, 9, kind, torch.tensor([scale]), magnitude)
+        check(plan, config, 9, "ties", torch.tensor([scale]), scale)
 
 
 def test_an_output_of_the_callers_that_begins_at_an_odd_address_is_written():
