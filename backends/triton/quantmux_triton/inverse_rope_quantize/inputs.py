@@ -13,6 +13,30 @@ if TYPE_CHECKING:
     from quantmux.config import InverseRopeQuantizeConfig
 
 
+def are_plainly_right(
+    o: torch.Tensor,
+    positions: torch.Tensor,
+    cache: torch.Tensor,
+    config: InverseRopeQuantizeConfig,
+    dtype: torch.dtype,
+) -> bool:
+    """Tell quickly what `check_inputs` tells at length; ``dtype`` is the config's."""
+    shape, rows, table = o.shape, positions.shape, cache.shape
+    return (
+        len(shape) == 3
+        and shape[1] == config.heads
+        and shape[2] == config.head_dim
+        and o.dtype is dtype
+        and len(rows) == 1
+        and rows[0] == shape[0]
+        and positions.dtype is torch.int64
+        and len(table) == 2
+        and table[1] == config.rope_dim
+        and cache.dtype is torch.float32
+        and positions.device == o.device == cache.device
+    )
+
+
 def check_inputs(
     o: torch.Tensor,
     positions: torch.Tensor,

@@ -11,7 +11,7 @@ from quantmux.config import InverseRopeQuantizeConfig
 from quantmux.errors import ConfigError
 from quantmux.ops.quantized import DTYPES
 from quantmux_triton.arithmetic import arithmetic, converts_fp8
-from quantmux_triton.inverse_rope_quantize.inputs import check_inputs
+from quantmux_triton.inverse_rope_quantize.inputs import are_plainly_right, check_inputs
 from quantmux_triton.inverse_rope_quantize.outputs import GroupedOutputs
 from quantmux_triton.inverse_rope_quantize.tokens_config import Tile, tile
 from quantmux_triton.inverse_rope_quantize.tokens_kernel import inverse_rope_kernel
@@ -169,6 +169,8 @@ class InverseRopeQuantize:
         """
         own = _checked(config)
         plan = self.plan(own, device.arch, device.name)
+        on_gpu, dtype = device.is_cuda, DTYPES[own.in_dtype]
+        take, launch = plan.outputs.take, plan.run
 
         def run(
             o: torch.Tensor,
@@ -177,10 +179,13 @@ class InverseRopeQuantize:
             *,
             out: QuantizedTensor | None = None,
         ) -> QuantizedTensor:
-            require_on(o, device)
-            check_inputs(o, positions, cos_sin_cache, own)
-            made = plan.outputs.take(out, o.shape[0], o.device)
-            plan.run(o, positions, cos_sin_cache, made)
+            if o.is_cuda is not on_gpu or not are_plainly_right(
+                o, positions, cos_sin_cache, own, dtype
+            ):
+                require_on(o, device)
+                check_inputs(o, positions, cos_sin_cache, own)
+            made = take(out, o.shape[0], o.device)
+            launch(o, positions, cos_sin_cache, made)
             return made
 
         return run
