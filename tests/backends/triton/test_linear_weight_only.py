@@ -17,7 +17,13 @@ from quantmux.ops.numerics import decode_e2m1
 from quantmux.ops.quantize.reference import quantize
 from quantmux.ops.quantized import LinearWeights
 from quantmux.ops.spec import Case
-from quantmux_triton.linear import fp8_w8a16, nvfp4_emulated, nvfp4_w4a16, weight_only_host
+from quantmux_triton.linear import (
+    fp8_w8a16,
+    nvfp4_emulated,
+    nvfp4_w4a16,
+    weight_only_bound,
+    weight_only_host,
+)
 from quantmux_triton.linear.weight_only_config import Tile
 
 pytestmark = pytest.mark.interpreter
@@ -112,7 +118,7 @@ def test_any_number_of_shares_agrees_and_leaves_the_counters_at_0(
         given.append(torch.zeros(counters, dtype=torch.int32, device=device))
         return torch.full((floats,), torch.nan, device=device), given[-1]
 
-    monkeypatch.setattr(weight_only_host, "split_workspace", workspace)
+    monkeypatch.setattr(weight_only_bound, "split_workspace", workspace)
     run = bound(KERNELS[scheme], config, weights)
     y = run(x)
     agree(y, x, weights, config)

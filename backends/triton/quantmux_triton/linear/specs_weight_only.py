@@ -15,6 +15,7 @@ _HOST: Final = (
     "__init__.py",
     "linear/__init__.py",
     "linear/weight_only_host.py",
+    "linear/weight_only_bound.py",
     "linear/weight_only_config.py",
     "linear/workspace.py",
     "linear/outputs.py",
