@@ -122,7 +122,7 @@ def small(cases: Cases, names: Sequence[str]) -> list[str]:
 
 
 def large(rows: Sequence[Row]) -> list[str]:
-    names = ("torch._scaled_mm fast", "torch._scaled_mm", "vLLM cutlass_scaled_mm", "DeepGEMM")
+    names = ("torch._scaled_mm fast", "vLLM cutlass_scaled_mm", "DeepGEMM", "DeepGEMM PDL")
     lines: list[tuple[str, ...]] = []
     for kind, scheme in (("row", ROW_SCHEME), ("block", "fp8_block128")):
         cases = linears(rows, scheme, large=True)

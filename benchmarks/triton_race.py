@@ -72,7 +72,11 @@ class Race:
         best = min((p.tier.rank for p in found), default=0)
         found = [p for p in found if p.main.backend == "triton" and p.tier.rank == best]
         found.sort(key=lambda p: (p.relayouts, sum(k.partition("/")[0] != "triton" for k in p.ids)))
-        return list({p.main.id: p for p in reversed(found)}.values())[::-1]
+        each = {p.main.id: p for p in reversed(found)}.values()
+        # the one that is taken stands first: it is also the one that is bound twice
+        selection = binder.context.select(case.config, binder.materials.device)
+        taken = selection.pipeline_for(case.m)
+        return sorted(each, key=lambda p: taken is None or p.main.id != taken.main.id)
 
     def _bound(self, pipeline: Pipeline, binder: Binder, inputs: Sequence[Call]) -> Contender | str:
         whole = binder.contender(pipeline, inputs)

@@ -108,7 +108,7 @@ def sections() -> tuple[Section, ...]:
             "row-large",
             ("triton/linear_fp8",),
             linears("fp8_channel_token", PREFILL, (2048, 4096)),
-            (VllmScaledMm, slow, fast),
+            (VllmScaledMm, fast),
         ),
         Section(
             "block-large",
