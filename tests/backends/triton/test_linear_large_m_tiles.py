@@ -11,11 +11,13 @@ from quantmux_triton.linear.fp8_config import (
     best_tile,
     description,
     fitting,
+    is_described,
     m_class,
     shared_bytes,
     tile_microseconds,
 )
 from quantmux_triton.linear.fp8_tiles import block_tiles, int8_tiles, scaled_tiles
+from quantmux_triton.tuned import tuned_rows
 
 H200 = PROFILES["h200"]
 SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 103: 232448, 120: 101376}
@@ -122,3 +124,19 @@ def test_all_m_together_need_no_more_variants_than_declared(kernel, scheme, devi
         config = LinearConfig(in_features=k, out_features=n, scheme=scheme)
         found = kernel.variants(config, PROFILES[device], range(1, 9000, 7))
         assert 1 <= len(found) <= kernel.declared_variants(config)
+
+
+@pytest.mark.parametrize(
+    ("stem", "kind", "tiles"),
+    [("fp8", "fast", LISTS["fast"]), ("fp8_block", "block128", LISTS["block"])],
+)
+def test_every_measured_choice_is_one_of_the_tiles_on_offer(stem, kind, tiles):
+    rows = tuned_rows("h200", stem)
+    assert rows
+    for row in rows:
+        assert row.kind == kind
+        assert any(is_described(tile, row.config) for tile in tiles(90, True))
+        found = best_tile(
+            tiles(90, True), kind=(stem, kind), m=row.m, n=row.n, k=row.k, device=H200
+        )
+        assert is_described(found, row.config)

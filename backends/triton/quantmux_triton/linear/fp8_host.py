@@ -145,7 +145,7 @@ class LargeMLinear:
             tile = _INTERPRETED
         else:
             candidates = self._tiles(sm, aligned, numbers.promote, has_gluon())
-            kind = (self.stem, "exact" if numbers.promote else "")
+            kind = (self.stem, numbers.kind)
             tile = best_tile(candidates, kind=kind, m=m, n=n, k=k, device=device)
             tile = fitting(tile, sm, numbers.out.itemsize)
         return Variant(

@@ -8,29 +8,33 @@ from quantmux_triton.linear.fp8_config import Tile, is_roomy
 
 # times on an H200 (2026-11-21, Triton 3.6.0): CUDA graphs, cold L2, random data
 _DIVIDED: Final = (
-    Tile(128, 256, "divided", stages=4, step_us=0.665, tile_us=3.2),
-    Tile(128, 256, "divided", stages=3, subtiles=1, step_us=0.68, tile_us=2.2),
-    Tile(128, 192, "divided", 64, stages=4, subtiles=1, step_us=0.506, tile_us=3.3),
-    Tile(128, 128, "divided", stages=6, subtiles=1, step_us=0.351, tile_us=1.8),
-    Tile(128, 64, "divided", stages=8, subtiles=1, step_us=0.232, tile_us=1.0),
+    Tile(128, 256, "divided", stages=3, subtiles=1, step_us=0.660, tile_us=3.4),
+    Tile(128, 192, "divided", 64, stages=4, subtiles=1, step_us=0.502, tile_us=3.1),
+    Tile(128, 128, "divided", stages=6, subtiles=1, step_us=0.350, tile_us=1.7),
+    Tile(128, 64, "divided", stages=8, subtiles=1, step_us=0.230, tile_us=1.0),
 )
-_DIVIDED_PROMOTED: Final = (
-    Tile(128, 256, "divided", 128, stages=4, step_us=0.814, tile_us=2.7),
-    Tile(128, 256, "divided", 128, stages=3, subtiles=1, step_us=0.83, tile_us=2.0),
-    Tile(128, 192, "divided", 64, stages=4, subtiles=1, step_us=0.659, tile_us=2.5),
-    Tile(128, 128, "divided", stages=6, subtiles=1, step_us=0.444, tile_us=1.2),
-    Tile(128, 64, "divided", stages=8, subtiles=1, step_us=0.375, tile_us=0.0),
+_DIVIDED_BLOCK: Final = (
+    Tile(128, 256, "divided", 128, stages=3, subtiles=1, step_us=0.824, tile_us=2.7),
+    Tile(128, 192, "divided", 64, stages=4, subtiles=1, step_us=0.695, tile_us=1.9),
+    Tile(128, 128, "divided", stages=6, subtiles=1, step_us=0.458, tile_us=1.3),
+    Tile(128, 64, "divided", stages=8, subtiles=1, step_us=0.383, tile_us=0.0),
+)
+_DIVIDED_EXACT: Final = (
+    Tile(128, 256, "divided", 128, stages=3, subtiles=1, step_us=0.765, tile_us=3.0),
+    Tile(128, 192, "divided", 64, stages=4, subtiles=1, step_us=0.617, tile_us=1.3),
+    Tile(128, 128, "divided", stages=6, subtiles=1, step_us=0.433, tile_us=1.5),
+    Tile(128, 64, "divided", stages=8, subtiles=1, step_us=0.36, tile_us=0.0),
 )
 _DIVIDED_INT8: Final = (
     # Triton 3.6 fails on a part of 256 columns of int32
-    Tile(128, 256, "divided", 128, stages=4, step_us=0.62, tile_us=3.2),
-    Tile(128, 192, "divided", 64, stages=4, subtiles=1, step_us=0.48, tile_us=3.3),
-    Tile(128, 128, "divided", stages=6, subtiles=1, step_us=0.33, tile_us=1.8),
-    Tile(128, 64, "divided", stages=8, subtiles=1, step_us=0.232, tile_us=1.0),
+    Tile(128, 256, "divided", 128, stages=4, step_us=0.608, tile_us=3.7),
+    Tile(128, 192, "divided", 64, stages=4, subtiles=1, step_us=0.467, tile_us=2.9),
+    Tile(128, 128, "divided", stages=6, subtiles=1, step_us=0.327, tile_us=1.6),
+    Tile(128, 64, "divided", stages=8, subtiles=1, step_us=0.220, tile_us=1.0),
 )
 _HOPPER: Final = (
-    Tile(128, 128, warps=4, per_sm=2, step_us=0.763, tile_us=2.2),
-    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, step_us=0.492, tile_us=0.7),
+    Tile(128, 128, warps=4, per_sm=2, step_us=0.763, tile_us=2.1),
+    Tile(128, 64, warps=4, stages=4, subtiles=1, per_sm=2, step_us=0.489, tile_us=0.7),
 )
 _HOPPER_ALONE: Final = (
     Tile(128, 256, subtiles=1, group_m=16, step_us=0.72, tile_us=2.7),
@@ -81,11 +85,13 @@ def scaled_tiles(sm: int, *, aligned: bool, exact: bool, divided: bool = True) -
         return _elsewhere(sm, aligned=aligned, promoted=exact)
     if not divided:
         return _HOPPER_PROMOTED_ALONE if exact else _HOPPER_ALONE
-    return _DIVIDED_PROMOTED if exact else _DIVIDED + _HOPPER
+    return _DIVIDED_EXACT if exact else _DIVIDED + _HOPPER
 
 
 def block_tiles(sm: int, *, aligned: bool, divided: bool = True) -> tuple[Tile, ...]:
     """Give the candidates for block scales; each part of a tile lies in one row of blocks."""
+    if sm == 90 and aligned and divided:
+        return _DIVIDED_BLOCK
     tiles = scaled_tiles(sm, aligned=aligned, exact=True, divided=divided)
     return tuple(tile for tile in tiles if tile.widest_part <= 128)
 

@@ -48,6 +48,15 @@ class Numbers:
     per_channel: bool = False
     promote: bool = False
 
+    @property
+    def kind(self) -> str:
+        """Under which kind measured choices are kept: what decides about the time of a step."""
+        if self.is_block:
+            return "block128"
+        if self.element == torch.int8:
+            return "int8"
+        return "exact" if self.promote else "fast"
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
