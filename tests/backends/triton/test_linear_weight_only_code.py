@@ -196,7 +196,9 @@ def test_a_weight_costs_few_instructions(monkeypatch, in_dtype, most):
     )
     x = DTYPES[in_dtype]
     tensors = (torch.int16, torch.int32, x, torch.float32, torch.float32, torch.bfloat16)
-    launcher.compile_for(Arch.parse("90"), *tensors, torch.float32, torch.int32, *(1 for _ in range(6)))
+    launcher.compile_for(
+        Arch.parse("90"), *tensors, torch.float32, torch.int32, *(1 for _ in range(6))
+    )
     names = loop_of(made[0])
     assert names.count("HGMMA") == 32, "the loop over slabs"
     assert len(names) * 128 / (128 * 256) < most
