@@ -14,7 +14,7 @@ from quantmux_triton.silu_mul_quantize.silu_kernel import silu_mul
 pytestmark = pytest.mark.interpreter
 
 UNIT = 2.0**-24
-LOG2_E = np.float32(silu_kernel._LOG2_E_BELOW.value)
+LOG2_E = np.uint32(0x3FB8AA3A).view(np.float32)
 LN2_HIGH = np.float32(silu_kernel._LN2_HIGH.value)
 LN2_LOW = np.float32(silu_kernel._LN2_LOW.value)
 FAR = np.float32(silu_kernel._FAR.value)
@@ -31,15 +31,23 @@ def _fma(a, b, c):
     return (a.astype(np.float64) * np.float64(b) + c.astype(np.float64)).astype(np.float32)
 
 
+def _towards_zero(a, b):
+    """a · b rounded towards 0, as mul.rz does it: the product is exact in fp64."""
+    exact = a.astype(np.float64) * np.float64(b)
+    nearest = exact.astype(np.float32)
+    shorter = np.nextafter(nearest, np.float32(0))
+    return np.where(np.abs(nearest.astype(np.float64)) > np.abs(exact), shorter, nearest)
+
+
 def _flushed(x):
     return np.where(np.abs(x) < 2.0**-126, np.float32(0), x)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
-def _fast(gate, power_error=0.0, share_error=0.0):
+def _fast(gate, power_error=0.0, share_error=0.0, keep_inf=False):
     """What the instructions of the fast form give for up = 1, with errors of the approximations."""
-    x = np.minimum(np.maximum(-gate, -FAR), FAR)
-    p = x * LOG2_E
+    x = np.minimum(np.maximum(-gate, -FAR), FAR) if keep_inf else -gate
+    p = _towards_zero(x, LOG2_E)
     power = np.exp2(p.astype(np.float64)) * (1 + power_error)
     power = _flushed(power.astype(np.float32))
     d = _fma(p, -LN2_LOW, _fma(p, -LN2_HIGH, x))
@@ -95,6 +103,11 @@ def test_the_fast_form_is_right_where_exp_is_zero_or_infinite():
     gate = np.float32([-3.3e38, -1e30, -200, -100, -89, 89, 200, 1e30, 3.3e38, 0.0, -0.0])
     want = np.float32([0, 0, 0, 0, 0, 89, 200, 1e30, 3.3e38, 0.0, 0.0])
     assert np.array_equal(_fast(gate), want)
+    assert np.array_equal(_fast(gate, keep_inf=True), want)
+
+
+def test_an_infinite_gate_can_be_kept():
+    assert _fast(np.float32([np.inf]), keep_inf=True) == np.inf
 
 
 def test_no_gate_that_overflows_exp_gives_anything_but_zero():

@@ -62,7 +62,9 @@ class TokensPlan:
     ) -> None:
         operand, width = config.operand, config.operand.block.cols
         self._config = config
-        self._tile = size or tile(config.heads, config.head_dim, config.layout.scales, device)
+        self._tile = size or tile(
+            config.heads, config.head_dim, width, config.layout.scales, device
+        )
         self._bounds = (operand.eps, operand.scale_ub or 0.0)
         self._store = gcd(width, 16)
         self._data_kind = torch.float8_e4m3fn if converts_fp8(arch) else torch.uint8

@@ -62,15 +62,30 @@ def kind_of(width: int, layout: str) -> str:
 def tile(width: int, *, by_column: bool) -> Tile:
     """Give the tile where nothing was measured: one that was good at every size on an H200.
 
-    An element is two loads, so 8 of them a thread are 32 bytes under way: two loads of a warp's
-    lanes side by side. A tile of several rows writes scales of a column together.
+    An element is two loads, so 8 of them a thread are 32 bytes under way, and a warp's lanes load
+    side by side. A tile of two rows writes scales of a column two at a time.
+
+    H200, 2026-11-21, CUDA graph past the L2, dependent launches, groups of 128, µs:
+
+    ============ ========== ======= ======== ======== ========= ==========
+    scales       tile       16x4096 128x4096 512x4096 2048x4096 2048x14336
+    ============ ========== ======= ======== ======== ========= ==========
+    row_major    1x4, 2 w.     1.09     2.18
+    row_major    1x8, 4 w.     1.15     2.33     4.22     11.59
+    row_major    1x16, 4 w.                                          35.76
+    by column    2x4, 4 w.     1.07     2.31     4.09     11.76
+    by column    4x4, 2 w.              3.29              11.94      35.83
+    by column    1x4, 1 w.     1.19     2.47              20.74      70.10
+    packed_pow2  2x4, 4 w.     1.15     2.57     4.42     12.47
+    packed_pow2  4x4, 2 w.              3.94     5.08               36.76
+    ============ ========== ======= ======== ======== ========= ==========
 
     Args:
         width: Columns of a group.
         by_column: Scales lie column by column.
     """
     unit = max(1, 128 // width)  # groups that weigh as one of 128
-    return Tile(4, 4 * unit, 2) if by_column else Tile(1, 8 * unit, 4)
+    return Tile(2, 4 * unit, 4) if by_column else Tile(1, 8 * unit, 4)
 
 
 def _interpreted(groups: int, width: int) -> Tile:

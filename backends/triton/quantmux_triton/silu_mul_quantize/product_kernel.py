@@ -10,7 +10,7 @@ from quantmux_triton.silu_mul_quantize.silu_kernel import silu_mul
 @triton.jit
 def load_product(
     x, row, column, m, row_stride, column_stride, N: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr, FAST_SILU: tl.constexpr,
+    ALIGNED: tl.constexpr, FAST_SILU: tl.constexpr, KEEP_INF: tl.constexpr = False,
 ):  # fmt: skip
     """Give a tile of the product as fp32 [R, C], 0 outside of the matrix.
 
@@ -24,7 +24,8 @@ def load_product(
         N: Columns of the product.
         BLOCK: Columns of the tile; they begin at a multiple of it.
         ALIGNED: Rows of both halves begin at multiples of 16 bytes, without gaps between columns.
-        FAST_SILU: As of `silu_mul`.
+        FAST_SILU: ``HW`` of `silu_mul`.
+        KEEP_INF: As of `silu_mul`.
     """
     inside = (row < m)[:, None]
     if N % BLOCK != 0:
@@ -38,7 +39,7 @@ def load_product(
         ups = gates + column_stride.to(tl.int64) * N
     gate = widen(tl.load(gates, inside, other=0.0))
     up = widen(tl.load(ups, inside, other=0.0))
-    return silu_mul(gate, up, FAST_SILU)
+    return silu_mul(gate, up, FAST_SILU, KEEP_INF)
 
 
 @triton.jit

@@ -71,7 +71,6 @@ _TENSOR_SOURCES: Final = (
     "silu_mul_quantize/tensor_kernel.py",
     "silu_mul_quantize/tensor_config.py",
     "silu_mul_quantize/product_kernel.py",
-    "quantize/tensor_config.py",
     *_SHARED,
 )
 
@@ -127,7 +126,6 @@ def specs() -> tuple[KernelSpec, ...]:
                 "silu_mul_quantize/token_kernel.py",
                 "silu_mul_quantize/token_config.py",
                 "silu_mul_quantize/product_kernel.py",
-                "quantize/token_config.py",
                 *_SHARED,
             ),
             summary="silu(gate)·up into fp8 or int8 with a scale a row",

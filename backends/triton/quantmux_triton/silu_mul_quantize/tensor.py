@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from quantmux.config import SiluMulQuantizeConfig
     from quantmux.ops.quantized import QuantizedTensor
     from quantmux_triton.launcher import Launcher
-    from quantmux_triton.quantize.tensor_config import MatrixTile
+    from quantmux_triton.silu_mul_quantize.tensor_config import MatrixTile
 
 _AMAX: Final = Variants(silu_mul_amax_kernel)
 _CODES: Final = Variants(silu_mul_tensor_kernel)

@@ -109,7 +109,9 @@ def silu_mul_tensor_kernel(
     tile = tl.num_programs(0) - 1 - program
     row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
     column = tile % ACROSS * BLOCK + tl.arange(0, BLOCK)
-    value = load_product(x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED, FAST_SILU)
+    value = load_product(
+        x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED, FAST_SILU, PARTS == 0
+    )
     if PARTS == 0:
         scale = tl.load(source)
         quotients = value

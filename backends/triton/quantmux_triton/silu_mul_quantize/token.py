@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quantmux.config import SiluMulQuantizeConfig
     from quantmux.ops.quantized import QuantizedTensor
     from quantmux_triton.launcher import Launcher
-    from quantmux_triton.quantize.token_config import RowTile
+    from quantmux_triton.silu_mul_quantize.token_config import RowTile
 
 _VARIANTS: Final = Variants(silu_mul_token_kernel)
 
