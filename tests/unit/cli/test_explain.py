@@ -91,7 +91,7 @@ def test_forcing_an_unknown_kernel_names_the_nearest(cli):
 
 
 def test_nearest_miss_is_printed(cli):
-    text = cli(*B200, "--deny", "torch/linear_emulated").out
+    text = cli(*B200, "--deny", "torch/linear_emulated", "--deny", "triton").out
     assert "nearest miss" in text
     assert "torch/linear_emulated fits" in text
 

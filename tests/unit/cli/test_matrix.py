@@ -113,12 +113,14 @@ def levels(rows):
     return {row["id"]: row["evidence"]["level"] for row in rows}
 
 
-def test_evidence_of_the_user_is_shown_for_a_named_device(cli, record):
+def test_evidence_of_the_user_is_shown_for_a_named_device(cli, record, policy):
     record()
-    rows = cli("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear", "--json").json["kernels"]
+    only_torch = policy("[plugins.triton]\nenabled = false")
+    asked = ("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear", "--plugins", only_torch)
+    rows = cli(*asked, "--json").json["kernels"]
     assert levels(rows)["torch/linear_emulated"] == "verified"
     assert levels(rows)["torch/linear_reference"] == "declared"
-    text = cli("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear").out
+    text = cli(*asked).out
     assert "verified, 40 cases" in text
     assert "evidence: 1 verified, 1 declared" in text
 
