@@ -38,6 +38,7 @@ from triton_details import (
     small,
     weight_only,
 )
+from triton_fits import limits
 
 RESULT = re.compile(r"[\w.-]+-triton-table\.json")
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
@@ -68,6 +69,7 @@ def table(data: Mapping[str, Any]) -> str:
         ),
         ("FP8 linears, large M", large(rows)),
         ("NVFP4 W4A16", weight_only(pick(rows, "linear", "nvfp4_w4a16"))),
+        ("What limits them: a fixed time, and a rate", limits(rows, data["ceilings"]["copy_gb_s"])),
         ("What the host needs to queue one call", host(rows)),
     ):
         if part:

@@ -136,6 +136,34 @@ def test_the_table_of_the_page_is_that_of_the_result_it_names(markdown):
     assert markdown.filled(page, data) == page
 
 
+def test_a_fixed_time_and_a_rate_are_found_again():
+    fits = script("triton_fits")
+    # 3 µs, and 4000 GB/s: 4 MB take 1 µs
+    found = fits.line([(4e6 * us, 3.0 + us) for us in (1.0, 2.0, 7.0)])
+    assert found.fixed_us == pytest.approx(3.0)
+    assert found.gb_s == pytest.approx(4000.0)
+    assert found.worst == pytest.approx(0.0, abs=1e-9)
+    assert found.cases == 3
+
+
+def test_the_line_is_that_of_least_relative_errors():
+    fits = script("triton_fits")
+    points = [(1e6, 2.0), (2e6, 2.6), (40e6, 12.0)]
+    found = fits.line(points)
+
+    def loss(fixed, gb_s):
+        return sum(((fixed + x / gb_s * 1e-3 - y) / y) ** 2 for x, y in points)
+
+    least = loss(found.fixed_us, found.gb_s)
+    for fixed, gb_s in ((1.01, 1.0), (0.99, 1.0), (1.0, 1.01), (1.0, 0.99)):
+        assert loss(found.fixed_us * fixed, found.gb_s * gb_s) > least
+
+
+@pytest.mark.parametrize("points", [[(1e6, 2.0), (2e6, 3.0)], [(1e6, 2.0), (2e6, 1.5), (3e6, 1.0)]])
+def test_no_line_through_two_points_or_where_more_bytes_take_less_time(points):
+    assert script("triton_fits").line(points) is None
+
+
 class Launcher:
     """As the backend's: called, it tells what it would launch."""
 
