@@ -90,8 +90,9 @@ def test_forcing_an_unknown_kernel_names_the_nearest(cli):
     assert 'did you mean "torch/linear_reference"?' in answer.err
 
 
-def test_nearest_miss_is_printed(cli):
-    text = cli(*B200, "--deny", "torch/linear_emulated", "--deny", "triton").out
+def test_nearest_miss_is_printed(cli, policy):
+    only_torch = policy("[plugins.triton]\nenabled = false")
+    text = cli(*B200, "--deny", "torch/linear_emulated", "--plugins", only_torch).out
     assert "nearest miss" in text
     assert "torch/linear_emulated fits" in text
 
