@@ -182,12 +182,13 @@ def test_other_gpus_multiply_fp8_too(monkeypatch, arch, instruction, scheme):
     assert "griddepcontrol" not in ptx
 
 
-def test_rows_that_tma_cannot_read_take_the_portable_form(monkeypatch):
+def test_rows_that_the_hopper_form_cannot_read_take_the_portable_one(monkeypatch):
     monkeypatch.setattr(fp8_small_m_variant, "cut_for", lambda *_args, **_shape: HOPPER)
     config = layer("fp8_block128")
     assert plan_for(config, H200, 16).cut.hopper
     assert not plan_for(config, H200, 16, aligned=False).cut.hopper
     assert not plan_for(config.replace(in_features=7176), H200, 16).cut.hopper
+    assert not plan_for(config.replace(in_features=7 * 65 * 128), H200, 16).cut.hopper
 
 
 def test_the_table_of_scales_holds_the_blocks_of_the_longest_split():

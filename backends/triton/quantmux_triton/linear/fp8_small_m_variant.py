@@ -26,6 +26,9 @@ ALIGNMENT: Final = 16
 _MODES: Final = {"row": 0, "row_exact": 1, "block": 2}
 _BOX_K: Final = 128
 
+_MOST_SCALES: Final = 64
+"""Blocks of a split whose scales are kept in shared memory: 16 KiB for 64 tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -57,7 +60,7 @@ def plan_for(config: LinearConfig, device: DeviceProfile, m: int, *, aligned: bo
     """
     kind, n, k = kind_of(config), config.n, config.k
     cut = cut_for(device, kind, n=n, k=k, m=m)
-    if cut.hopper and not (aligned and k % ALIGNMENT == 0):
+    if cut.hopper and not (aligned and k % ALIGNMENT == 0 and cut.scales(k) <= _MOST_SCALES):
         cut = cut.without_tma()
     # the interpreter's cast to bf16 cuts off; torch rounds what it gives in fp32
     out = torch.float32 if interpreting() else DTYPES[config.out_dtype]
