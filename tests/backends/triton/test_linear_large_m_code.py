@@ -1,6 +1,8 @@
 """Machine code of the products for many tokens: what registers and shared memory it takes."""
 
 import re
+from dataclasses import fields
+from weakref import ref
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from quantmux.capability.arch import Arch
 from quantmux_triton.interpreter import interpreting
 from quantmux_triton.linear.fp8_config import fitting, shared_bytes
 from quantmux_triton.linear.fp8_tiles import block_tiles, int8_tiles, scaled_tiles
-from quantmux_triton.linear.fp8_variant import Numbers, Variant, launcher_of
+from quantmux_triton.linear.fp8_variant import Numbers, Variant, Weight, arguments, launcher_of
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="this process interprets")
 
@@ -89,3 +91,26 @@ def test_aligned_rows_are_loaded_16_bytes_at_a_time_without_tma(compiled, sm):
     found = compiled(Variant(NUMBERS["int8"], tile, store_tma=False), Arch.parse(sm))
     assert re.search(r"cp\.async\.\S+ \[[^]]+\], \[[^]]+\], 0x10", found.asm["ptx"])
     assert not re.search(r"ld\.global\S*\.b8", found.asm["ptx"])
+
+
+@pytest.mark.parametrize("form", ["divided", "tma"])
+def test_a_later_descriptor_is_what_triton_would_have_made_and_nothing_is_kept(form):
+    tile = next(t for t in LISTS["fast"] if t.form == form)
+    variant = variant_of("fast", tile)
+
+    def made(m):
+        x = torch.empty(m, 64, dtype=torch.uint8).view(E4M3)
+        scales = torch.ones(m, 1)
+        w = torch.empty(48, 64, dtype=torch.uint8).view(E4M3)
+        weight = Weight(w, 48, 64, torch.ones(48, 1), torch.ones(48, 1))
+        y = torch.empty(m, 48, dtype=BF16)
+        return x, arguments(variant, x, 64, scales, weight, y, 48)
+
+    made(16)
+    x, (later, *_) = made(32)
+    first = type(later)(*(getattr(later, f.name) for f in fields(later)))
+    assert later == first
+    assert (later.base.data_ptr(), later.shape, later.strides) == (x.data_ptr(), [32, 64], [64, 1])
+    gone = ref(x)
+    del x, later, first, _
+    assert gone() is None

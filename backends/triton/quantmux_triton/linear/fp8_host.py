@@ -16,6 +16,7 @@ from quantmux.registry.protocol import PreparedWeights
 from quantmux_triton.interpreter import interpreting
 from quantmux_triton.linear.fp8_config import BLOCK_K, M_CLASSES, Tile, best_tile, fitting, m_class
 from quantmux_triton.linear.fp8_variant import (
+    GemmLauncher,
     Numbers,
     Variant,
     Weight,
@@ -219,7 +220,7 @@ class _Bound:
         self._weight = Weight(data, config.n, config.k, scales, bias)
         self._weight_fits = _fits(data)
         self._sms = device.sm_count or _sm_count(data.device)
-        self._variants: dict[tuple[int, bool, bool], Variant] = {}
+        self._launchers: dict[tuple[int, bool, bool], GemmLauncher] = {}
 
     def __call__(self, q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Give y [M, N] for x [M, K].
@@ -256,20 +257,21 @@ class _Bound:
         x_row = q.layout.padded_n
         y_row = y.stride(0) if m > 1 else n
         aligned = self._weight_fits and x_row % _ALIGNMENT == 0 and _fits(x)
-        variant = self._variant(m, aligned, y_row, y_aligned=_fits(y))
+        launcher = self._launcher(m, aligned, y_row, y_aligned=_fits(y))
+        variant = launcher.variant
         tile = variant.tile
         programs = -(-m // tile.block_m) * -(-n // tile.block_n)
         if tile.form != "pointer":
             programs = min(programs, self._sms * tile.per_sm)
         given = arguments(variant, x, x_row, q.scales, weight, y, y_row)
-        launcher_of(variant)((programs,), *given)
+        launcher((programs,), *given)
 
-    def _variant(self, m: int, aligned: bool, y_row: int, *, y_aligned: bool) -> Variant:
+    def _launcher(self, m: int, aligned: bool, y_row: int, *, y_aligned: bool) -> GemmLauncher:
         y_aligned = y_aligned and y_row * self._numbers.out.itemsize % _ALIGNMENT == 0
         key = (m_class(m), aligned, y_aligned)
-        found = self._variants.get(key)
+        found = self._launchers.get(key)
         if found is None:
-            found = self._variants[key] = self._kernel.variant(
+            variant = self._kernel.variant(
                 self._config,
                 self._numbers,
                 self._device,
@@ -277,6 +279,7 @@ class _Bound:
                 aligned=aligned,
                 y_aligned=y_aligned,
             )
+            found = self._launchers[key] = launcher_of(variant)
         return found
 
 

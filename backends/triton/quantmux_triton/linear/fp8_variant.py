@@ -220,11 +220,33 @@ def arguments(
 
 
 def _descriptor(form: str, base: torch.Tensor, shape: list[int], row: int, box: list[int]) -> Any:
-    if form == "divided":
-        from quantmux_triton.linear.fp8_hopper import descriptor
+    """Give a TMA descriptor of a matrix whose rows lie ``row`` elements apart.
 
-        return descriptor(base, shape, row, box)
-    return TensorDescriptor(base, shape, [row, 1], box)
+    What Triton checks, of the box and of alignment, it has checked for the first descriptor of a
+    kind, or `LargeMLinear` asks of every call: to check it again would take longer than the rest
+    of a launch.
+    """
+    key = (form, base.dtype, box[0], box[1])
+    pattern = _PATTERNS.get(key)
+    if pattern is None:
+        if form == "divided":
+            from quantmux_triton.linear.fp8_hopper import descriptor
+
+            first = descriptor(base, shape, row, box)
+        else:
+            first = TensorDescriptor(base, shape, [row, 1], box)
+        # not the tensor itself, which is the caller's
+        kept = {name: value for name, value in vars(first).items() if name != "base"}
+        _PATTERNS[key] = (type(first), kept)
+        return first
+    kind, fields = pattern
+    made: Any = object.__new__(kind)
+    made.__dict__.update(fields, base=base, shape=shape, strides=[row, 1])
+    return made
+
+
+_PATTERNS: Final[dict[tuple[Any, ...], tuple[type, dict[str, Any]]]] = {}
+"""Form, dtype and box → class of the descriptor and its fields."""
 
 
 class GemmLauncher(Launcher):
