@@ -99,7 +99,7 @@ def nvfp4_kernel(
         scales: uint8, the e4m3 scales; see `scale_place`.
         source: int32 [parts] of `nvfp4_amax_kernel`; or the given global scale, fp32 [1] when PARTS
             is 0, its bits as int32 [1] when only parts is.
-        global_scale: fp32 [1], written unless it is ``source``.
+        global_scale: fp32 [1], written.
         m: Rows of x.
         padded_m: Rows of data.
         row_stride: Elements between rows of x.
@@ -128,8 +128,6 @@ def nvfp4_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    # the output may own the scale that was given: inputs are not written to
-    is_own = source.to(tl.int64) == global_scale.to(tl.int64)
     if first < m:
         inside = (row < m) & (group * 16 < N)
         at = row.to(tl.int64) * row_stride
@@ -139,7 +137,7 @@ def nvfp4_kernel(
         )
         # after the loads of x: its division branches, and loads are not moved over a branch
         g = _global_scale(source, parts, PARTS)
-        tl.store(global_scale, g, (program == 0) & (not is_own))
+        tl.store(global_scale, g, program == 0)
         inverse_global = tl.max(tl.div_rn(tl.full((1,), 1.0, tl.float32), g), axis=0)
         scale, low_codes, high_codes = quantized_block(low, high, inside, inverse_global, HW8, FORM)
         tl.store(scales + place, scale, has_scale)

@@ -71,15 +71,9 @@ class Outputs:
         return found
 
     def take(
-        self,
-        out: QuantizedTensor | None,
-        m: int,
-        device: torch.device,
-        given: torch.Tensor | None = None,
+        self, out: QuantizedTensor | None, m: int, device: torch.device
     ) -> tuple[QuantizedTensor, torch.Tensor]:
         """Give ``out`` when it can be written into, a new output when it is None; and its g.
-
-        A global scale fp32 [1] that was given is the new output's own.
 
         Raises:
             LayoutError, ShapeError, DtypeError, InputError: ``out`` is another one.
@@ -93,10 +87,9 @@ class Outputs:
         e = self.extents(m)
         data = torch.empty(e.data, dtype=torch.uint8, device=device)
         scales = torch.empty(e.scales, dtype=torch.float8_e4m3fn, device=device)
-        if given is None or given.shape != (1,):
-            given = torch.empty(1, dtype=torch.float32, device=device)
-        made = QuantizedTensor(data, scales, given, self._operand, self._layout, e.logical)
-        return made, given
+        g = torch.empty(1, dtype=torch.float32, device=device)
+        made = QuantizedTensor(data, scales, g, self._operand, self._layout, e.logical)
+        return made, g
 
     def _is_plainly_right(
         self, out: QuantizedTensor, g: torch.Tensor, m: int, device: torch.device
