@@ -129,11 +129,13 @@ def test_what_was_not_measured_is_said_so(markdown):
     assert markdown.table(report()).count("not measured") == 9
 
 
-def test_the_table_of_the_page_is_that_of_the_result_it_names(markdown):
+def test_table_and_picture_of_the_page_are_those_of_the_result_it_names(markdown):
     page = PAGE.read_text(encoding="utf-8")
     (name,) = set(markdown.RESULT.findall(page))
     data = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
     assert markdown.filled(page, data) == page
+    picture = (PAGE.parent / "pictures" / "triton-decode-h200.svg").read_text(encoding="utf-8")
+    assert script("triton_picture").picture(data) == picture
 
 
 def test_a_fixed_time_and_a_rate_are_found_again():
