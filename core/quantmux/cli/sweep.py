@@ -74,6 +74,14 @@ def sweep(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the inputs.")] = 0,
+    compiles: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Leave out what compiles for other GPUs: it needs none, and quantmux build asks "
+            "it.",
+        ),
+    ] = True,
     record: Annotated[
         bool, typer.Option("--record", help="Record evidence into your own folder.")
     ] = False,
@@ -105,7 +113,7 @@ def sweep(
         backends=_names(backend),
         ops=tuple(name.replace("-", "_") for name in _names(op)),
         kernels=_names(kernel),
-        checks=_names(check),
+        checks=_names(check) if compiles else _all_but_compiles(_names(check)),
         labels=_names(label),
         small_only=small,
     )
@@ -113,7 +121,7 @@ def sweep(
         raise ConfigError(
             "a part of a kernel's cells is no evidence of it",
             facts=["--record was given together with --check or --label"],
-            hint="leave one of them out",
+            hint="leave one of them out; only the check compiles may be missing: --no-compile",
             code="usage",
         )
     with SweepProgress() as progress:
@@ -163,3 +171,10 @@ def _recorded_dict(recorded: Recorded | None) -> dict[str, object] | None:
         return None
     files = {str(file): list(kernels) for file, kernels in recorded.files.items()}
     return {"files": files, "left_out": recorded.left_out}
+
+
+def _all_but_compiles(asked: tuple[str, ...]) -> tuple[str, ...]:
+    from quantmux.testing.checks import CHECKS
+    from quantmux.testing.compile_cells import CHECK
+
+    return tuple(name for name in asked or CHECKS if name != CHECK)

@@ -11,6 +11,7 @@ from quantmux.capability.ledger import EvidenceRow
 from quantmux.registry.digest import kernel_digest
 from quantmux.registry.ledger import versions_here
 from quantmux.testing.cell import Verdict
+from quantmux.testing.compile_cells import CHECK as COMPILES
 from quantmux.testing.engine import POISONED, cells
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def evidence_rows(
     """Give one row per kernel of which the run says something that may be kept.
 
     ``verified`` needs every cell of the kernel on this device, at least one of them that agreed
-    with the reference, and none that failed. A failure is kept even from part of the cells; parts
-    without one prove nothing and give no row (`unrecorded` says so).
+    with the reference, and none that failed. Cells of the check ``compiles`` are about other
+    devices, need none, and may be missing (``quantmux build`` asks them). A failure is kept even
+    from part of the cells; parts without one prove nothing and give no row (`unrecorded` says so).
 
     Args:
         results: Cells and what became of them, of any kernels, in any order.
@@ -66,7 +68,8 @@ def _why_not(kernel_id: str, found: Results, registry: Registry, device: DeviceP
         return "its sources changed during the run: nobody knows which of them it has shown"
     if verdicts[Verdict.FAILS]:
         return ""
-    every = {cell.id for cell in cells(registry, device, kernels=(kernel_id,))}
+    own = cells(registry, device, kernels=(kernel_id,))
+    every = {cell.id for cell in own if cell.check != COMPILES}
     missing = every - ran
     if missing:
         return f"{len(every) - len(missing)} of its {len(every)} cells were run"

@@ -98,3 +98,12 @@ def quantmux_kernels():
         sources=("edited_kernel.py",),
     )
 """
+
+
+def test_what_compiles_for_other_devices_may_be_missing(registry, cpu):
+    known = registry(arch=("cpu", "90a"), tags=frozenset(), is_reference=False)
+    whole = run(known, cpu)
+    here = [(cell, outcome) for cell, outcome in whole if cell.check != "compiles"]
+    assert len(here) < len(whole)
+    (row,) = evidence_rows(here, known, cpu)
+    assert row.level is EvidenceLevel.VERIFIED
