@@ -1,8 +1,10 @@
 """The tiles that GPUs are given, in the interpreter: by itself it takes larger ones."""
 
+import numpy as np
 import pytest
 import torch
 import triton
+from triton.runtime.interpreter import InterpreterBuilder
 
 from quantmux.capability.arch import Arch
 from quantmux.config import QuantizeConfig, operand
@@ -118,6 +120,39 @@ def test_the_form_that_gpus_take_gives_the_codes_of_a_division_by_any_scale(name
             for magnitude in (1.0, scale, 300 * scale):
                 check(plan, config, 9, kind, torch.tensor([scale]), magnitude)
         check(plan, config, 9, "ties", torch.tensor([scale]), scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "plan_of"),
+    [
+        ("fp8_group128", lambda c: GroupPlan(c, CPU, tile=Tile(2, 4, 4))),
+        ("fp8_token", lambda c: TokenPlan(c, CPU, tile=RowTile(2, 256, 4))),
+        ("fp8_tensor", lambda c: TensorPlan(c, CPU, tile=MatrixTile(2, 512, 4))),
+    ],
+)
+def test_tiles_that_lie_in_the_padding_read_nothing_of_what_stands_beside_x(
+    name, plan_of, monkeypatch
+):
+    read = []
+    load = InterpreterBuilder.create_masked_load
+
+    def spy(self, ptrs, mask, *rest):
+        read.append(ptrs.data[mask.data])
+        return load(self, ptrs, mask, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", spy)
+    config = QuantizeConfig(operand=name, n=512, padded_n=1536)
+    x = make_matrix("normal", 5, 512, "bf16", magnitude=1.0, seed=3, device="cpu")
+    wide = torch.full((5, 2048), torch.nan, dtype=x.dtype)
+    wide[:, :512] = x
+    plan = plan_of(config)
+    got = plan.outputs.new(5, x.device)
+    plan.run(Source.of(wide[:, :512]), got, None)
+    compare_quantized(got, quantize(x, config)).require(name)
+    offsets = (np.concatenate(read).astype(np.int64) - wide.data_ptr()) // 2
+    inside = offsets[(offsets >= 0) & (offsets < wide.numel())]
+    assert inside.size >= x.numel()
+    assert (inside % 2048 < 512).all(), "read beside x"
 
 
 def test_an_output_of_the_callers_that_begins_at_an_odd_address_is_written():

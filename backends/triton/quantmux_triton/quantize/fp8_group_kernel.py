@@ -79,7 +79,7 @@ def fp8_group_kernel(
     column = group[:, None] * G + tl.arange(0, G)[None, :]
     place = column if ALIGNED else column.to(tl.int64) * column_stride
     inside = (row < m)[:, None, None]
-    if N % (TILE * G) != 0:
+    if ACROSS * TILE * G > N:
         inside = inside & (column < N)[None, :, :]
     source = x + (row.to(tl.int64) * row_stride)[:, None, None] + place[None, :, :]
     if ALIGNED:

@@ -64,7 +64,7 @@ def tensor_amax_kernel(
     while tile < tl.cdiv(m, ROWS) * ACROSS:
         row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
         column = tile % ACROSS * BLOCK + tl.arange(0, BLOCK)
-        value = _load(x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED)
+        value = _load(x, row, column, m, row_stride, column_stride, N, ACROSS * BLOCK, ALIGNED)
         most = tl.maximum(most, magnitude_bits(value))
         tile += tl.num_programs(0)
     tl.store(partial + program, tl.max(tl.max(most, axis=1), axis=0))
@@ -119,7 +119,7 @@ def tensor_kernel(
     tile = tl.num_programs(0) - 1 - program
     row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
     column = tile % ACROSS * BLOCK + tl.arange(0, BLOCK)
-    value = _load(x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED)
+    value = _load(x, row, column, m, row_stride, column_stride, N, ACROSS * BLOCK, ALIGNED)
     if PARTS == 0:
         scale = tl.load(source)
         code = to_code(_given_quotient(value, scale, HOW), FORMAT, HW)
@@ -163,13 +163,13 @@ def _given_quotient(value, scale, HOW: tl.constexpr):
 
 @triton.jit
 def _load(
-    x, row, column, m, row_stride, column_stride, N: tl.constexpr, BLOCK: tl.constexpr,
+    x, row, column, m, row_stride, column_stride, N: tl.constexpr, END: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Give the values of a tile as fp32, 0 outside of the matrix."""
+    """Give the values of a tile as fp32, 0 outside of the matrix; no tile reaches over END."""
     place = column if ALIGNED else column.to(tl.int64) * column_stride
     inside = (row < m)[:, None]
-    if N % BLOCK != 0:
+    if END > N:
         inside = inside & (column < N)[None, :]
     source = x + (row.to(tl.int64) * row_stride)[:, None] + place[None, :]
     if ALIGNED:

@@ -74,14 +74,17 @@ def token_kernel(
         code = to_code(quotient(value, scale[:, None], inverse[:, None], HOW), FORMAT, HW)
         _store(target, code, column, is_stored, N, PADDED_N, BLOCK, STORE)
     else:
+        # where the last block of each walk ends
+        N_END: tl.constexpr = (N + BLOCK - 1) // BLOCK * BLOCK
+        END: tl.constexpr = (PADDED_N + BLOCK - 1) // BLOCK * BLOCK
         most = tl.zeros((ROWS, BLOCK), tl.int32)
         for start in range(0, N, BLOCK):
-            value = _load(source, column + start, column_stride, exists, N, BLOCK, ALIGNED)
+            value = _load(source, column + start, column_stride, exists, N, N_END, ALIGNED)
             most = tl.maximum(most, magnitude_bits(value))
         scale = scale_of(tl.max(most, axis=1), eps, scale_ub, FMAX, HAS_UB, POW2)
         inverse = inverse_of(scale, HOW)
         for start in range(0, PADDED_N, BLOCK):
-            value = _load(source, column + start, column_stride, exists, N, BLOCK, ALIGNED)
+            value = _load(source, column + start, column_stride, exists, N, END, ALIGNED)
             code = to_code(quotient(value, scale[:, None], inverse[:, None], HOW), FORMAT, HW)
             _store(target, code, column + start, is_stored, N, PADDED_N, BLOCK, STORE)
     tl.store(scales + row, tl.where(row < m, scale, 0.0), row < padded_m)
@@ -89,11 +92,11 @@ def token_kernel(
 
 @triton.jit
 def _load(
-    source, column, column_stride, exists, N: tl.constexpr, BLOCK: tl.constexpr,
+    source, column, column_stride, exists, N: tl.constexpr, END: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Give the values of a block as fp32, 0 outside of the matrix."""
-    if N % BLOCK != 0:
+    """Give the values of a block as fp32, 0 outside of the matrix; no block reaches over END."""
+    if END > N:
         exists = exists & (column < N)
     place = source + (column if ALIGNED else column.to(tl.int64) * column_stride)
     if ALIGNED:
