@@ -60,7 +60,9 @@ def nvfp4_amax_kernel(
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     most = tl.zeros((ROWS, BLOCK), tl.int32)
-    for tile in range(tl.program_id(0), tl.cdiv(m, ROWS) * ACROSS, tl.num_programs(0)):
+    # no `range`: with numpy 2.4 the interpreter of Triton 3.6 cannot count to a number of its own
+    tile = tl.program_id(0)
+    while tile < tl.cdiv(m, ROWS) * ACROSS:
         row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
         column = tile % ACROSS * BLOCK + tl.arange(0, BLOCK)
         inside = (row < m)[:, None]
@@ -80,6 +82,7 @@ def nvfp4_amax_kernel(
             up = tl.load(pointer, inside, other=0.0).to(tl.float32)
             value = silu_mul(value, up, HW_SILU)
         most = tl.maximum(most, finite_bits(value))
+        tile += tl.num_programs(0)
     tl.store(partial + tl.program_id(0), tl.max(tl.max(most, axis=1), axis=0))
 
 
