@@ -65,6 +65,16 @@ def test_a_nan_or_infinity_spoils_its_block_and_no_padding(name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_tiles_wholly_in_the_padding_read_nothing(name):
+    # whole tiles before and after the end of x, whose next memory is not to be read
+    n = 32768
+    whole = torch.full((2 * 2 * n + 65536,), torch.nan, dtype=torch.bfloat16)
+    x = whole[: 2 * 2 * n].view(2, 2 * n).copy_(_x(2, n))
+    got = _agrees(KERNELS[name], _config(name, n=n, padded_n=2 * n), x)
+    assert not got.data.view(torch.uint8)[:, n:].any()
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_gates_beyond_the_range_of_exp(name):
     x = _x(4, 384)
     x[0, :384], x[1, :384], x[2, :384], x[3, :384] = -3e38, 3e38, -100.0, 100.0

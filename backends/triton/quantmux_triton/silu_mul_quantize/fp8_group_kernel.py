@@ -82,7 +82,7 @@ def silu_mul_fp8_group_kernel(
         place = column.to(tl.int64) * column_stride
         half = column_stride.to(tl.int64) * N
     inside = (row < m)[:, None, None]
-    if N % (TILE * G) != 0:
+    if N % (TILE * G) != 0 or PADDED_N > N:
         inside = inside & (column < N)[None, :, :]
     at = (row.to(tl.int64) * row_stride)[:, None, None] + place[None, :, :]
     gates = x + at
@@ -98,8 +98,9 @@ def silu_mul_fp8_group_kernel(
     scale = scale_of_constant(amax, eps, scale_ub, FMAX, HAS_UB, POW2, MULTIPLIED)
     inverse = reciprocal(scale, FAST_SILU)
     code = to_code(value * inverse[:, :, None], FORMAT, HW)
-    if N % G != 0:
-        # a group that lies partly outside has a scale, and a NaN scale must not reach the padding
+    if N != PADDED_N:
+        # a group that lies partly outside has a scale, and a NaN scale must not reach the padding;
+        # of a group wholly outside nothing is converted: ptxas 12.8 garbles codes of equal values
         code = tl.where((column < N)[None, :, :], code, 0)
 
     to = (row.to(tl.int64) * PADDED_N)[:, None, None] + column[None, :, :]

@@ -9,8 +9,9 @@ from quantmux_triton.silu_mul_quantize.silu_kernel import silu_mul
 
 @triton.jit
 def load_product(
-    x, row, column, m, row_stride, column_stride, N: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr, FAST_SILU: tl.constexpr, KEEP_INF: tl.constexpr = False,
+    x, row, column, m, row_stride, column_stride, N: tl.constexpr,
+    COVERED: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr, FAST_SILU: tl.constexpr,
+    KEEP_INF: tl.constexpr = False,
 ):  # fmt: skip
     """Give a tile of the product as fp32 [R, C], 0 outside of the matrix.
 
@@ -22,13 +23,14 @@ def load_product(
         row_stride: Elements between rows of x.
         column_stride: Elements between columns of x, 1 when ALIGNED.
         N: Columns of the product.
+        COVERED: Columns that tiles reach over, N or more.
         BLOCK: Columns of the tile; they begin at a multiple of it.
         ALIGNED: Rows of both halves begin at multiples of 16 bytes, without gaps between columns.
         FAST_SILU: ``HW`` of `silu_mul`.
         KEEP_INF: As of `silu_mul`.
     """
     inside = (row < m)[:, None]
-    if N % BLOCK != 0:
+    if N % BLOCK != 0 or COVERED > N:
         inside = inside & (column < N)[None, :]
     gates = x + (row.to(tl.int64) * row_stride)[:, None]
     if ALIGNED:

@@ -54,7 +54,7 @@ def silu_mul_amax_kernel(
         row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
         column = tile % ACROSS * BLOCK + tl.arange(0, BLOCK)
         value = load_product(
-            x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED, FAST_SILU
+            x, row, column, m, row_stride, column_stride, N, N, BLOCK, ALIGNED, FAST_SILU
         )
         most = tl.maximum(most, magnitude_bits(value))
     tl.store(partial + program, tl.max(tl.max(most, axis=1), axis=0))
@@ -110,7 +110,18 @@ def silu_mul_tensor_kernel(
     row = tile // ACROSS * ROWS + tl.arange(0, ROWS)
     column = tile % ACROSS * BLOCK + tl.arange(0, BLOCK)
     value = load_product(
-        x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED, FAST_SILU, PARTS == 0
+        x,
+        row,
+        column,
+        m,
+        row_stride,
+        column_stride,
+        N,
+        PADDED_N,
+        BLOCK,
+        ALIGNED,
+        FAST_SILU,
+        PARTS == 0,
     )
     if PARTS == 0:
         scale = tl.load(source)

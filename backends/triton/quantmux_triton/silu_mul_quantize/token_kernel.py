@@ -60,7 +60,7 @@ def silu_mul_token_kernel(
     column = tl.arange(0, BLOCK)
     if BLOCK >= PADDED_N:
         value = load_product(
-            x, row, column, m, row_stride, column_stride, N, BLOCK, ALIGNED, FAST_SILU
+            x, row, column, m, row_stride, column_stride, N, PADDED_N, BLOCK, ALIGNED, FAST_SILU
         )
         amax = tl.max(magnitude_bits(value), axis=1)
         scale = scale_of(amax, eps, scale_ub, FMAX, HAS_UB, POW2)
@@ -70,14 +70,34 @@ def silu_mul_token_kernel(
         most = tl.zeros((ROWS, BLOCK), tl.int32)
         for start in range(0, N, BLOCK):
             value = load_product(
-                x, row, column + start, m, row_stride, column_stride, N, BLOCK, ALIGNED, FAST_SILU
+                x,
+                row,
+                column + start,
+                m,
+                row_stride,
+                column_stride,
+                N,
+                PADDED_N,
+                BLOCK,
+                ALIGNED,
+                FAST_SILU,
             )
             most = tl.maximum(most, magnitude_bits(value))
         scale = scale_of(tl.max(most, axis=1), eps, scale_ub, FMAX, HAS_UB, POW2)
         inverse = reciprocal(scale, FAST_SILU)
         for start in range(0, PADDED_N, BLOCK):
             value = load_product(
-                x, row, column + start, m, row_stride, column_stride, N, BLOCK, ALIGNED, FAST_SILU
+                x,
+                row,
+                column + start,
+                m,
+                row_stride,
+                column_stride,
+                N,
+                PADDED_N,
+                BLOCK,
+                ALIGNED,
+                FAST_SILU,
             )
             code = to_code(value * inverse[:, None], FORMAT, HW)
             store_codes(data, code, row, column + start, m, padded_m, N, PADDED_N, BLOCK, STORE)
