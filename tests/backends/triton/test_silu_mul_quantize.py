@@ -65,8 +65,8 @@ def test_a_nan_or_infinity_spoils_its_block_and_no_padding(name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_tiles_wholly_in_the_padding_read_nothing(name):
-    # whole tiles before and after the end of x, whose next memory is not to be read
+def test_tiles_wholly_in_the_padding_are_zero_whatever_lies_behind_x(name):
+    # whole tiles before and after the end of a row, and NaN behind the last
     n = 32768
     whole = torch.full((2 * 2 * n + 65536,), torch.nan, dtype=torch.bfloat16)
     x = whole[: 2 * 2 * n].view(2, 2 * n).copy_(_x(2, n))
