@@ -43,7 +43,10 @@ import json, sys
 import quantmux as qm
 answers = []
 for device, installed_only, m, config in json.loads(sys.stdin.read()):
-    found = qm.explain(qm.LinearConfig(**config), device, m=m, installed_only=installed_only)
+    # times decide between contenders that all have one: DeepGEMM's package ships torch's too
+    found = qm.explain(
+        qm.LinearConfig(**config), device, m=m, installed_only=installed_only, deny=["triton"]
+    )
     answers.append({
         "taken": [r.pipeline.ids[-1] for r in found.ranges],
         "tier": [str(r.tier) for r in found.ranges],

@@ -38,7 +38,7 @@ def run(*arguments, **options):
 def test_choose_kernels_answers_for_a_gpu_that_is_not_here():
     done = run("-c", RUN, EXAMPLES / "choose_kernels.py", "--device", "h200")
     assert done.returncode == 0, done.stderr
-    assert "torch/linear_scaled_mm_block  [native]" in done.stdout
+    assert "triton/linear_fp8_block  [native]" in done.stdout
     assert "16 linears, 4 distinct answers" in done.stdout
     assert "planned again, byte by byte the same: True" in done.stdout
     assert "torch/linear_int_mm was forced and cannot serve" in done.stdout
@@ -73,7 +73,7 @@ def test_capability_sweep_gives_the_reasons_of_every_loser_as_json():
     done = run(EXAMPLES / "capability_sweep.py", "--json", "--devices", "a100,h200")
     cells = json.loads(done.stdout)["cells"]
     cell = next(c for c in cells if (c["name"], c["device"]) == ("fp8_block128", "a100"))
-    assert cell["pipeline"] == ["torch/quantize", "torch/linear_emulated"]
+    assert cell["pipeline"] == ["triton/quantize_fp8_group", "torch/linear_emulated"]
     assert "arch" in cell["rejected"]["torch/linear_scaled_mm_block"]
 
 
