@@ -27,9 +27,7 @@ def warmup(
     device: DeviceName = None,
     m: Annotated[
         list[int] | None,
-        typer.Option(
-            "--m", metavar="M", help="Rows of a call; repeatable. Default: 1 to 4096."
-        ),
+        typer.Option("--m", metavar="M", help="Rows of a call; repeatable. Default: 1 to 4096."),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", help="Compilers at once.")
