@@ -67,21 +67,29 @@ def run(cell: Cell, stage: Stage) -> Outcome:
 
 @contextmanager
 def compilations() -> Iterator[list[Any]]:
-    """Collect Triton's compilations of the block; none where Triton is not in use."""
+    """Collect Triton's compilations of the block, those too whose code lay in its cache on disk.
+
+    None where Triton is not in use. Its listener of the compiler is asked, and only where there is
+    none the hook of the launcher, for which Triton 3.6 and 3.9 write every constant as JSON: a
+    kernel whose constants are layouts (Gluon) could not be compiled under it.
+    """
     found: list[Any] = []
-    triton: Any = sys.modules.get("triton")
-    runtime = getattr(getattr(triton, "knobs", None), "runtime", None)
-    if runtime is None or not hasattr(runtime, "jit_post_compile_hook"):
+    knobs: Any = getattr(sys.modules.get("triton"), "knobs", None)
+    compiler, runtime = getattr(knobs, "compilation", None), getattr(knobs, "runtime", None)
+    for place, name in ((compiler, "listener"), (runtime, "jit_post_compile_hook")):
+        if hasattr(place, name):
+            break
+    else:
         yield found
         return
-    was = runtime.jit_post_compile_hook
+    was = getattr(place, name)
 
-    def hook(*args: Any, **kwargs: Any) -> Any:
-        found.append(kwargs.get("repr", ""))
+    def listen(*args: Any, **kwargs: Any) -> Any:
+        found.append(kwargs.get("repr") or getattr(kwargs.get("src"), "name", ""))
         return was(*args, **kwargs) if was else None
 
-    runtime.jit_post_compile_hook = hook
+    setattr(place, name, listen)
     try:
         yield found
     finally:
-        runtime.jit_post_compile_hook = was
+        setattr(place, name, was)
