@@ -1,6 +1,9 @@
 """The table of the Triton backend as Markdown, from its result file alone.
 
-python benchmarks/triton_markdown.py RESULT.json
+    python benchmarks/triton_markdown.py RESULT.json
+    python benchmarks/triton_markdown.py --page PAGE.md
+
+The second replaces every table of a page, as its marks say, by that of a result in `results`.
 """
 
 from __future__ import annotations
@@ -40,8 +43,10 @@ from triton_details import (
 )
 from triton_fits import limits
 
-RESULT = re.compile(r"[\w.-]+-triton-table\.json")
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+_BLOCK = re.compile(
+    r"(?P<begin><!-- (?P<kind>table|brief): (?P<name>[\w.-]+) -->).*?<!-- end of table -->",
+    re.DOTALL,
+)
 
 
 def brief(data: Mapping[str, Any]) -> str:
@@ -251,19 +256,37 @@ def _weight_line(rows: Sequence[Row]) -> str:
     return f"{min(found):.2f}–{max(found):.2f}x, geomean {geomean(found):.2f}x" if found else ""
 
 
-def filled(page: str, data: Mapping[str, Any]) -> str:
-    """Give a page with the table between its marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{table(data)}\n{END}{after}"
+def filled(page: str, results: Path) -> str:
+    """Give a page with the tables of the results that its marks name.
+
+    Args:
+        page: With ``<!-- table: NAME.json -->`` … ``<!-- end of table -->`` as often as one likes;
+            ``brief:`` for `brief`.
+        results: The folder of the results.
+
+    Raises:
+        ValueError: There is no mark.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        data = json.loads((results / match["name"]).read_text(encoding="utf-8"))
+        text = (brief if match["kind"] == "brief" else table)(data)
+        return f"{match['begin']}\n\n{text}\n<!-- end of table -->"
+
+    text, count = _BLOCK.subn(block, page)
+    if not count:
+        raise ValueError("the page has no <!-- table: NAME.json --> … <!-- end of table -->")
+    return text
+
+
+def main() -> None:
+    file = Path(sys.argv[-1])
+    if sys.argv[1] == "--page":
+        page = filled(file.read_text(encoding="utf-8"), Path(__file__).parent / "results")
+        file.write_text(page, encoding="utf-8")
+    else:
+        print(table(json.loads(file.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":
-    result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    if len(sys.argv) > 2:
-        target = Path(sys.argv[2])
-        target.write_text(filled(target.read_text(encoding="utf-8"), result), encoding="utf-8")
-    else:
-        print(table(result))
+    main()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -129,13 +130,32 @@ def test_what_was_not_measured_is_said_so(markdown):
     assert markdown.table(report()).count("not measured") == 9
 
 
-def test_table_and_picture_of_the_page_are_those_of_the_result_it_names(markdown):
+def test_tables_and_picture_of_the_page_are_those_of_the_results_it_names(markdown):
     page = PAGE.read_text(encoding="utf-8")
-    (name,) = set(markdown.RESULT.findall(page))
-    data = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
-    assert markdown.filled(page, data) == page
+    results = ROOT / "benchmarks" / "results"
+    assert markdown.filled(page, results) == page
+    (name,) = re.findall(r"picture is of\n?\s*\[.*?\]\(\.\./benchmarks/results/(\S+)\)", page)
+    data = json.loads((results / name).read_text(encoding="utf-8"))
     picture = (PAGE.parent / "pictures" / "triton-decode-h200.svg").read_text(encoding="utf-8")
     assert script("triton_picture").picture(data) == picture
+
+
+def test_every_table_of_a_page_is_replaced_by_that_of_its_own_result(markdown, tmp_path):
+    for name, us in (("a.json", 4.0), ("b.json", 2.0)):
+        data = report(row("triton/a", us), row("DeepGEMM", 8.0, kind="peer"))
+        (tmp_path / name).write_text(json.dumps(data), encoding="utf-8")
+    end = "old <!-- end of table -->"
+    page = f"x <!-- brief: a.json --> {end} y <!-- table: b.json --> {end} z"
+    text = markdown.filled(page, tmp_path)
+    first, second = text.partition(" y ")[::2]
+    assert "2.00x DeepGEMM" in first
+    assert "###" not in first
+    assert "4.00x DeepGEMM" in second
+    assert "###" in second
+    assert "old" not in text
+    assert markdown.filled(text, tmp_path) == text
+    with pytest.raises(ValueError, match="no <!-- table"):
+        markdown.filled("nothing", tmp_path)
 
 
 def test_a_fixed_time_and_a_rate_are_found_again():
