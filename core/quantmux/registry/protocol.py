@@ -38,7 +38,7 @@ class Producer(Protocol):
         ...
 
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
-        """Compile everything that calls with these M need."""
+        """Compile everything that calls with these M need; threads may do so at once."""
         ...
 
 
@@ -93,7 +93,7 @@ class Consumer(Protocol):
         ...
 
     def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
-        """Compile everything that calls with these M need."""
+        """Compile everything that calls with these M need; threads may do so at once."""
         ...
 
 
@@ -106,7 +106,7 @@ class Relayouter(Protocol):
         ...
 
     def warmup(self, config: RelayoutConfig, ms: Sequence[int]) -> None:
-        """Compile everything that calls with these M need."""
+        """Compile everything that calls with these M need; threads may do so at once."""
         ...
 
 
