@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from quantmux._version import __version__
@@ -53,7 +54,7 @@ def quantmux_backend() -> BackendInfo:
 def quantmux_kernels() -> Iterable[KernelSpec]:
     """Give the kernels."""
     modules = (importlib.import_module(f"{__package__}.{name}") for name in SPECS)
-    return tuple(spec for module in modules for spec in module.specs())
+    return tuple(_needing_triton(spec) for module in modules for spec in module.specs())
 
 
 @hookimpl
@@ -98,6 +99,16 @@ def quantmux_probe(device: DeviceProfile) -> BackendStatus:
         hint=hint,
         details=details,
     )
+
+
+def _needing_triton(spec: KernelSpec) -> KernelSpec:
+    """Give the spec with Triton among its needs.
+
+    What was shown with one release of the compiler is not shown with the next, so evidence and
+    times name the release.
+    """
+    needs = (*spec.capability.needs, TRITON)
+    return replace(spec, capability=spec.capability.replace(needs=needs))
 
 
 def _refusal(device: DeviceProfile) -> tuple[str | None, str | None]:
