@@ -111,7 +111,8 @@ def test_units_run_at_the_same_time_and_progress_is_told_by_the_caller_s_thread(
         told.append((done, of, threading.current_thread() is threading.main_thread()))
         assert what in ("one/quantize", "one/small", "two/big")
 
-    warmup(shop.select(context), jobs=3, progress=progress, context=context)
+    report = warmup(shop.select(context), jobs=3, progress=progress, context=context)
+    assert report.failed == ()
     assert told == [(1, 3, True), (2, 3, True), (3, 3, True)]
     del faults
 
