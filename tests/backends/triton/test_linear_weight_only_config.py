@@ -5,6 +5,8 @@ import math
 import pytest
 
 from quantmux.capability.profiles import PROFILES, profile
+from quantmux.config import LinearConfig
+from quantmux_triton.linear import fp8_w8a16, nvfp4_emulated
 from quantmux_triton.linear.nvfp4_w4a16 import kernel
 from quantmux_triton.linear.weight_only_config import M_CLASSES, m_class, tile_for
 from quantmux_triton.tuned import tuned_rows
@@ -77,3 +79,20 @@ def test_a_few_wide_tiles_are_shared_out_over_all_sms():
     assert cut("h200", 8192, 28672, 1).shares == 264
     assert cut("h100", 8192, 28672, 1).shares == 264
     assert cut("h100", 14336, 4096, 16).shares > 0
+
+
+@pytest.mark.parametrize("device", GPUS)
+@pytest.mark.parametrize(
+    ("linear", "scheme"),
+    [(kernel, "nvfp4_w4a16"), (nvfp4_emulated.kernel, "nvfp4"), (fp8_w8a16.kernel, "fp8_w8a16")],
+)
+@pytest.mark.parametrize(("n", "k"), [(57344, 8192), (8192, 28672), (4096, 4096), (6144, 4096)])
+def test_partial_sums_of_many_tokens_stay_small_and_their_offsets_below_2_31(
+    device, linear, scheme, n, k
+):
+    config = LinearConfig(in_features=k, out_features=n, scheme=scheme)
+    for m in (*M_CLASSES, 8192, 100_000):
+        # a bound call asks for the class of m
+        tile = linear.tile(config, profile(device), m_class(m))
+        floats = -(-m // tile.block_m) * 2 * tile.shares * tile.block_m * tile.block_n
+        assert floats < 1 << 24, (m, tile)

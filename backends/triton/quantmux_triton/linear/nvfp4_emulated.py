@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
@@ -36,6 +37,9 @@ SCALES: Final = {
 
 _MOST_TOKENS: Final = 32
 """Of a tile: decoding x for 64 takes Triton 3.6 twenty seconds to compile for sm80."""
+
+_MOST_SHARED: Final = 64
+"""Tokens of a call whose programs share work: two tiles of tokens."""
 
 
 class Nvfp4Emulated(WidenedLinear):
@@ -72,8 +76,15 @@ class Nvfp4Emulated(WidenedLinear):
         return torch.int16, torch.int32, byte, byte, fp32, fp32
 
     def tile(self, config: LinearConfig, device: DeviceProfile, m: int) -> Tile:
-        """Give the tile for m tokens, of 32 at most."""
-        return super().tile(config, device, min(m, _MOST_TOKENS))
+        """Give the tile for m tokens, of 32 at most; many of those share no work.
+
+        Shares would need partial sums for each tile of tokens: 2 GiB at 8192, and offsets beyond
+        2^31 from some 30 000 on.
+        """
+        found = super().tile(config, device, min(m, _MOST_TOKENS))
+        if m <= _MOST_SHARED or not found.shares:
+            return found
+        return replace(found, shares=0, whole=0, registers=0)
 
     def kind(self, config: LinearConfig) -> str:
         """Give one kind."""
