@@ -186,7 +186,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "The same command goes on from there." in out
