@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,20 +44,20 @@ from triton_details import (
 from triton_fits import limits
 
 _BLOCK = re.compile(
-    r"(?P<begin><!-- (?P<kind>table|brief): (?P<name>[\w.-]+) -->).*?<!-- end of table -->",
+    r"(?P<begin><!-- (?P<kind>[a-z]+): (?P<name>[\w.-]+) -->).*?<!-- end of table -->",
     re.DOTALL,
 )
 
 
 def brief(data: Mapping[str, Any]) -> str:
     """Give ceilings, the issue's lines filled in, and what has no time."""
-    return "\n".join([*_head(data), "", *_summary(data["rows"]), "", *_foot(data)]).rstrip() + "\n"
+    return "\n".join([*head(data), "", *_summary(data["rows"]), "", *_foot(data)]).rstrip() + "\n"
 
 
 def table(data: Mapping[str, Any]) -> str:
     """Give all of `brief` and every case."""
     rows: Sequence[Row] = data["rows"]
-    lines = [*_head(data), "", *_summary(rows), ""]
+    lines = [*head(data), "", *_summary(rows), ""]
     block = linears(rows, "fp8_block128", large=False)
     for title, part in (
         ("Group quantization", group(pick(rows, "quantize", "fp8_group128"))),
@@ -106,7 +106,8 @@ def _selection(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _head(data: Mapping[str, Any]) -> list[str]:
+def head(data: Mapping[str, Any]) -> list[str]:
+    """Give the run: device, date, ceilings, noise and versions."""
     ceilings, versions = data["ceilings"], data["versions"]
     noises = [r["aa_noise"] for r in data["rows"] if r["aa_noise"] is not None]
     node = next((r["us"] for r in data["rows"] if r["kind"] == "node"), None)
@@ -268,10 +269,21 @@ def filled(page: str, results: Path) -> str:
         ValueError: There is no mark.
     """
 
+    return filled_by({"table": table, "brief": brief}, page, results)
+
+
+def filled_by(
+    kinds: Mapping[str, Callable[[Mapping[str, Any]], str]], page: str, results: Path
+) -> str:
+    """Give a page with the tables that its marks name, made by the kinds a mark may name.
+
+    Raises:
+        ValueError: There is no mark.
+    """
+
     def block(match: re.Match[str]) -> str:
         data = json.loads((results / match["name"]).read_text(encoding="utf-8"))
-        text = (brief if match["kind"] == "brief" else table)(data)
-        return f"{match['begin']}\n\n{text}\n<!-- end of table -->"
+        return f"{match['begin']}\n\n{kinds[match['kind']](data)}\n<!-- end of table -->"
 
     text, count = _BLOCK.subn(block, page)
     if not count:

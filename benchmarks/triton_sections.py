@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
+from speed_sections import Section, linears
 from triton_twins import OneWarpPerHead, QuantizeThenPad
 
 from quantmux.bench.peers.deepgemm import DeepGemm
@@ -18,37 +16,14 @@ from quantmux.bench.rows import BenchCase
 from quantmux.config import (
     InverseRopeQuantizeConfig,
     LayerConfig,
-    LinearConfig,
     QuantizeConfig,
     SiluMulQuantizeConfig,
 )
-
-if TYPE_CHECKING:
-    from quantmux.bench.peers.base import Peer
 
 DECODE = ((576, 7168), (1536, 7168), (2112, 7168), (4096, 7168), (7168, 2048), (4096, 4096))
 PREFILL = ((2112, 7168), (4096, 7168), (7168, 2048), (4096, 4096), (24576, 1536), (7168, 16384))
 WEIGHTS = ((28672, 4096), (57344, 8192), (8192, 28672))
 DECODE_M = (1, 16, 64)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One line of the table.
-
-    Attributes:
-        key: For `--only`.
-        kernels: Patterns of our kernels.
-        cases: What is measured; neighbours of one config share its weights.
-        peers: Makes the others.
-        twins: Also time ours launched without programmatic dependence.
-    """
-
-    key: str
-    kernels: tuple[str, ...]
-    cases: tuple[BenchCase, ...]
-    peers: tuple[Callable[[], Peer], ...] = field(default=())
-    twins: bool = True
 
 
 def sections() -> tuple[Section, ...]:
@@ -116,17 +91,6 @@ def sections() -> tuple[Section, ...]:
             linears("fp8_block128", PREFILL, (2048, 4096)),
             (*deepgemm, fast),
         ),
-    )
-
-
-def linears(
-    scheme: str, shapes: Sequence[tuple[int, int]], ms: Sequence[int]
-) -> tuple[BenchCase, ...]:
-    """Give the cases of a linear, N×K by N×K."""
-    return tuple(
-        BenchCase(LinearConfig(in_features=k, out_features=n, scheme=scheme), m)
-        for n, k in shapes
-        for m in ms
     )
 
 

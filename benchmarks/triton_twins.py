@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,12 @@ from quantmux.bench.peers.base import BoundPeer, producer_peer
 from quantmux.ops.quantized import QuantizedTensor
 
 if TYPE_CHECKING:
+    from quantmux.bench.contenders import Contender
     from quantmux.bench.materials import Materials
     from quantmux.bench.rows import BenchCase
     from quantmux.bench.traffic import Part
     from quantmux.capability.device import DeviceProfile
     from quantmux.ops.spec import Call
-
-WITHOUT_PDL = ", PDL off"
-"""Ends the names of rows of kernels launched without programmatic dependence."""
 
 
 class Pdl:
@@ -51,14 +50,20 @@ class Pdl:
         call()
         return self._used
 
-    def without(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """Give the call without it."""
+    def without(
+        self, bound: Contender, bind_again: Callable[[], Contender | str]
+    ) -> Contender | str:
+        """Give the same bound functions, each of whose calls does without it."""
+        del bind_again
 
-        def run() -> Any:
-            with self._switched_off():
-                return call()
+        def switched(call: Callable[[], Any]) -> Callable[[], Any]:
+            def run() -> Any:
+                with self._switched_off():
+                    return call()
 
-        return run
+            return run
+
+        return replace(bound, calls=tuple(switched(call) for call in bound.calls))
 
     @contextmanager
     def _switched_off(self) -> Iterator[None]:

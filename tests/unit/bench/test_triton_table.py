@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from quantmux.bench.contenders import Contender
+
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "triton-speed.md"
 
@@ -215,7 +217,8 @@ def test_a_launch_without_programmatic_dependence_differs_in_nothing_else(pdl):
     def call():
         launcher((3,), "x")
 
-    switch.without(call)()
+    bound = Contender("triton/x", "gemm", (call,))
+    switch.without(bound, pytest.fail).calls[0]()
     call()
     off, on = Launcher.seen
     assert off == ({"PDL": False, "BLOCK": 128}, {"num_warps": 4}, (3,), ("x",))

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
-
-from triton_twins import WITHOUT_PDL, Pdl
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantmux.bench.contenders import Binder, Contender, pipelines_of
 from quantmux.bench.gate import Checked, check_pipeline
 from quantmux.bench.harness import Entry
 
 if TYPE_CHECKING:
-    from triton_sections import Section
+    from speed_sections import Section
 
     from quantmux.bench.rows import BenchCase
     from quantmux.bench.traffic import Part
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.ops.spec import Call
 
+WITHOUT_PDL = ", PDL off"
+"""Ends the names of rows of kernels launched without programmatic dependence."""
+
 _PDL = "; PDL"
 """Ends the note of a row whose launches have programmatic dependence."""
+
+
+class Switch(Protocol):
+    """Sees which launches use programmatic dependence, and does without."""
+
+    def uses(self, call: Callable[[], Any]) -> bool:
+        """Tell whether a call launches with programmatic dependence; it is run once."""
+        ...
+
+    def without(
+        self, bound: Contender, bind_again: Callable[[], Contender | str]
+    ) -> Contender | str:
+        """Give what was bound without it: its calls changed, or bound once more."""
+        ...
 
 
 class Race:
@@ -32,12 +47,16 @@ class Race:
     Args:
         section: Whose kernels.
         pdl: The switch.
+        backends: Whose kernels are ours, the table's own first.
         gate: Hold each against the reference first; only a run that times nothing need not.
     """
 
-    def __init__(self, section: Section, pdl: Pdl, *, gate: bool = True) -> None:
+    def __init__(
+        self, section: Section, pdl: Switch, backends: Sequence[str], *, gate: bool = True
+    ) -> None:
         self._section = section
         self._pdl = pdl
+        self._backends = backends
         self._gate = gate
 
     def __call__(self, case: BenchCase, binder: Binder, inputs: Sequence[Call]) -> Iterator[Entry]:
@@ -59,7 +78,13 @@ class Race:
             if not bound:
                 continue
             if self._section.twins and _PDL in bound[0].checked:
-                yield Entry(name + WITHOUT_PDL, part, partial(self._without, bound[0]))
+                yield Entry(
+                    name + WITHOUT_PDL,
+                    part,
+                    partial(
+                        self._without, bound[0], partial(self._bound, pipeline, binder, inputs)
+                    ),
+                )
             if number == 0:
                 yield Entry(name, part, partial(self._again, pipeline, binder, inputs))
 
@@ -70,13 +95,21 @@ class Race:
         )
         # another tier computes other numbers: weight-only is no rival of the asked scheme
         best = min((p.tier.rank for p in found), default=0)
-        found = [p for p in found if p.main.backend == "triton" and p.tier.rank == best]
-        found.sort(key=lambda p: (p.relayouts, sum(k.partition("/")[0] != "triton" for k in p.ids)))
+        found = [p for p in found if p.main.backend in self._backends and p.tier.rank == best]
+        found.sort(
+            key=lambda p: (
+                p.relayouts,
+                sum(k.partition("/")[0] not in self._backends for k in p.ids),
+            )
+        )
         each = {p.main.id: p for p in reversed(found)}.values()
         # the one that is taken stands first: it is also the one that is bound twice
         selection = binder.context.select(case.config, binder.materials.device)
         taken = selection.pipeline_for(case.m)
         return sorted(each, key=lambda p: taken is None or p.main.id != taken.main.id)
+
+    def _is_foreign(self, kernel: str) -> bool:
+        return kernel.partition("/")[0] not in self._backends
 
     def _bound(self, pipeline: Pipeline, binder: Binder, inputs: Sequence[Call]) -> Contender | str:
         whole = binder.contender(pipeline, inputs)
@@ -103,10 +136,14 @@ class Race:
             made.kind = "aa"
         return made
 
-    def _without(self, contender: Contender) -> Contender:
-        return replace(
-            contender,
-            name=contender.name + WITHOUT_PDL,
-            calls=tuple(self._pdl.without(call) for call in contender.calls),
-            checked=contender.checked.replace(_PDL, ""),
-        )
+    def _without(
+        self, contender: Contender, again: Callable[[], Contender | str]
+    ) -> Contender | str:
+        made = self._pdl.without(contender, again)
+        if isinstance(made, Contender):
+            made = replace(
+                made,
+                name=contender.name + WITHOUT_PDL,
+                checked=contender.checked.replace(_PDL, ""),
+            )
+        return made

@@ -1,0 +1,84 @@
+"""What the table of the CUTLASS backend measures: the cases of every line, and who else runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from speed_sections import Section, linears
+from triton_twins import QuantizeThenPad
+
+from quantmux.bench.peers.deepgemm import DeepGemm
+from quantmux.bench.peers.torch_scaled_mm import TorchScaledMm
+from quantmux.bench.peers.vllm_ops import VllmScaledMm
+from quantmux.bench.rows import BenchCase
+from quantmux.config import QuantizeConfig
+
+SHAPES: Final = (
+    (576, 7168),
+    (1536, 7168),
+    (2112, 7168),
+    (4096, 7168),
+    (7168, 2048),
+    (4096, 4096),
+    (18432, 7168),
+)
+"""N×K of DeepSeek V3's layers, and one of 132 MB."""
+
+FEW: Final = (1, 16, 64)
+MANY: Final = (1024, 4096)
+LARGEST: Final = 8192
+
+_TRITON_ROW: Final = ("triton/linear_fp8_small_m", "triton/linear_fp8")
+_TRITON_BLOCK: Final = ("triton/linear_fp8_block_small_m", "triton/linear_fp8_block")
+
+
+def sections() -> tuple[Section, ...]:
+    """Give the lines in the order of their importance: a budget that ends cuts the last."""
+    slow, fast = partial(TorchScaledMm, fast=False), partial(TorchScaledMm, fast=True)
+    deepgemm = (DeepGemm, partial(DeepGemm, pdl=True))
+    row = ("cutlass/linear_fp8*", *_TRITON_ROW)
+    block = ("cutlass/linear_fp8_block*", *_TRITON_BLOCK)
+    return (
+        Section(
+            "row",
+            row,
+            linears("fp8_channel_token", SHAPES, (*FEW, 128)),
+            (VllmScaledMm, slow, fast),
+        ),
+        Section("block", block, linears("fp8_block128", SHAPES, FEW), (*deepgemm, fast)),
+        Section(
+            "row-large",
+            row,
+            linears("fp8_channel_token", SHAPES, MANY),
+            (VllmScaledMm, fast),
+        ),
+        Section("block-large", block, linears("fp8_block128", SHAPES, MANY), (*deepgemm, fast)),
+        Section(
+            "nvfp4-quantize",
+            ("cutlass/quantize_nvfp4*", "triton/quantize_nvfp4*"),
+            _quantizations(),
+            (QuantizeThenPad,),
+        ),
+        Section(
+            "largest",
+            (*row, *block),
+            (
+                *linears("fp8_channel_token", ((4096, 4096), (18432, 7168)), (LARGEST,)),
+                *linears("fp8_block128", ((4096, 4096), (18432, 7168)), (LARGEST,)),
+            ),
+            (VllmScaledMm, *deepgemm, fast),
+        ),
+    )
+
+
+def _quantizations() -> tuple[BenchCase, ...]:
+    """Give NVFP4 with a given global scale: a full width, one that is padded to it, few rows."""
+    return tuple(
+        BenchCase(
+            QuantizeConfig(operand="nvfp4_static", n=n, padded_n=7168, layout="swizzled_128x4"),
+            m,
+        )
+        for n in (7168, 7152)
+        for m in (16, 4096, 8192)
+    )
