@@ -68,7 +68,7 @@ class Field:
     def ratio(
         self, names: Sequence[str], *, off: bool = False, pick: Callable[[Row], bool] = bool
     ) -> tuple[float, float, int]:
-        """Give geometric mean and least of the best peer's µs over ours, and over how many cases."""
+        """Give geometric mean and least of the best peer's µs over ours, and the cases."""
         found = []
         for case in self:
             times = [us for name in names if (us := self.peer(case, name))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from cutlass_padded import PaddedByTorch
 from speed_sections import Section, linears
 from triton_twins import QuantizeThenPad
 
@@ -24,6 +25,12 @@ SHAPES: Final = (
     (18432, 7168),
 )
 """N×K of DeepSeek V3's layers, and one of 132 MB."""
+
+PADDED: Final = ((2048, 1368), (1280, 3420), (1000, 1000))
+"""N×K of which K, or both, is no multiple of 16: DeepSeek-Coder-V2-Lite on 8 GPUs, Qwen2.5-VL."""
+
+ALIGNED: Final = ((2048, 1376), (1280, 3424), (1008, 1008))
+"""The next multiples of 16, where nothing is padded."""
 
 FEW: Final = (1, 16, 64)
 MANY: Final = (1024, 4096)
@@ -52,6 +59,14 @@ def sections() -> tuple[Section, ...]:
             row,
             linears("fp8_channel_token", SHAPES, MANY),
             (VllmScaledMm, fast),
+        ),
+        Section(
+            "padded",
+            ("cutlass/linear_fp8*",),
+            linears("fp8_channel_token", (*PADDED, *ALIGNED), (1, 16, 256)),
+            (partial(PaddedByTorch, "call"), partial(PaddedByTorch, "load")),
+            twins=False,
+            whole=True,
         ),
         Section("block-large", block, linears("fp8_block128", SHAPES, MANY), (*deepgemm, fast)),
         Section(

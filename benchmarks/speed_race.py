@@ -61,7 +61,7 @@ class Race:
 
     def __call__(self, case: BenchCase, binder: Binder, inputs: Sequence[Call]) -> Iterator[Entry]:
         for number, pipeline in enumerate(self.pipelines(case, binder)):
-            alone = len(pipeline.steps) > 1
+            alone = self._alone(pipeline)
             name = pipeline.main.id
             part: Part = "gemm" if alone else "pipeline"
             bound: list[Contender] = []
@@ -108,6 +108,10 @@ class Race:
         taken = selection.pipeline_for(case.m)
         return sorted(each, key=lambda p: taken is None or p.main.id != taken.main.id)
 
+    def _alone(self, pipeline: Pipeline) -> bool:
+        """Tell whether the consumer alone is timed."""
+        return len(pipeline.steps) > 1 and not self._section.whole
+
     def _is_foreign(self, kernel: str) -> bool:
         return kernel.partition("/")[0] not in self._backends
 
@@ -119,7 +123,7 @@ class Race:
         if not checked.ok:
             return checked.reason
         made = whole
-        if len(pipeline.steps) > 1:
+        if self._alone(pipeline):
             consumer = binder.gemm(pipeline, inputs)
             if consumer is None:
                 return "it does not read a quantized x"

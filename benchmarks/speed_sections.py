@@ -23,6 +23,7 @@ class Section:
         cases: What is measured; neighbours of one config share its weights.
         peers: Makes the others.
         twins: Also time ours launched without programmatic dependence.
+        whole: Time pipelines from a plain x, also where a consumer alone reads a quantized one.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Section:
     cases: tuple[BenchCase, ...]
     peers: tuple[Callable[[], Peer], ...] = field(default=())
     twins: bool = True
+    whole: bool = False
 
 
 def linears(
