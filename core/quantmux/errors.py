@@ -8,6 +8,7 @@ QuantmuxError
 │   ├── NoKernelError        nothing can serve; ``.rejected`` has every kernel's reasons
 │   └── ForcedKernelError    what was forced cannot serve; ``.rejected`` says why
 ├── BuildError           preparing or compiling a kernel failed
+│   └── NotBuiltError        its library is not compiled yet; ``.wait()`` waits for it
 ├── RunError             a call failed
 │   ├── LaunchError          the kernel raised; ``.context_poisoned`` tells whether CUDA is lost
 │   └── NumericsError        a result disagrees with the reference
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from threading import Event
 
 __all__ = [
     "BuildError",
@@ -37,6 +39,7 @@ __all__ = [
     "LaunchError",
     "LayoutError",
     "NoKernelError",
+    "NotBuiltError",
     "NumericsError",
     "PluginError",
     "QuantmuxError",
@@ -159,6 +162,48 @@ class BuildError(QuantmuxError):
     """Preparing weights or compiling a kernel failed."""
 
     default_code = "build"
+
+
+class NotBuiltError(BuildError):
+    """A kernel's library is not compiled yet, and somebody is compiling it: no failure.
+
+    What raises it from ``bind`` or ``warmup`` is not quarantined, the next candidate serves
+    meanwhile, and those who have time wait: ``quantmux.warmup``, a sweep, a benchmark.
+
+    Args:
+        headline: Which kernel or library, and about how long it takes.
+        ready: Set once the library is compiled, or has failed to. None: nobody compiles it.
+        facts: As in `QuantmuxError`.
+        hint: As in `QuantmuxError`.
+        code: As in `QuantmuxError`.
+    """
+
+    default_code = "not_built"
+
+    def __init__(
+        self,
+        headline: str,
+        *,
+        ready: Event | None = None,
+        facts: Iterable[str] | Mapping[str, object] = (),
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        self.ready = ready
+        super().__init__(headline, facts=facts, hint=hint, code=code)
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether trying again makes sense now."""
+        return self.ready is not None and self.ready.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until trying again makes sense; False when the time is over, or nobody compiles.
+
+        Args:
+            timeout: Seconds; None waits as long as the compiler takes.
+        """
+        return self.ready is not None and self.ready.wait(timeout)
 
 
 class RunError(QuantmuxError):

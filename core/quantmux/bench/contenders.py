@@ -11,6 +11,7 @@ from quantmux.config.patterns import matches
 from quantmux.dispatch.candidates import Surveyor
 from quantmux.dispatch.pipeline import Pipeline
 from quantmux.runtime.steps import Built, build, static_scales
+from quantmux.runtime.waiting import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from quantmux.bench.traffic import Part
     from quantmux.ops.spec import Call
     from quantmux.runtime.context import Context
+    from quantmux.runtime.prepare import WeightStore
 
 
 @dataclass(slots=True, eq=False)
@@ -108,14 +110,14 @@ class Binder:
         Raises:
             KernelFailed: A kernel of it raised.
         """
-        device, materials = self.materials.device, self.materials
+        materials = self.materials
         known = self._built.setdefault(pipeline.ids, [])
         if materials.config.op != "linear":
             if not known:
-                known.append(build(pipeline, self.context, device))
+                known.append(self._build(pipeline))
             return known * count
         for store in materials.stores(count)[len(known) :]:
-            known.append(build(pipeline, self.context, device, store))
+            known.append(self._build(pipeline, store))
         return known[:count]
 
     def again(self, pipeline: Pipeline, count: int) -> list[Built]:
@@ -151,12 +153,14 @@ class Binder:
         compare = partial(compare_pipeline, pipeline, inputs[0], self.materials)
         return Contender(pipeline.main.id, "gemm", calls, pipeline, compare=compare)
 
+    def _build(self, pipeline: Pipeline, store: WeightStore | None = None) -> Built:
+        """Build a pipeline, and wait where a library of it is being compiled."""
+        device = self.materials.device
+        return patiently(lambda: build(pipeline, self.context, device, store), cause=True)
+
     def _quantized(self, pipeline: Pipeline, inputs: Sequence[Call]) -> list[Any]:
-        device, store = self.materials.device, self.materials.stores(1)[0]
-        head = [
-            build(Pipeline((step,), pipeline.tier), self.context, device).run
-            for step in pipeline.steps[:-1]
-        ]
+        store = self.materials.stores(1)[0]
+        head = [self._build(Pipeline((step,), pipeline.tier)).run for step in pipeline.steps[:-1]]
         config, scales = self.materials.config, {}
         if config.op == "linear" and config.scheme.activation is not None:
             scales = static_scales(

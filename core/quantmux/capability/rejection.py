@@ -34,6 +34,7 @@ class RejectionCode(StrEnum):
     NEEDS_PACKAGE = "needs_package"
     NEEDS_TOOL = "needs_tool"
     UNAVAILABLE = "unavailable"
+    NOT_BUILT = "not_built"
     NO_PRODUCER = "no_producer"
     LOSSY = "lossy"
     DENIED = "denied"

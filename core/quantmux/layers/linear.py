@@ -236,23 +236,54 @@ class Linear(HeldWeights):
         """Bytes of prepared and canonical weights, each storage counted once."""
         return self.bind().bytes_held
 
-    def bind(self) -> BoundLinear:
+    def bind(self, *, wait: bool = False) -> BoundLinear:
         """Prepare the weights and bind the kernels, once; done by the first call otherwise.
+
+        Args:
+            wait: Wait for libraries that are being compiled; else the next kernel serves, for as
+                long as nobody calls `rebind`.
 
         Raises:
             BuildError: Nothing that builds can serve.
             NoKernelError: Nothing can serve on the device.
         """
         with self._lock:
-            if self._bound is None:
-                bound = bind(self._select(), self.weights, context=self._here(), layer=self.layer)
-                kept = bound.store.kept
-                for name in _FREED:
-                    on_device = kept is not None and kept.data.device == self._device
-                    self._buffers[name] = getattr(kept, NAMES[name]) if on_device else None
-                self._bound = bound
-                self._call = bound.call
-            return self._bound
+            return self._bound if self._bound is not None else self._bind(wait=wait)
+
+    def rebind(self, *, wait: bool = False) -> bool:
+        """Take the kernels whose libraries were not compiled when the layer was bound.
+
+        A bound layer never changes its kernels by itself: outputs would change by a rounding in
+        the middle of a run, and CUDA graphs hold addresses of the form of the weights that was
+        prepared. So whoever knows that nothing runs calls this; graphs are to be captured anew.
+
+        Args:
+            wait: Wait for those that are still being compiled.
+
+        Returns:
+            Whether the layer was bound anew. False when it is not bound yet, when nothing was
+            pending, or when nothing of it is ready and ``wait`` is False.
+
+        Raises:
+            BuildError: Nothing that builds can serve.
+        """
+        with self._lock:
+            bound = self._bound
+            if bound is None or not bound.pending or not (wait or bound.has_news):
+                return False
+            self._bind(wait=wait)
+            return True
+
+    def _bind(self, *, wait: bool) -> BoundLinear:
+        weights, here = self.weights, self._here()
+        bound = bind(self._select(), weights, context=here, layer=self.layer, wait=wait)
+        kept = bound.store.kept
+        for name in _FREED:
+            on_device = kept is not None and kept.data.device == self._device
+            self._buffers[name] = getattr(kept, NAMES[name]) if on_device else None
+        self._bound = bound
+        self._call = bound.call
+        return bound
 
     def input_layout(self, m: int) -> QuantizeConfig | None:
         """Give the operand and layout that the kernel for M rows reads; None if it reads plain x.
@@ -262,8 +293,12 @@ class Linear(HeldWeights):
         return self.bind().input_layout(m)
 
     def warmup(self, ms: Sequence[int]) -> None:
-        """Bind, and compile all that calls with these numbers of rows need."""
-        self.bind().warmup(ms)
+        """Bind, and compile all that calls with these numbers of rows need, however long it takes.
+
+        Libraries that were not compiled when the layer was bound are taken now (`rebind`).
+        """
+        self.rebind(wait=True)
+        self.bind(wait=True).warmup(ms)
 
     def forward(self, input: torch.Tensor | QuantizedTensor) -> torch.Tensor:  # noqa: A002
         """Give y [..., N]; under torch.compile it is one graph break.

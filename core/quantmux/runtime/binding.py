@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quantmux.errors import BuildError
+from quantmux.capability.rejection import Rejection, RejectionCode
+from quantmux.errors import BuildError, NotBuiltError
 from quantmux.ops.linear.weights import check_weights
 from quantmux.ops.quantized import DTYPES
 from quantmux.runtime.calls import guarded, linear_call, producer_call, route_of
@@ -16,6 +18,7 @@ from quantmux.runtime.events import FallbackEvent
 from quantmux.runtime.prepare import WeightStore
 from quantmux.runtime.route import Place, Route, rows
 from quantmux.runtime.steps import Built, Call, KernelFailed
+from quantmux.runtime.waiting import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +62,20 @@ class Bound:
     def events(self) -> tuple[FallbackEvent, ...]:
         """Every fallback of this op since it was bound, the bind itself included."""
         return tuple(self._place.events)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Kernels that were passed over because their libraries were not compiled yet.
+
+        They are not taken later by themselves: what is bound stays. Bind anew to take them.
+        """
+        return tuple(self._place.pending)
+
+    @property
+    def has_news(self) -> bool:
+        """Tell whether the library of one of `pending` is compiled by now, or has failed to."""
+        pending = self._place.pending
+        return bool(pending) and any(error.is_ready for error in pending.values())
 
     def pipeline_for(self, m: int) -> Pipeline:
         """Give the pipeline in use for M rows, fallbacks included.
@@ -132,20 +149,24 @@ def bind(
     *,
     context: Context | None = None,
     layer: str | None = None,
+    wait: bool = False,
 ) -> BoundLinear:
     """Prepare weights and bind the pipelines of every M range.
 
     A kernel that fails to load, to prepare or to bind is quarantined on the device and the
     selection is made again without it: the answer is the best of what builds, on one weight form.
+    One whose library is not compiled yet is passed over, and stands in `Bound.pending`.
 
     Args:
         selection: Of a linear; must be served.
         weights: Canonical weights on the device. They are not changed.
         context: Registry and quarantine; None takes the process's.
         layer: Name of the layer, for events.
+        wait: Wait for libraries that are being compiled.
 
     Raises:
-        BuildError: Nothing that builds can serve, or the policy says ``fallback.build = "error"``.
+        BuildError: Nothing that builds can serve, or the policy says ``fallback.build = "error"``;
+            a `NotBuiltError` where a library that is being compiled could.
         InputError: The weights are not those of the config.
         LaunchError: The CUDA context is lost.
         NoKernelError: The selection serves nothing.
@@ -159,7 +180,7 @@ def bind(
         if store.kept is not None:  # else they were good enough for a first preparation
             check_weights(store.kept, config, name=layer)
 
-    place = _place(selection, context, store, layer, check)
+    place = _place(selection, context, store, layer, check, wait=wait)
     builts = _build_all(place)
     store.settle({b.pipeline.weight_layout for b in builts})
     _warn_lossy(place)
@@ -169,7 +190,11 @@ def bind(
 
 
 def bind_producer(
-    selection: Selection, *, context: Context | None = None, layer: str | None = None
+    selection: Selection,
+    *,
+    context: Context | None = None,
+    layer: str | None = None,
+    wait: bool = False,
 ) -> BoundProducer:
     """Bind a producer or a relayout; see `bind`.
 
@@ -177,7 +202,7 @@ def bind_producer(
         BuildError: Nothing that builds can serve.
         NoKernelError: The selection serves nothing.
     """
-    place = _place(selection, context, None, layer, lambda: None)
+    place = _place(selection, context, None, layer, lambda: None, wait=wait)
     builts = _build_all(place)
     routes = _routes(place, builts)
     call = guarded(producer_call(routes), place.selection.device)
@@ -190,6 +215,8 @@ def _place(
     store: WeightStore | None,
     layer: str | None,
     check: Callable[[], None],
+    *,
+    wait: bool,
 ) -> Place:
     context = default_context() if context is None else context
     if not selection.is_served:
@@ -197,7 +224,7 @@ def _place(
             f"nothing can serve {selection.config} on {selection.device}",
             hint="print selection.explain()",
         )
-    return Place(selection, context, store, layer, check, [], RLock())
+    return Place(selection, context, store, layer, check, [], RLock(), wait)
 
 
 def _build_all(place: Place) -> list[Built]:
@@ -219,19 +246,31 @@ def _reselect(place: Place, wanted: Pipeline, m: int, failed: KernelFailed) -> N
     if place.mode("build") == "error":
         place.report("build", str(wanted), None, reason, failed.error)
     before = place.selection
-    again = place.context.reselect(before, _only_m(before))
+    away = {name: _not_built(error) for name, error in place.pending.items()}
+    again = place.context.reselect(before, _only_m(before), blocked=away)
     choice = again.range_for(m)
     if choice is None or failed.kernel.id in again.kernels:
         place.events.append(_lost(place, str(wanted), reason))
         place.context.report(place.events[-1], "silent")
-        raise BuildError(
-            f"{wanted} cannot be built for {before.config} on {before.device}, and nothing else "
-            "can serve",
-            facts=[reason, *_why(again)],
-            hint="run: quantmux doctor",
-        ) from failed.error
+        raise _nothing_else(before, wanted, [reason, *_why(again)], failed.error) from failed.error
     place.report("build", str(wanted), str(choice.pipeline), reason, failed.error)
     place.selection = again
+
+
+def _nothing_else(
+    selection: Selection, wanted: Pipeline, facts: list[str], error: BaseException
+) -> BuildError:
+    where = f"for {selection.config} on {selection.device}, and nothing else can serve"
+    if isinstance(error, NotBuiltError):
+        headline = f"{wanted} is not compiled yet {where}"
+        return NotBuiltError(headline, ready=error.ready, facts=facts, hint=error.hint)
+    headline = f"{wanted} cannot be built {where}"
+    return BuildError(headline, facts=facts, hint="run: quantmux doctor")
+
+
+def _not_built(error: NotBuiltError) -> Rejection:
+    have = "being compiled" if error.ready is not None else "not compiled"
+    return Rejection(RejectionCode.NOT_BUILT, "library", "its library", have, error.hint)
 
 
 def _lost(place: Place, wanted: str, reason: str) -> FallbackEvent:
@@ -262,7 +301,7 @@ def _warm(route: Route, ms: list[int]) -> None:
         try:
             for step, kernel in zip(built.pipeline.steps, built.kernels, strict=True):
                 try:
-                    kernel.warmup(step.config, ms)  # type: ignore[arg-type]
+                    patiently(partial(kernel.warmup, step.config, ms))  # type: ignore[arg-type]
                 except Exception as error:
                     raise KernelFailed(step.kernel, "warmup", error) from error
         except KernelFailed as failed:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from quantmux.capability.device import DeviceProfile
+    from quantmux.capability.rejection import Rejection
     from quantmux.config import LayerConfig
     from quantmux.config.policy import OnFallback
     from quantmux.config.settings import Settings
@@ -116,7 +117,11 @@ class Context:
         return found
 
     def reselect(
-        self, selection: Selection, m: int | None = None, without: Collection[str] = ()
+        self,
+        selection: Selection,
+        m: int | None = None,
+        without: Collection[str] = (),
+        blocked: Mapping[str, Rejection] | None = None,
     ) -> Selection:
         """Give a selection under the same settings as they stand, without some kernels.
 
@@ -126,14 +131,19 @@ class Context:
             selection: What was selected before; the quarantine may have grown since.
             m: One number of rows, None covers all.
             without: Kernel ids that shall not be taken.
+            blocked: Kernel ids that cannot be taken now, and why.
         """
         settings = selection.settings
         if without:
             settings = replace(settings, deny=(*settings.deny, *sorted(without)))
-        key = (selection.config, selection.device, m, settings, self._today(), "reselect")
+        away = tuple(sorted((blocked or {}).items()))
+        key = (selection.config, selection.device, m, settings, away, self._today(), "reselect")
         found = self._selections.get(key)
         if found is None:
             inventory = self.inventory(selection.device)
+            if away:
+                more = {name: (*inventory.blocked.get(name, ()), why) for name, why in away}
+                inventory = replace(inventory, blocked={**inventory.blocked, **more})
             found = survey(selection.config, selection.device, settings, inventory, m)
             self._keep(key, found)
         return found
@@ -230,6 +240,10 @@ class Context:
             with self._lock:
                 found = self._kept.setdefault(key, made)
         return found
+
+    def forget(self, key: tuple[Any, ...]) -> None:
+        """Forget what is kept under a key of `remember`."""
+        self._kept.pop((*key, self._today()), None)
 
     def _select(
         self,

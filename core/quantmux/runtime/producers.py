@@ -23,6 +23,7 @@ from quantmux.errors import ConfigError, InputError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.binding import BoundProducer, bind_producer
 from quantmux.runtime.context import default_context
+from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.inputs import as_layout
 
 if TYPE_CHECKING:
@@ -246,5 +247,10 @@ def _bound(
     def make() -> BoundProducer:
         return bind_producer(here.select(config, profile, call_overrides=call), context=here)
 
-    found: BoundProducer = here.remember((config, profile, call, current_context()), make)
+    key = (config, profile, call, current_context())
+    found: BoundProducer = here.remember(key, make)
+    if found.has_news and not is_capturing():
+        # nobody holds this one but the context: the next call may go to what is compiled by now
+        here.forget(key)
+        found = here.remember(key, make)
     return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from quantmux.errors import BuildError, LaunchError, QuantmuxError, RunError
+from quantmux.errors import BuildError, LaunchError, NotBuiltError, QuantmuxError, RunError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.events import FallbackEvent, Stage, one_line
 from quantmux.runtime.failures import Failure, classify, is_capturing
@@ -13,6 +13,7 @@ from quantmux.runtime.inputs import check_call, no_rows
 from quantmux.runtime.results import result_problem
 from quantmux.runtime.self_check import examiner
 from quantmux.runtime.steps import Built, Call, KernelFailed, build
+from quantmux.runtime.waiting import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +39,8 @@ class Place:
         check: Raises when the weights, and not a kernel, are wrong.
         events: Every fallback of this op, in order.
         lock: Held while something is replaced.
+        is_patient: Wait for libraries that are being compiled.
+        pending: Kernels that were passed over because their libraries are not compiled yet.
     """
 
     selection: Selection
@@ -47,13 +50,19 @@ class Place:
     check: Callable[[], None]
     events: list[FallbackEvent]
     lock: RLock
+    is_patient: bool = False
+    pending: dict[str, NotBuiltError] = field(default_factory=dict)
 
     def build(self, pipeline: Pipeline) -> Built:
         """Build a pipeline here; see `steps.build`."""
         examine = None
         if self.selection.settings.self_check == "first_use":
             examine = examiner(self.context, self.selection.device, self.store)
-        return build(pipeline, self.context, self.selection.device, self.store, examine)
+
+        def make() -> Built:
+            return build(pipeline, self.context, self.selection.device, self.store, examine)
+
+        return patiently(make, cause=True) if self.is_patient else make()
 
     def mode(self, stage: Stage) -> OnFallback:
         """Give what the policy says of a stage."""
@@ -74,11 +83,16 @@ class Place:
     def put_away(self, failed: KernelFailed) -> str:
         """Quarantine a kernel that did not build; gives the reason, one line.
 
+        One whose library is not compiled yet is no failure: it is passed over and remembered.
+
         Raises:
             BuildError: The policy says ``error``.
             InputError: The weights are wrong, not the kernel.
             LaunchError: The CUDA context is lost.
         """
+        if isinstance(failed.error, NotBuiltError):
+            self.pending[failed.kernel.id] = failed.error
+            return one_line(failed.error)
         how = "failed its" if failed.doing == "self-check" else "raised in"
         reason = f"{failed.kernel.id} {how} {failed.doing}: {one_line(failed.error)}"
         refuse(failed.error, self.check, reason)

@@ -25,6 +25,7 @@ from quantmux.errors import BuildError, ConfigError
 from quantmux.registry.guard import guarded
 from quantmux.runtime.context import default_context
 from quantmux.runtime.events import one_line
+from quantmux.runtime.waiting import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +134,8 @@ def warmup(
     """Compile all that calls with these numbers of rows need, so that nothing compiles in a call.
 
     A kernel that does not compile is no error here: it is in the report, and a layer that was to
-    take it takes another, as it does at its first call.
+    take it takes another, as it does at its first call. Libraries that are being compiled in the
+    background are waited for, and layers that were bound without them are bound anew.
 
     Args:
         what: A plan or a selection: what its kernels need. A model, a layer, or several: that, and
@@ -260,7 +262,8 @@ def _do(task: _Task, context: Context) -> WarmupUnit:
 
 
 def _here(task: _Task, context: Context) -> str:
-    context.load(task.kernel).warmup(task.config, task.ms)
+    kernel = context.load(task.kernel)
+    patiently(lambda: kernel.warmup(task.config, task.ms))
     return ""
 
 

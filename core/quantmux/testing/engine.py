@@ -15,6 +15,7 @@ import torch
 
 from quantmux.registry.digest import kernel_digest
 from quantmux.runtime.failures import Failure, classify
+from quantmux.runtime.waiting import patiently
 from quantmux.testing.answers import fails, not_here, told
 from quantmux.testing.cell import Cell, Outcome, Verdict
 from quantmux.testing.checks import CHECKS
@@ -104,7 +105,7 @@ def _answer(cell: Cell, stage: Stage) -> Outcome:
         if blocked is not None and not check.ALWAYS:
             return not_here(str(blocked), str(blocked.code))
         before = ProgramState.now(stage.home)
-        outcome = check.run(cell, stage)
+        outcome = patiently(lambda: check.run(cell, stage))
         if stage.device.is_cuda and stage.device.is_present:
             torch.cuda.synchronize(stage.home)
         changed = before.changed(stage.home)
