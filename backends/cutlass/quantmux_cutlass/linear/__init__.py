@@ -1,0 +1,1 @@
+"""Linears: what the host does around the compiled products."""
