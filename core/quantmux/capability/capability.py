@@ -92,9 +92,11 @@ class Needs(Frozen):
 
     ``package`` needs carry a version range in packaging's syntax (``>=2.8``), or "".
     ``import_name`` is the module that must exist when it differs from the package's name.
+    ``library`` names in words what the plugin itself looks for (its veto says no where it is
+    missing): it is listed among the assumptions for a device that is not here, and no more.
     """
 
-    kind: Literal["package", "tool"]
+    kind: Literal["package", "tool", "library"]
     name: str
     version: str = ""
     import_name: str | None = None
@@ -129,6 +131,9 @@ class Capability(Frozen):
         output_row_multiple: Rows of y have stride N rounded up to this (1 = always contiguous).
         weight_layout: Name of the prepared weight form; kernels naming the same one share it.
             ``canonical`` is the checkpoint's own form.
+        canonical_if_aligned: Where N and K are multiples of ``pad_n_to`` and ``pad_k_to`` already,
+            it reads canonical weights, and shares them with every kernel that does;
+            ``weight_layout`` is the form of the others.
         launches: Kernel launches of one call (of a linear with a bias: one in the output's dtype),
             None for a composite of torch operations.
         needs: Packages and tools.
@@ -160,6 +165,7 @@ class Capability(Frozen):
     accumulations: tuple[Accumulation, ...] = ("fast",)
     output_row_multiple: int = Field(default=8, ge=1)
     weight_layout: str = "canonical"
+    canonical_if_aligned: bool = False
     launches: int | None = None
     needs: tuple[Needs, ...] = ()
     tags: frozenset[str] = frozenset()
@@ -192,6 +198,7 @@ class Capability(Frozen):
             accumulations: tuple[Accumulation, ...] = ("fast",),
             output_row_multiple: int = 8,
             weight_layout: str = "canonical",
+            canonical_if_aligned: bool = False,
             launches: int | None = None,
             needs: tuple[Needs, ...] = (),
             tags: frozenset[str] | set[str] = frozenset(),
@@ -219,6 +226,11 @@ class Capability(Frozen):
         if self.m_max is not None and self.m_max < self.m_min:
             raise ConfigError(f"m_max = {self.m_max} is below m_min = {self.m_min}")
         return self
+
+    def weight_layout_for(self, n: int, k: int) -> str:
+        """Give the name of the form that weights [n, k] are prepared into."""
+        is_aligned = n % self.pad_n_to == 0 and k % self.pad_k_to == 0
+        return "canonical" if self.canonical_if_aligned and is_aligned else self.weight_layout
 
     @property
     def is_experimental(self) -> bool:

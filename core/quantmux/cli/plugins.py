@@ -157,7 +157,8 @@ def _capability(c: Capability) -> list[tuple[str, str]]:
             limits.append(f"pads {title} to {multiple}")
     rows.append(("limits", ", ".join(limits)))
     if c.schemes:
-        rows.append(("weights", c.weight_layout))
+        aligned = ", canonical where nothing is padded" if c.canonical_if_aligned else ""
+        rows.append(("weights", c.weight_layout + aligned))
         bias = "taken" if c.takes_bias else "not taken"
         rows.append(("bias", f"{bias}; accumulation {' '.join(c.accumulations)}"))
     launches = "composite" if c.launches is None else str(c.launches)

@@ -50,7 +50,10 @@ class Pipeline:
     @property
     def weight_layout(self) -> str:
         """Prepared weight form of the consumer."""
-        return self.main.capability.weight_layout
+        config, capability = self.steps[-1].config, self.main.capability
+        if config.op != "linear":
+            return capability.weight_layout
+        return capability.weight_layout_for(config.n, config.k)
 
     @property
     def relayouts(self) -> int:

@@ -96,7 +96,7 @@ def build(
     if store is None or not isinstance(config, LinearConfig):
         call = _callable(step, _guard(step, "bind", partial(kernel.bind, config, device)))
         return Built(pipeline, call, None, kernels)
-    layout = step.kernel.capability.weight_layout
+    layout = step.kernel.capability.weight_layout_for(config.n, config.k)
     form = _guard(step, "prepare", partial(store.prepared, layout, kernel))
     bound = _guard(step, "bind", partial(kernel.bind, config, form, device))
     consume = _callable(step, bound)

@@ -354,6 +354,32 @@ def test_all_ranges_share_one_weight_layout(producer: Make, consumer: Make, ask:
     assert [c.pipeline.main.id for c in both.ranges] == ["cutlass/small", "triton/any"]
 
 
+def test_a_kernel_that_only_pads_shares_canonical_weights_where_nothing_needs_it(
+    producer: Make, consumer: Make, ask: Ask
+) -> None:
+    kernels = (
+        producer("triton/q", "fp8_token", ("row_major",), takes_padded_n=True),
+        consumer(
+            "cutlass/small",
+            "fp8_channel_token",
+            ("row_major",),
+            m_max=64,
+            pad_k_to=16,
+            weight_layout="cutlass:wide",
+            canonical_if_aligned=True,
+        ),
+        consumer("triton/any", "fp8_channel_token", ("row_major",), takes_padded_n=True),
+    )
+    aligned = ask(linear("fp8_channel_token", k=1376), *kernels)
+    assert aligned.weight_layouts == ("canonical",)
+    assert [c.pipeline.main.id for c in aligned.ranges] == ["cutlass/small", "triton/any"]
+    odd = ask(linear("fp8_channel_token", k=1368), *kernels)
+    assert odd.weight_layouts == ("canonical",)
+    assert [c.pipeline.main.id for c in odd.ranges] == ["triton/any"]
+    copies = ask(linear("fp8_channel_token", k=1368), *kernels, weight_copies=2)
+    assert copies.weight_layouts == ("canonical", "cutlass:wide")
+
+
 def test_a_deny_pattern_rejects_with_its_origin(producer: Make, consumer: Make, ask: Ask) -> None:
     kernels = (
         producer("triton/q", "fp8_group128", ("row_major",)),

@@ -141,6 +141,7 @@ DEFAULTS = {
         "accumulations": ("fast",),
         "output_row_multiple": 8,
         "weight_layout": "canonical",
+        "canonical_if_aligned": False,
         "launches": None,
         "needs": (),
         "tags": frozenset(),

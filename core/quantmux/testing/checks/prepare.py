@@ -99,7 +99,7 @@ def _foreign_forms(cell: Cell, stage: Stage, outcome: Outcome) -> Outcome:
         found = replace(trial, run=run_, prepared=form)
         other = compared(found, found())
         if other.verdict is Verdict.FAILS:
-            layout = spec.capability.weight_layout
+            layout = form.weight_layout
             return fails(f"on the {layout} weights of {whose}: {other.reason}", "prepare")
     return outcome
 
@@ -108,13 +108,14 @@ def _forms(
     spec: KernelSpec, case: Case, weights: LinearWeights, stage: Stage
 ) -> Iterator[tuple[str, PreparedWeights]]:
     config = case.config
-    if spec.capability.weight_layout == "canonical":
+    layout = spec.capability.weight_layout_for(config.n, config.k)
+    if layout == "canonical":
         named = dict(weights.named())
         yield "the checkpoint", PreparedWeights(named, "canonical", config.n, config.k)
         return
     for other in stage.registry.kernels:
         is_kin = other.op == spec.op and other.backend == spec.backend and other.id != spec.id
-        if not is_kin or other.capability.weight_layout != spec.capability.weight_layout:
+        if not is_kin or other.capability.weight_layout_for(config.n, config.k) != layout:
             continue
         if stage.blocked(other) is None and not stage.refusals(other, config, case.m):
             before = ProgramState.now(stage.home)
@@ -156,7 +157,11 @@ def _form_problem(
 ) -> str:
     """Say what the prepared weights say of themselves that is not so."""
     for name, have, need in (
-        ("weight_layout", prepared.weight_layout, spec.capability.weight_layout),
+        (
+            "weight_layout",
+            prepared.weight_layout,
+            spec.capability.weight_layout_for(config.n, config.k),
+        ),
         ("n", prepared.n, config.n),
         ("k", prepared.k, config.k),
     ):
