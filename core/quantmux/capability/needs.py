@@ -102,6 +102,8 @@ def _wheel_roots() -> tuple[Path, ...]:
 
 
 def _check(need: Needs) -> Rejection | None:
+    if need.kind == "library":  # the plugin's veto looks for it
+        return None
     return _tool(need) if need.kind == "tool" else _package(need)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.registry.kernel_spec import BackendInfo, BackendStatus, KernelSpec
+    from quantmux.registry.library_unit import LibraryUnit
 
 PROJECT = "quantmux"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -34,6 +35,11 @@ def quantmux_kernels() -> Iterable[KernelSpec]:  # type: ignore[empty-body]
 @hookspec
 def quantmux_probe(device: DeviceProfile) -> BackendStatus:  # type: ignore[empty-body]
     """Say whether the backend can work here, from metadata and files: no import, no network."""
+
+
+@hookspec
+def quantmux_libraries() -> Iterable[LibraryUnit]:  # type: ignore[empty-body]
+    """Give every library that kernels need compiled, with its state and what compiles it."""
 
 
 @hookspec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from quantmux.config import LayerConfig
 
     Veto = Callable[[LayerConfig, DeviceProfile], Rejection | None]
+    Versions = Callable[[], Mapping[str, str]]
     Estimate = Callable[[LayerConfig, DeviceProfile, int], float]
 
-HOOK_API: Final = (1, 0)
-"""(major, minor) of the plugin contract. A plugin names the range that it was written for."""
+HOOK_API: Final = (1, 1)
+"""(major, minor) of the plugin contract. A plugin names the range that it was written for.
+
+1.1 added `quantmux_libraries`, `KernelSpec.versions` and needs of the kind ``library``.
+"""
 
 _ID: Final = re.compile(r"^[a-z][a-z0-9_]*/[a-z0-9][a-z0-9_.+-]*$")
 _DOTTED: Final = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -40,6 +44,8 @@ class KernelSpec:
         summary: One line for tables.
         veto: Says no where data cannot; raising turns into a ``plugin_error`` rejection.
         estimate: Expected time, µs, for an M. Orders the kernels of one backend only.
+        versions: Gives what compiled its libraries, name to version, where that is no package
+            that it needs. Evidence and measured times of another release are stale.
     """
 
     id: str
@@ -51,6 +57,7 @@ class KernelSpec:
     summary: str = ""
     veto: Veto | None = field(default=None, compare=False)
     estimate: Estimate | None = field(default=None, compare=False)
+    versions: Versions | None = field(default=None, compare=False)
 
     @property
     def backend(self) -> str:
@@ -117,7 +124,7 @@ def _problem(spec: KernelSpec, plugin: str) -> str | None:
     sources: Any = spec.sources
     if not isinstance(sources, tuple) or not all(isinstance(s, str) for s in sources):
         return "sources is not a tuple of file names"
-    for name in ("veto", "estimate"):
+    for name in ("veto", "estimate", "versions"):
         if getattr(spec, name) is not None and not callable(getattr(spec, name)):
             return f"{name} is a {type(getattr(spec, name)).__name__}, not a function"
     if not _ID.match(spec.id):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from quantmux.capability.needs import package_version
+from quantmux.registry.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,12 +20,22 @@ _ALWAYS = ("torch", "triton")
 def versions_here(spec: KernelSpec) -> dict[str, str]:
     """Give the installed versions of what a kernel's numbers depend on: torch and its needs.
 
-    Packages that are not installed are left out; programs (nvcc) have no version that could be
-    read without running them.
+    Packages that are not installed are left out. What compiled a kernel's libraries, and is no
+    package, the kernel itself names (`KernelSpec.versions`).
     """
     needed = [need.name for need in spec.capability.needs if need.kind == "package"]
     found = {name: package_version(name) for name in dict.fromkeys(("torch", *needed))}
-    return {name: version for name, version in found.items() if version is not None}
+    installed = {name: version for name, version in found.items() if version is not None}
+    return {**installed, **_compiled_by(spec)}
+
+
+def _compiled_by(spec: KernelSpec) -> dict[str, str]:
+    """Give what the kernel says of its compilers; a plugin that raises has said nothing."""
+    ask = spec.versions
+    if ask is None:
+        return {}
+    outcome = guarded(lambda: {str(name): str(version) for name, version in ask().items()})
+    return outcome.value or {}
 
 
 def digest_change(run: str, here: str) -> str:
@@ -37,14 +48,16 @@ def digest_change(run: str, here: str) -> str:
 def version_change(spec: KernelSpec, run: Mapping[str, str]) -> str:
     """Say which package is of another release than in the run, "" when none is.
 
-    A release is major.minor: 2.11.0+cu130 and 2.11.1 are one. Asked are torch, triton and the
-    packages that the kernel needs, each only where the run has named it.
+    A release is major.minor: 2.11.0+cu130 and 2.11.1 are one. Asked are torch, triton, the
+    packages that the kernel needs, and what it says that compiled it, each only where the run has
+    named it.
     """
     needed = {need.name for need in spec.capability.needs if need.kind == "package"}
+    compiled_by = _compiled_by(spec)
     for name, version in sorted(run.items()):
-        if name not in needed and name not in _ALWAYS:
+        if name not in needed and name not in _ALWAYS and name not in compiled_by:
             continue
-        here = package_version(name)
+        here = compiled_by.get(name) or package_version(name)
         if here is None:
             return f"{name} {version} was run, none is here"
         if not same_release(version, here):

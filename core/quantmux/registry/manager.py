@@ -22,6 +22,7 @@ from quantmux.errors import ConfigError, PluginError
 from quantmux.registry.discovery import Found, given_plugins, imports_torch, installed_plugins
 from quantmux.registry.guard import describe, guarded
 from quantmux.registry.kernel_spec import BackendStatus, KernelSpec
+from quantmux.registry.library_unit import LibraryUnit, library_problem
 from quantmux.registry.load import load_kernel
 from quantmux.registry.status import PluginRecord, probe_failure, status_problem
 from quantmux.registry.validate import check_plugin, new_plugin_manager
@@ -129,6 +130,36 @@ class Registry:
     def profiles(self) -> dict[str, DeviceProfile]:
         """Give all named device profiles: core's, and plugins' under names that core lacks."""
         return dict(self._profiles)
+
+    def libraries(self, name: str) -> tuple[LibraryUnit, ...]:
+        """Give the libraries that a plugin compiles, as they stand now; () for one without any.
+
+        Raises:
+            PluginError: Its hook raised, or gave something else.
+        """
+        if name not in self._providers:
+            return ()
+        outcome = guarded(
+            lambda: [u for given in self._ask(name, "quantmux_libraries") for u in given]
+        )
+        problem = (
+            None
+            if outcome.error is None
+            else f"raised in quantmux_libraries: {describe(outcome.error)}"
+        )
+        units: list[Any] = outcome.value or []
+        for unit in units:
+            problem = problem or library_problem(unit, name)
+        if problem is not None:
+            raise PluginError(
+                f"plugin {name} cannot say which libraries it compiles",
+                plugin=name,
+                distribution=self._providers[name].distribution,
+                facts=[problem],
+                hint="report it to the plugin's authors",
+                code="plugin_data",
+            ) from outcome.error
+        return tuple(units)
 
     def emit(self, event: Any) -> None:
         """Tell every plugin of an event. One that raises is logged once and heard no more of."""
