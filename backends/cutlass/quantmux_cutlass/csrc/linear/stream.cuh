@@ -1,0 +1,388 @@
+// FP8 linear for few tokens: a stream of weights through every multiprocessor.
+//
+// y[M, N] = x[M, K] W[N, K]^T with M <= 128 costs what reading W costs, if nothing gets between
+// the memory and the reader. So:
+//
+//   operands swapped   The matrix unit takes 64 rows of W as its tall operand and BM tokens as its
+//                      narrow one (m64nBMk32): a tile of 8 tokens wastes nothing on M = 1.
+//   one warp copies    A producer warp asks the TMA unit for blocks of [NT rows, 128 bytes] into a
+//                      ring of stages; consumers wait on one barrier per stage. With everything a
+//                      block needs asked for at once there is no latency but the first.
+//   weights first      Weights belong to the layer, so they are asked for before the wait for the
+//                      kernel before (programmatic launch): the stream starts while that kernel
+//                      still runs. x, its scales and y are touched after the wait only.
+//   K split in a       `splits` blocks of a cluster share a tile of y, each with its share of K.
+//   cluster            Afterwards every group of accumulator registers has one owner; the others
+//                      send theirs straight from registers into its shared memory (st.async), and
+//                      its barrier counts the bytes. No workspace, no counter, no second launch.
+//                      The owner adds in the order of ranks: the same bits every time.
+//   stores transposed  A thread holds two tokens of one row of W; y wants neighbours in N.
+//                      movmatrix turns 8 x 8 blocks in registers, so that four bytes of y go out
+//                      at a time and a warp fills whole 32-byte sectors.
+//
+// Three ways to add up: `fast` leaves the sum in the tensor core's short accumulator; `exact` adds
+// every 128 of K to fp32 registers; `block` does the same with the scales of x and W on the way.
+// The last two alternate between two sets of accumulators where registers allow, so that the
+// next product runs while this one is promoted.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "stream_ptx.cuh"
+#include "stream_wgmma.cuh"
+
+namespace stream {
+
+enum Mode : int { FAST = 0, EXACT = 1, BLOCK = 2 };
+
+constexpr int BK = 128;  // bytes of a row of K in a stage: the widest box under the swizzle
+
+struct Arguments {
+  float const* w_scales;
+  float const* bias;
+  float const* x_scales;
+  uint16_t* y;
+  int64_t w_scales_row;
+  int64_t x_scales_row, x_scales_column;  // block: elements between tokens, between blocks of K
+  int64_t y_row;
+  int m, n, k_blocks;
+  int w_by_row, x_by_row, out;
+  int splits, stages;
+};
+
+// Where things lie in dynamic shared memory; host and device compute the same.
+template <int Mode, int BM, int NT>
+struct Shape {
+  static constexpr int groups_wide = NT / 64;       // consumer warp groups, 64 rows of W each
+  static constexpr int consumers = 128 * groups_wide;
+  static constexpr int threads = consumers + 32;
+  static constexpr int registers = BM / 2;          // accumulators of a thread
+  static constexpr int vector = registers >= 32 ? 4 : 2;  // sent at a time
+  static constexpr int groups = registers / vector;
+  static constexpr int scale_words = Mode == BLOCK ? BM + 4 : 0;  // of a stage: x's, then W's
+
+  int w, x, inbox, scales, token_scales, barriers, bytes;
+
+  __host__ __device__ Shape(int splits, int stages) {
+    int const owned = (groups + splits - 1) / splits;
+    w = 0;
+    x = w + stages * NT * BK;
+    inbox = x + stages * BM * BK;
+    scales = inbox + owned * (splits - 1) * consumers * vector * 4;
+    token_scales = scales + stages * scale_words * 4;
+    barriers = token_scales + BM * 4;
+    bytes = barriers + (2 * stages + 1) * 8;
+  }
+};
+
+// Two neighbours in N of one token, as they are stored.
+__device__ __forceinline__ uint32_t rounded(float low, float high, int out) {
+  if (out == 0) {
+    __nv_bfloat162 const pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<uint32_t const*>(&pair);
+  }
+  __half2 const pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<uint32_t const*>(&pair);
+}
+
+template <int Mode, int BM, int NT>
+__global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
+    linear(__grid_constant__ CUtensorMap const w_map, __grid_constant__ CUtensorMap const x_map,
+           __grid_constant__ Arguments const arg) {
+  using S = Shape<Mode, BM, NT>;
+  constexpr int R = S::registers, V = S::vector, G = S::groups;
+  extern __shared__ __align__(1024) uint8_t memory[];
+
+  S const at(arg.splits, arg.stages);
+  uint32_t const base = shared_address(memory);
+  uint32_t const full = base + at.barriers, empty = full + 8 * arg.stages;
+  uint32_t const inbox_full = empty + 8 * arg.stages;
+
+  int const splits = arg.splits, stages = arg.stages;
+  int const tile = blockIdx.x / splits, rank = blockIdx.x - tile * splits;
+  int const n0 = tile * NT, m0 = blockIdx.y * BM;
+  int const first = rank * arg.k_blocks / splits;
+  int const count = (rank + 1) * arg.k_blocks / splits - first;
+  int const warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  int const owned = rank < G ? (G - 1 - rank) / splits + 1 : 0;
+
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < stages; ++s) {
+      barrier_init(full + 8 * s, Mode == BLOCK ? 33 : 1);
+      barrier_init(empty + 8 * s, S::consumers / 32);
+    }
+    barrier_init(inbox_full, 1);
+    barrier_init_done();
+    if (splits > 1) {
+      barrier_arrive_expect(inbox_full, owned * (splits - 1) * S::consumers * V * 4);
+    }
+  }
+  if (warp == S::consumers / 32 && lane == 0) {
+    prefetch_descriptor(&w_map);
+    prefetch_descriptor(&x_map);
+  }
+  __syncthreads();
+  if (splits > 1) cluster_arrive();  // this block's barriers may be counted on
+
+  if (warp == S::consumers / 32) {
+    // ---- producer ------------------------------------------------------------------------------
+    int const ahead = count < stages ? count : stages;
+    constexpr uint32_t bytes = (NT + BM) * BK;
+    uint64_t const stream_once = evict_first(), keep = evict_last();
+    auto const ask_w = [&](int i, int s) {
+      barrier_arrive_expect(full + 8 * s, bytes);
+      copy_box(base + at.w + s * (NT * BK), &w_map, (first + i) * BK, n0, full + 8 * s,
+               stream_once);
+    };
+    auto const ask_x = [&](int i, int s) {
+      copy_box(base + at.x + s * (BM * BK), &x_map, (first + i) * BK, m0, full + 8 * s, keep);
+    };
+    auto const ask_scales = [&](int i, int s) {
+      if constexpr (Mode == BLOCK) {
+        int const kb = first + i;
+        uint32_t const to = base + at.scales + s * (S::scale_words * 4);
+#pragma unroll
+        for (int j = lane; j < BM; j += 32) {
+          bool const exists = m0 + j < arg.m;
+          float const* from = arg.x_scales + (exists ? m0 + j : 0) * arg.x_scales_row +
+                              kb * arg.x_scales_column;
+          copy_word(to + 4 * j, from, exists);
+        }
+        if (lane == 0) {
+          copy_word(to + 4 * BM, arg.w_scales + (n0 / 128) * arg.w_scales_row + kb, true);
+        }
+        copies_arrive(full + 8 * s);
+      }
+    };
+    if (lane == 0) {
+      for (int i = 0; i < ahead; ++i) ask_w(i, i);
+    }
+    __syncwarp();
+    wait_for_kernel_before();
+    if (lane == 0) {
+      for (int i = 0; i < ahead; ++i) ask_x(i, i);
+    }
+    __syncwarp();
+    for (int i = 0; i < ahead; ++i) ask_scales(i, i);
+    release_kernel_after();
+    int s = 0;
+    uint32_t parity = 0;
+    for (int i = ahead; i < count; ++i) {
+      barrier_wait(empty + 8 * s, parity);
+      if (lane == 0) {
+        ask_w(i, s);
+        ask_x(i, s);
+      }
+      __syncwarp();
+      ask_scales(i, s);
+      if (++s == stages) {
+        s = 0;
+        parity ^= 1;
+      }
+    }
+    if (splits > 1) cluster_wait();
+    return;
+  }
+
+  // ---- consumers -------------------------------------------------------------------------------
+  int const group = threadIdx.x / 128;
+  int const row = n0 + 16 * (warp & 3) + 64 * group + lane / 4;  // and row + 8
+  float w_scale[2], bias[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    int const n = row + 8 * h;
+    bool const exists = n < arg.n;
+    w_scale[h] = 1.0f;
+    if constexpr (Mode != BLOCK) w_scale[h] = exists ? __ldg(arg.w_scales + (arg.w_by_row ? n : 0)) : 0.0f;
+    bias[h] = arg.bias != nullptr && exists ? __ldg(arg.bias + n) : 0.0f;
+  }
+  wait_for_kernel_before();
+  float* const token_scales = reinterpret_cast<float*>(memory + at.token_scales);
+  if constexpr (Mode != BLOCK) {
+    // Written by this thread's plain store, read after the named barrier below.
+    for (int j = threadIdx.x; j < BM; j += S::consumers) {
+      int const m = m0 + j;
+      token_scales[j] = m < arg.m ? arg.x_scales[arg.x_by_row ? m : 0] : 0.0f;
+    }
+  }
+  if (splits > 1) cluster_wait();
+
+  float sum[R];
+#pragma unroll
+  for (int i = 0; i < R; ++i) sum[i] = 0.0f;
+
+  int slot = 0;         // of the stage that is waited for next
+  uint32_t parity = 0;  // of its phase
+  auto const multiply = [&](float(&d)[R], bool add) {
+    barrier_wait(full + 8 * slot, parity);
+    uint64_t const a = descriptor(base + at.w + slot * (NT * BK) + group * (64 * BK));
+    uint64_t const b = descriptor(base + at.x + slot * (BM * BK));
+    pin(d);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < BK / 32; ++k) wgmma(d, a + 2 * k, b + 2 * k, add || k > 0);
+    wgmma_commit();
+    if (++slot == stages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  };
+  int used = 0;  // the stage that is given back next
+  auto const release = [&] {
+    __syncwarp();
+    if (lane == 0) barrier_arrive(empty + 8 * used);
+    if (++used == stages) used = 0;
+  };
+
+  if constexpr (Mode == FAST) {
+    for (int i = 0; i < count; ++i) {
+      multiply(sum, i > 0);
+      if (i > 0) {
+        wgmma_wait<1>();
+        release();
+      }
+    }
+    wgmma_wait<0>();
+    pin(sum);
+  } else {
+    auto const promote = [&](float(&d)[R]) {
+      pin(d);
+      if constexpr (Mode == BLOCK) {
+        float const* const scales =
+            reinterpret_cast<float const*>(memory + at.scales) + used * S::scale_words;
+        float const of_w = scales[BM];
+#pragma unroll
+        for (int j = 0; j < BM / 8; ++j) {
+          float2 const of_x = *reinterpret_cast<float2 const*>(scales + 8 * j + 2 * (lane & 3));
+          float const s0 = of_x.x * of_w, s1 = of_x.y * of_w;
+          sum[4 * j] = fmaf(d[4 * j], s0, sum[4 * j]);
+          sum[4 * j + 1] = fmaf(d[4 * j + 1], s1, sum[4 * j + 1]);
+          sum[4 * j + 2] = fmaf(d[4 * j + 2], s0, sum[4 * j + 2]);
+          sum[4 * j + 3] = fmaf(d[4 * j + 3], s1, sum[4 * j + 3]);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < R; ++i) sum[i] += d[i];
+      }
+      release();
+    };
+    if constexpr (R <= 32) {
+      float even[R], odd[R];
+#pragma unroll
+      for (int i = 0; i < R; ++i) even[i] = odd[i] = 0.0f;
+      // No product is under way where a loop turns: ptxas would otherwise wait after each one.
+      auto const pair = [&](bool more) {  // `even` is under way before, and after if `more`
+        multiply(odd, false);
+        wgmma_wait<1>();
+        promote(even);
+        if (more) {
+          multiply(even, false);
+          wgmma_wait<1>();
+        } else {
+          wgmma_wait<0>();
+        }
+        promote(odd);
+      };
+      int i = 0;
+      for (; i + 3 < count; i += 4) {
+        multiply(even, false);
+        pair(true);
+        pair(false);
+      }
+      if (i + 1 < count) {
+        multiply(even, false);
+        pair(false);
+        i += 2;
+      }
+      if (i < count) {
+        multiply(even, false);
+        wgmma_wait<0>();
+        promote(even);
+      }
+    } else {
+      // Too many registers for two sets; the other warp group fills the gap.
+      float part[R];
+#pragma unroll
+      for (int i = 0; i < R; ++i) part[i] = 0.0f;
+      for (int i = 0; i < count; ++i) {
+        multiply(part, false);
+        wgmma_wait<0>();
+        promote(part);
+      }
+    }
+  }
+
+  // ---- the sums of the cluster meet ----------------------------------------------------------------
+  uint32_t const piece = S::consumers * V * 4;  // bytes of a group of registers of all consumers
+  uint32_t const inbox = base + at.inbox + threadIdx.x * (V * 4);
+  if (splits > 1) {
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      int const owner = g % splits;
+      if (owner != rank) {
+        int const sender = rank < owner ? rank : rank - 1;
+        uint32_t const to = inbox + ((g / splits) * (splits - 1) + sender) * piece;
+        float v[V];
+#pragma unroll
+        for (int i = 0; i < V; ++i) v[i] = sum[V * g + i];
+        send(address_in(to, owner), address_in(inbox_full, owner), v);
+      }
+    }
+    if (owned == 0) return;
+    barrier_wait(inbox_full, 0);
+  }
+  if constexpr (Mode != BLOCK) named_barrier(1, S::consumers);
+
+  bool const pairs =
+      (reinterpret_cast<uintptr_t>(arg.y) & 3) == 0 && (arg.y_row & 1) == 0;
+#pragma unroll
+  for (int g = 0; g < G; ++g) {
+    if (g % splits != rank) continue;
+    float v[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] = sum[V * g + i];
+    if (splits > 1) {
+      // In the order of ranks, this block's own sum in its place.
+      float total[V];
+      for (int r = 0; r < splits; ++r) {
+        int const sender = r < rank ? r : r - 1;
+        uint32_t const from = at.inbox + threadIdx.x * (V * 4) +
+                              ((g / splits) * (splits - 1) + sender) * piece;
+        float const* const sent = reinterpret_cast<float const*>(memory + from);
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+          float const one = r == rank ? v[i] : sent[i];
+          total[i] = r == 0 ? one : total[i] + one;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < V; ++i) v[i] = total[i];
+    }
+#pragma unroll
+    for (int p = 0; p < V / 2; ++p) {
+      int const index = (V * g + 2 * p) / 2;  // pair: 2 j + h
+      int const j = index / 2, h = index & 1;
+      float low = v[2 * p], high = v[2 * p + 1];
+      if constexpr (Mode != BLOCK) {
+        float2 const s =
+            *reinterpret_cast<float2 const*>(token_scales + 8 * j + 2 * (lane & 3));
+        low = low * s.x * w_scale[h];
+        high = high * s.y * w_scale[h];
+      }
+      uint32_t const turned = transpose(rounded(low + bias[h], high + bias[h], arg.out));
+      int const m = m0 + 8 * j + lane / 4;
+      int const n = n0 + 64 * group + 16 * (warp & 3) + 8 * h + 2 * (lane & 3);
+      if (m < arg.m) {
+        uint16_t* const to = arg.y + m * arg.y_row + n;
+        if (pairs && n + 1 < arg.n) {
+          *reinterpret_cast<uint32_t*>(to) = turned;
+        } else {
+          if (n < arg.n) to[0] = static_cast<uint16_t>(turned);
+          if (n + 1 < arg.n) to[1] = static_cast<uint16_t>(turned >> 16);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace stream
