@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from quantmux.bench.contenders import Binder, Contender, pipelines_of
 from quantmux.bench.gate import Checked, check_pipeline
@@ -29,8 +29,8 @@ _PDL = "; PDL"
 class Switch(Protocol):
     """Sees which launches use programmatic dependence, and does without."""
 
-    def uses(self, call: Callable[[], Any]) -> bool:
-        """Tell whether a call launches with programmatic dependence; it is run once."""
+    def uses(self, bound: Contender) -> bool:
+        """Tell whether its calls launch with programmatic dependence; one may be run."""
         ...
 
     def without(
@@ -130,7 +130,7 @@ class Race:
             made = consumer
         made.name = pipeline.main.id
         made.checked = checked.how
-        if self._pdl.uses(made.calls[0]):
+        if self._pdl.uses(made):
             made.checked += _PDL
         return made
 

@@ -44,10 +44,10 @@ class Pdl:
 
         self._launcher.__call__ = call
 
-    def uses(self, call: Callable[[], Any]) -> bool:
+    def uses(self, bound: Contender) -> bool:
         """Tell whether a call launches with programmatic dependence; it is run once."""
         self._used = False
-        call()
+        bound.calls[0]()
         return self._used
 
     def without(

@@ -229,5 +229,5 @@ def test_whether_a_call_uses_programmatic_dependence_is_seen_at_its_launches(pdl
     switch, launcher_of = pdl
     with_it = launcher_of("fn", {"PDL": True}, {"launch_pdl": True})
     without = launcher_of("fn", {"PDL": False}, {})
-    assert switch.uses(lambda: with_it((1,)))
-    assert not switch.uses(lambda: without((1,)))
+    assert switch.uses(Contender("triton/x", "gemm", (lambda: with_it((1,)),)))
+    assert not switch.uses(Contender("triton/y", "gemm", (lambda: without((1,)),)))
