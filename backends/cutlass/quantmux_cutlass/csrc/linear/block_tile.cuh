@@ -249,12 +249,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   using S = Sums<Shape, kBn, kWaves, kHalves, kDeep>;
   extern __shared__ __align__(1024) unsigned char memory[];
   Smem<Shape> const smem{smem_address(memory), call.stages};
-  int const warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = threadIdx.x / 128;
+  // By shuffle, so that the compiler knows them to be the same for all of a warp.
+  int const warp = __shfl_sync(~0u, threadIdx.x / 32, 0), group = warp / 4;
+  int const lane = threadIdx.x % 32;
   int const rank = call.cluster > 1 ? cluster_rank() : 0;
   bool const pair = call.sharing == kShareW || call.sharing == kShareX;
 
   if (threadIdx.x == 0) {
     int const readers = (kHalves ? 4 : 8) * (pair ? 2 : 1);
+#pragma unroll 1
     for (int s = 0; s < call.stages; ++s) {
       barrier_init(smem.full(s), call.sx_bulk ? 1 : 33);
       barrier_init(smem.empty(s), readers);

@@ -39,12 +39,14 @@ __device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t
                : "memory");
 }
 
-// Arrives at the barrier of the same offset in CTA `rank` of the cluster (own rank: fine).
+// Arrives at the barrier of the same offset in CTA `rank` of the cluster (own rank: fine). Says only
+// that this thread is done with what wgmma read: without `.release.cluster`, which would cost a
+// fence of the whole GPU, it orders no ordinary stores for the other CTA.
 __device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
