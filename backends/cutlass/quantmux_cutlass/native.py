@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from quantmux.errors import BuildError, LaunchError
+from quantmux.errors import BuildError, LaunchError, NotBuiltError
 from quantmux_cutlass import abi
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.errors import RunError
+    from quantmux_cutlass.build.library import Library
     from quantmux_cutlass.units import Unit
 
 _PLAN_ALIGNMENT: Final = 64
@@ -30,23 +31,24 @@ _STICKY: Final = frozenset({214, 220, 226, 700, 702, 709, 710, *range(714, 720),
 _opened: Final[set[tuple[str, int]]] = set()
 
 
-def opened(units: Iterable[Unit], device: DeviceProfile) -> dict[Unit, Any]:
+def opened(units: Iterable[Unit], device: DeviceProfile) -> dict[Unit, Library]:
     """Load the libraries of units for a device that is here; those loaded before are kept.
 
     All of them are asked for before an error is raised, so that those that are not built are
-    compiled together and not one after the other.
+    compiled together and not one after the other; one that never will be is told of first.
 
     Raises:
         BuildError: A library is not built (code ``not_built``), is broken, or has no target that
             runs on the device.
     """
-    found: dict[Unit, Any] = {}
+    found: dict[Unit, Library] = {}
     first: BuildError | None = None
     for unit in units:
         try:
             found[unit] = _library(unit, device)
         except BuildError as error:
-            first = first or error
+            if first is None or isinstance(first, NotBuiltError):
+                first = error
     if first is not None:
         raise first
     return found
@@ -68,7 +70,7 @@ class Plan:
 
     __slots__ = ("_keep", "address", "run", "run_at")
 
-    def __init__(self, library: Any, problem: abi.Problem, keep: tuple[Any, ...] = ()) -> None:
+    def __init__(self, library: Library, problem: abi.Problem, keep: tuple[Any, ...] = ()) -> None:
         """Have the library check and digest a problem.
 
         Args:
@@ -79,8 +81,7 @@ class Plan:
         Raises:
             LaunchError: The library refuses the problem, or CUDA does.
         """
-        size = int(library.plan_bytes())
-        memory = ctypes.create_string_buffer(size + _PLAN_ALIGNMENT)
+        memory = ctypes.create_string_buffer(library.plan_bytes + _PLAN_ALIGNMENT)
         self.address = -(-ctypes.addressof(memory) // _PLAN_ALIGNMENT) * _PLAN_ALIGNMENT
         self.run: Callable[..., int] = library.run
         self.run_at: Callable[..., int] = library.run_at
@@ -147,7 +148,7 @@ def _no_stream(index: int) -> int:
     return 0
 
 
-def _library(unit: Unit, device: DeviceProfile) -> Any:
+def _library(unit: Unit, device: DeviceProfile) -> Library:
     from quantmux_cutlass.build.library import library
     from quantmux_cutlass.build.toolchain import target_for
 
