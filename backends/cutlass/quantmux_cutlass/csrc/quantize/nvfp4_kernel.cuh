@@ -1,0 +1,205 @@
+// The two kernels: quantizing, and before it, where the global scale is computed, the search for the
+// largest finite magnitude of x.
+//
+// The search stores one number a program and the programs of the second launch take the maximum of
+// these: a maximum is the same in any order, nothing has to be reset, no atomics. The second launch
+// takes the tiles from the last to the first, since what was read last is what L2 still has.
+//
+// Programs reach over the padded extents of codes *and* of scales; what is outside of the matrix is
+// stored as 0. Every program waits for the kernel before it (docs/decisions/0010), then releases the
+// next one.
+#pragma once
+#include "nvfp4_block.cuh"
+#include "nvfp4_place.cuh"
+
+namespace qm_nvfp4 {
+
+constexpr int kMostParts = 512;  // programs of the search
+
+struct Arguments {
+  void const* x;
+  uint8_t* data;        // [padded_m, padded_n / 2]
+  uint8_t* scales;
+  void const* source;   // `parts` magnitudes of the search, or (parts = 0) the given g
+  float* made;          // g, written
+  int64_t row_stride, column_stride;
+  int32_t m, padded_m, scale_rows;
+  int32_t n, groups, quads;  // blocks of a stored row; columns of scales over 4 (row_major: blocks)
+  int32_t parts, quads_log;
+  Divisor across;
+};
+
+struct SearchArguments {
+  void const* x;
+  uint32_t* partial;
+  int64_t row_stride, column_stride;
+  int32_t m, n, threads_log;  // threads side by side
+  int32_t tiles;
+  Divisor across;
+};
+
+__device__ __forceinline__ void wait_for_the_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void release_the_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// The largest of one number a thread, in every thread
+__device__ __forceinline__ uint32_t largest_of_program(uint32_t mine, uint32_t* shared, int warps) {
+  mine = __reduce_max_sync(0xFFFFFFFFu, mine);
+  if ((threadIdx.x & 31) == 0) shared[threadIdx.x >> 5] = mine;
+  __syncthreads();
+  uint32_t const other = int(threadIdx.x & 31) < warps ? shared[threadIdx.x & 31] : 0;
+  return __reduce_max_sync(0xFFFFFFFFu, other);
+}
+
+template <class T, int kLayout, bool kAligned, int kPasses>
+__global__ void __launch_bounds__(kThreads) quantize_kernel(__grid_constant__ Arguments const p) {
+  __shared__ uint32_t shared[kWarps];
+  int32_t const program = p.parts ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+  int32_t first;
+  Place place[kPasses];
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i)
+    place[i] = place_of<kLayout>(program, threadIdx.x, i, kPasses, p.across, p.quads_log, &first);
+  wait_for_the_kernel_before();
+  release_the_next();
+  bool const has_values = first < p.m;
+  Block<T> block[kPasses];
+  if (has_values) {
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
+      int const column = place[i].group * 16;
+      T const* at = static_cast<T const*>(p.x) + int64_t(place[i].row) * p.row_stride;
+      if (kAligned && place[i].row < p.m && column + 16 <= p.n) {
+        block[i].read(at + column);
+      } else if (place[i].row < p.m && column < p.n) {
+        int64_t const stride = kAligned ? 1 : p.column_stride;
+        block[i].read(at + column * stride, stride, p.n - column);
+      } else {
+        block[i].clear();
+      }
+    }
+  }
+  float inverse_global = 0.0f;
+  if (has_values) {
+    float g;
+    if (p.parts) {
+      uint32_t const* parts = static_cast<uint32_t const*>(p.source);
+      uint32_t most = 0;
+      for (int i = threadIdx.x; i < p.parts; i += kThreads) most = max(most, __ldcg(parts + i));
+      g = global_of(largest_of_program(most, shared, kWarps));
+    } else {
+      g = *static_cast<float const*>(p.source);
+    }
+    if (program == 0 && threadIdx.x == 0) *p.made = g;
+    inverse_global = __frcp_rn(g);
+  }
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    Place const at = place[i];
+    uint32_t scale = 0;
+    Codes codes{0, 0};
+    if (has_values) {
+      codes = quantized(block[i], inverse_global, &scale);
+      if (at.row >= p.m || at.group * 16 >= p.n) scale = 0;
+    }
+    if (kLayout == kRowMajor ? at.row < p.padded_m : at.row < p.scale_rows && at.group < p.quads * 4)
+      p.scales[scale_byte<kLayout>(at, p.quads)] = static_cast<uint8_t>(scale);
+    if (at.row < p.padded_m && at.group < p.groups) {
+      uint8_t* to = p.data + int64_t(at.row) * p.groups * 8 + at.group * 8;
+      if (kAligned) {
+        *reinterpret_cast<uint2*>(to) = make_uint2(codes.low, codes.high);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          to[j] = static_cast<uint8_t>(codes.low >> (8 * j));
+          to[4 + j] = static_cast<uint8_t>(codes.high >> (8 * j));
+        }
+      }
+    }
+  }
+}
+
+constexpr int kSearchThreads = 512;
+constexpr int kSearchRows = 4;  // rows of a thread in a tile
+
+// The bits of the largest finite magnitude of eight values
+template <class T>
+__device__ __forceinline__ uint32_t finite_bits(float v) {
+  uint32_t const bits = as_bits(v) & kMagnitude;
+  return bits < kInfinity ? bits : 0;
+}
+
+// One half of a block, read alone
+template <class T>
+struct Eight {
+  uint32_t w[sizeof(T) * 2];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (auto& word : w) word = 0;
+  }
+  __device__ __forceinline__ void read(T const* at) {
+#pragma unroll
+    for (int i = 0; i < int(sizeof(T)) / 2; ++i) {
+      uint4 const a = *(reinterpret_cast<uint4 const*>(at) + i);
+      w[4 * i] = a.x; w[4 * i + 1] = a.y; w[4 * i + 2] = a.z; w[4 * i + 3] = a.w;
+    }
+  }
+  __device__ __forceinline__ uint32_t largest() const {
+    uint32_t most = 0;
+    if constexpr (sizeof(T) == 2) {
+      constexpr bool kHalf = std::is_same_v<T, __half>;
+      constexpr uint32_t kInf = kHalf ? 0x7C00u : 0x7F80u;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) most = __vmaxu2(most, w[i] & 0x7FFF7FFFu);
+      uint32_t one = max(most >> 16, most & 0xFFFFu);
+      if (one >= kInf) {  // rare: leave out what is not finite
+        one = 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          uint32_t const low = w[i] & 0x7FFFu, high = (w[i] >> 16) & 0x7FFFu;
+          one = max(one, max(low < kInf ? low : 0u, high < kInf ? high : 0u));
+        }
+      }
+      float const value = kHalf ? __half2float(__ushort_as_half(static_cast<unsigned short>(one))) : as_float(one << 16);
+      most = as_bits(value);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) most = max(most, finite_bits<T>(as_float(w[i])));
+    }
+    return most;
+  }
+};
+
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kSearchThreads) search_kernel(__grid_constant__ SearchArguments const p) {
+  __shared__ uint32_t shared[kSearchThreads / 32];
+  wait_for_the_kernel_before();
+  release_the_next();
+  int const side = threadIdx.x & ((1 << p.threads_log) - 1), down = threadIdx.x >> p.threads_log;
+  int const step = kSearchThreads >> p.threads_log;
+  uint32_t most = 0;
+  for (int32_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
+    int32_t const r = quotient(tile, p.across);
+    int32_t const column = (((tile - r * p.across.by) << p.threads_log) + side) * 8;
+    int32_t const row = r * (step * kSearchRows) + down;
+    Eight<T> eight[kSearchRows];
+#pragma unroll
+    for (int i = 0; i < kSearchRows; ++i) {
+      T const* at = static_cast<T const*>(p.x) + int64_t(row + i * step) * p.row_stride;
+      bool const inside = row + i * step < p.m && column < p.n;
+      eight[i].clear();
+      if (kAligned && inside && column + 8 <= p.n) {
+        eight[i].read(at + column);
+      } else if (inside) {
+        int64_t const stride = kAligned ? 1 : p.column_stride;
+        for (int j = column; j < min(column + 8, p.n); ++j) most = max(most, finite_bits<T>(widened(at[j * stride])));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kSearchRows; ++i) most = max(most, eight[i].largest());
+  }
+  most = largest_of_program(most, shared, kSearchThreads / 32);
+  if (threadIdx.x == 0) p.partial[blockIdx.x] = most;
+}
+
+}  // namespace qm_nvfp4
