@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from quantmux.errors import BuildError, LaunchError, NotBuiltError
+from quantmux.errors import LaunchError
 from quantmux_cutlass import abi
 
 if TYPE_CHECKING:
@@ -41,16 +41,10 @@ def opened(units: Iterable[Unit], device: DeviceProfile) -> dict[Unit, Library]:
         BuildError: A library is not built (code ``not_built``), is broken, or has no target that
             runs on the device.
     """
-    found: dict[Unit, Library] = {}
-    first: BuildError | None = None
-    for unit in units:
-        try:
-            found[unit] = _library(unit, device)
-        except BuildError as error:
-            if first is None or isinstance(first, NotBuiltError):
-                first = error
-    if first is not None:
-        raise first
+    from quantmux_cutlass.demand import libraries
+
+    found = libraries(units, device)
+    _opened.update((unit.name, device.index or 0) for unit in found)
     return found
 
 
@@ -146,20 +140,3 @@ def raw_stream(index: int) -> Callable[[int], int]:
 def _no_stream(index: int) -> int:
     del index
     return 0
-
-
-def _library(unit: Unit, device: DeviceProfile) -> Library:
-    from quantmux_cutlass.build.library import library
-    from quantmux_cutlass.build.toolchain import target_for
-
-    target = target_for(unit, device.arch)
-    if target is None:
-        raise BuildError(
-            f"{unit.name} has no code for {device.arch}",
-            facts={"needs": " or ".join(unit.targets), "found": str(device.arch)},
-            code="wrong_target",
-        )
-    index = device.index or 0
-    found = library(unit, target, index)
-    _opened.add((unit.name, index))
-    return found

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("quantmux.cutlass")
 
+HINT: Final = "quantmux build cutlass compiles all of them beforehand"
 _MODES: Final = ("background", "wait", "never")
 
 
@@ -75,7 +76,7 @@ _loaded: Final[dict[Path, Library]] = {}
 _proved: Final[dict[tuple[Unit, str, int], Library | BuildError]] = {}
 
 
-def library(unit: Unit, target: str, device_index: int) -> Library:
+def library(unit: Unit, target: str, device_index: int, *, ask: bool = True) -> Library:
     """Give a unit's library for a target, loaded, checked and proved on the device.
 
     The first time in a process the file's bytes are compared with its record, then its ABI
@@ -89,6 +90,7 @@ def library(unit: Unit, target: str, device_index: int) -> Library:
         unit: What it is compiled from.
         target: One of its targets.
         device_index: CUDA ordinal of the device.
+        ask: Have one that is not there compiled; else only say that it is not.
 
     Raises:
         NotBuiltError: It is not there (code ``not_built``); ``ready`` is set when it is.
@@ -105,7 +107,7 @@ def library(unit: Unit, target: str, device_index: int) -> Library:
     if not runs_on(target, arch):
         raise _wrong_target(unit, target, str(arch))
     if known is None:
-        loaded = _load(unit, target)
+        loaded = _load(unit, target, ask)
         with _lock:
             known = _proved.get(key)
             if known is None:
@@ -191,12 +193,14 @@ def forget() -> None:
         _proved.clear()
 
 
-def _load(unit: Unit, target: str) -> Library:
+def _load(unit: Unit, target: str, ask: bool) -> Library:
     """Give the library from the cache or the prebuilt ones; else see that it is made."""
     with _lock:
         found = _find(unit, target)
     if found is not None:
         return found
+    if not ask:
+        raise NotBuiltError(f"{unit.name} for {target} is not compiled", hint=HINT)
     _ask_for(unit, target)
     with _lock:
         found = _find(unit, target)  # it was compiled now
@@ -230,7 +234,7 @@ def _ask_for(unit: Unit, target: str) -> None:
         raise NotBuiltError(
             what,
             facts=['option build of the plugin cutlass is "never"', reason],
-            hint="quantmux build cutlass",
+            hint=HINT,
         )
     build = build_in_background(unit, target)
     if build.done.is_set():
@@ -240,7 +244,7 @@ def _ask_for(unit: Unit, target: str) -> None:
     raise NotBuiltError(
         f"{what}: it is being compiled in the background, about {build.seconds_left:.0f} s",
         ready=build.done,
-        hint="compile before it is needed: quantmux build cutlass",
+        hint=HINT,
     )
 
 
