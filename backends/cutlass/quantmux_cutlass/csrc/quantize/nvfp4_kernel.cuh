@@ -14,7 +14,7 @@
 
 namespace qm_nvfp4 {
 
-constexpr int kMostParts = 512;  // programs of the search
+constexpr int kMostParts = 2 * kThreads;  // programs of the search
 
 struct Arguments {
   void const* x;
@@ -83,8 +83,9 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(__grid_constant__ Ar
     float g;
     if (p.parts) {
       uint32_t const* parts = static_cast<uint32_t const*>(p.source);
-      uint32_t most = 0;
-      for (int i = threadIdx.x; i < p.parts; i += kThreads) most = max(most, __ldcg(parts + i));
+      uint32_t const a = int(threadIdx.x) < p.parts ? __ldcg(parts + threadIdx.x) : 0;
+      uint32_t const b = int(threadIdx.x) + kThreads < p.parts ? __ldcg(parts + threadIdx.x + kThreads) : 0;
+      uint32_t const most = max(a, b);
       g = global_of(largest_of_program(most, shared, kWarps));
     } else {
       g = *static_cast<float const*>(p.source);
