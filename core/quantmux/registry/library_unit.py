@@ -31,13 +31,18 @@ class BuildOrder:
 
     Attributes:
         force: Compile it though it is there, or though the last try failed.
-        into: Put it into this folder, which can be shipped; None is where kernels look for it.
+        into: Put a copy into this folder, which can be shipped to hosts without a compiler.
+        jobs: At most so many compilers at once; None is what cores and memory allow. `make` itself
+            waits for its turn.
         stop: Set when nobody waits any longer: end the compiler and raise.
+        tell: Told in a word how far it is, from the thread that compiles.
     """
 
-    force: bool
-    into: Path | None
     stop: Event
+    force: bool = False
+    into: Path | None = None
+    jobs: int | None = None
+    tell: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,8 @@ class LibraryUnit:
         target: What it is compiled for, as in `quantmux.ArchSet`: ``90a``, ``100f``, ``gfx942``;
             with plus signs one library for several: ``90a+100f``.
         kernels: Ids of the kernels that use it.
-        make: Compiles it; may be called from any thread, for several libraries at once.
+        make: Compiles it; called from one thread for each library, all at once. It waits until
+            there is room, and raises a `quantmux.BuildError` when it cannot be made.
         state: One of `STATES`, when the hook was called.
         reason: Why it is ``failed`` or ``impossible``, one line; else "".
         hint: What to install or to do then.

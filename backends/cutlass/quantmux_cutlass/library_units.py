@@ -1,0 +1,107 @@
+"""The libraries of this backend, as ``quantmux build cutlass`` sees them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING
+
+from quantmux.errors import BuildError
+from quantmux.registry.library_unit import LibraryMade, LibraryUnit
+from quantmux_cutlass.build.entries import publish
+from quantmux_cutlass.build.making import make
+from quantmux_cutlass.build.nvcc_run import Stop
+from quantmux_cutlass.build.state import State, state_of
+from quantmux_cutlass.build.toolchain import can_build, find_toolchain
+from quantmux_cutlass.catalog import all_units
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from threading import Event
+
+    from quantmux.registry.library_unit import BuildOrder
+    from quantmux_cutlass.build.entries import Entry
+    from quantmux_cutlass.build.events import Event as Step
+    from quantmux_cutlass.units import Unit
+
+
+def library_units() -> tuple[LibraryUnit, ...]:
+    """Give one for each unit and target, with its state now."""
+    return tuple(
+        _library(unit, target, kernels)
+        for unit, kernels in all_units().items()
+        for target in unit.targets
+    )
+
+
+def _library(unit: Unit, target: str, kernels: tuple[str, ...]) -> LibraryUnit:
+    state, reason = state_of(unit, target)
+    refused = can_build(unit, target, find_toolchain()) if state is State.IMPOSSIBLE else None
+    is_bad = state in (State.IMPOSSIBLE, State.FAILED)
+    return LibraryUnit(
+        name=unit.name,
+        target=target,
+        kernels=kernels,
+        make=partial(_made, unit, target),
+        state=str(state),
+        reason=(refused.text if refused is not None else reason) if is_bad else "",
+        hint=(refused.hint or "") if refused is not None else "",
+        seconds=unit.seconds,
+        memory_gib=unit.memory_gib,
+    )
+
+
+def _made(unit: Unit, target: str, order: BuildOrder) -> LibraryMade:
+    """Compile a library unless it is there; copy it where the order says so."""
+    tell = order.tell
+
+    def progress(step: Step) -> None:
+        if tell is not None:
+            tell(step.phase)
+
+    made = make(
+        unit,
+        target,
+        force=order.force,
+        progress=progress,
+        jobs=order.jobs,
+        stop=_StopWith(order.stop),
+    )
+    entry = made.entry
+    path = entry.library if order.into is None else _copied(entry, order.into)
+    record = entry.record
+    return LibraryMade(path, record.seconds, record.memory_mib, record.bytes, not made.now)
+
+
+class _StopWith(Stop):
+    """Ends runs when an event of somebody else's is set."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__()
+        self._event = event
+
+
+def _copied(entry: Entry, folder: Path) -> Path:
+    """Copy a library with its record; half a copy has another name and is not found.
+
+    Raises:
+        BuildError: The folder cannot be written (code ``disk``).
+    """
+    place = folder / entry.folder.name
+    aside = folder / f".making-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(entry.folder, aside)
+        publish(aside, place, replace=True)
+    except OSError as error:
+        raise BuildError(
+            f"{entry.record.unit} cannot be copied into {folder}",
+            facts=[f"{error.filename or folder}: {error.strerror or error}"],
+            hint="name a folder that can be written: --into FOLDER",
+            code="disk",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return place / entry.library.name
