@@ -1,0 +1,32 @@
+"""Libraries of the FP8 linears for few tokens: one a scheme, all tiles in it, no headers needed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quantmux_cutlass.units import Unit
+
+ROW: Final = Unit(
+    name="fp8_stream",
+    source="csrc/linear/fp8_stream.cu",
+    targets=("90a",),
+    self_test="quantmux_cutlass.linear.self_test:fp8_row",
+    seconds=9.0,
+    memory_gib=0.3,
+)
+"""One scale a tensor or a row. Seconds and memory: nvcc 13.0, 2026-11-21."""
+
+BLOCK: Final = Unit(
+    name="fp8_block_stream",
+    source="csrc/linear/fp8_block_stream.cu",
+    targets=("90a",),
+    self_test="quantmux_cutlass.linear.self_test:fp8_block",
+    seconds=6.0,
+    memory_gib=0.3,
+)
+"""Scales of 1 x 128 and 128 x 128. Seconds and memory: nvcc 13.0, 2026-11-21."""
+
+
+def units() -> tuple[Unit, ...]:
+    """Give both."""
+    return (ROW, BLOCK)
