@@ -4,6 +4,8 @@
 // signs of the codes are gathered from the words that were read (m is positive, so a product has the
 // sign of x), and only the multiplication unpacks them.
 #pragma once
+#include <type_traits>
+
 #include "nvfp4_math.cuh"
 
 namespace qm_nvfp4 {
@@ -21,15 +23,16 @@ __device__ __forceinline__ uint4 read16(void const* at) {
   return v;
 }
 
-__device__ __forceinline__ float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ __forceinline__ float widened(__half v) { return __half2float(v); }
-__device__ __forceinline__ float widened(float v) { return v; }
+QM_HD uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+QM_HD float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
+QM_HD float widened(__half v) { return __half2float(v); }
+QM_HD float widened(float v) { return v; }
 
 template <class T>
 struct Block {  // bf16, fp16
   uint32_t w[8];
 
-  __device__ __forceinline__ void clear() {
+  QM_HD void clear() {
 #pragma unroll
     for (int i = 0; i < 8; ++i) w[i] = 0;
   }
@@ -39,7 +42,7 @@ struct Block {  // bf16, fp16
     w[4] = b.x; w[5] = b.y; w[6] = b.z; w[7] = b.w;
   }
   // `count` values with gaps between them; the others are 0
-  __device__ __forceinline__ void read(T const* at, int64_t stride, int count) {
+  QM_HD void read(T const* at, int64_t stride, int count) {
     unsigned short const* p = reinterpret_cast<unsigned short const*>(at);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -48,9 +51,9 @@ struct Block {  // bf16, fp16
       w[i] = low | (high << 16);
     }
   }
-  __device__ __forceinline__ float value(int i) const {
+  QM_HD float value(int i) const {
     uint32_t const word = w[i >> 1];
-    if constexpr (sizeof(T) == 2 && !std::is_same_v<T, __half>) {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
       return as_float(i & 1 ? word & 0xFFFF0000u : word << 16);
     } else {
       unsigned short const half = static_cast<unsigned short>(i & 1 ? word >> 16 : word & 0xFFFFu);
@@ -58,18 +61,18 @@ struct Block {  // bf16, fp16
     }
   }
   // without sign, as integers: NaN is above Inf, Inf above every number
-  __device__ __forceinline__ float amax() const {
+  QM_HD float amax() const {
     uint32_t most = 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) most = __vmaxu2(most, w[i] & 0x7FFF7FFFu);
-    uint32_t const one = max(most >> 16, most & 0xFFFFu);
+    for (int i = 0; i < 8; ++i) most = larger_halves(most, w[i] & 0x7FFF7FFFu);
+    uint32_t const one = larger(most >> 16, most & 0xFFFFu);
     if constexpr (std::is_same_v<T, __half>) {
       return __half2float(__ushort_as_half(static_cast<unsigned short>(one)));
     } else {
       return as_float(one << 16);
     }
   }
-  __device__ __forceinline__ uint32_t signs(int half) const {
+  QM_HD uint32_t signs(int half) const {
     return signs_of_halves(w[4 * half], w[4 * half + 1], w[4 * half + 2], w[4 * half + 3]);
   }
 };
@@ -78,7 +81,7 @@ template <>
 struct Block<float> {
   float v[16];
 
-  __device__ __forceinline__ void clear() {
+  QM_HD void clear() {
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[i] = 0.0f;
   }
@@ -89,18 +92,18 @@ struct Block<float> {
       v[4 * i] = as_float(a.x); v[4 * i + 1] = as_float(a.y); v[4 * i + 2] = as_float(a.z); v[4 * i + 3] = as_float(a.w);
     }
   }
-  __device__ __forceinline__ void read(float const* at, int64_t stride, int count) {
+  QM_HD void read(float const* at, int64_t stride, int count) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[i] = i < count ? at[i * stride] : 0.0f;
   }
-  __device__ __forceinline__ float value(int i) const { return v[i]; }
-  __device__ __forceinline__ float amax() const {
+  QM_HD float value(int i) const { return v[i]; }
+  QM_HD float amax() const {
     uint32_t most = 0;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) most = max(most, as_bits(v[i]) & kMagnitude);
+    for (int i = 0; i < 16; ++i) most = larger(most, as_bits(v[i]) & kMagnitude);
     return as_float(most);
   }
-  __device__ __forceinline__ uint32_t signs(int half) const {
+  QM_HD uint32_t signs(int half) const {
     float part[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) part[i] = v[8 * half + i];
@@ -108,7 +111,7 @@ struct Block<float> {
   }
 };
 
-__device__ __forceinline__ uint32_t converted(float const (&p)[8]) {
+QM_HD uint32_t converted(float const (&p)[8]) {
   uint32_t word = 0;
 #if QM_E2M1_INSTRUCTION
   asm("{\n.reg .b8 a, b, c, d;\n"
@@ -124,7 +127,7 @@ __device__ __forceinline__ uint32_t converted(float const (&p)[8]) {
 }
 
 template <class T>
-__device__ __forceinline__ uint32_t plain_word(Block<T> const& block, int half, float m) {
+QM_HD uint32_t plain_word(Block<T> const& block, int half, float m) {
   float p[8];
 #if QM_E2M1_INSTRUCTION
 #pragma unroll
@@ -138,7 +141,7 @@ __device__ __forceinline__ uint32_t plain_word(Block<T> const& block, int half, 
 }
 
 template <class T>
-__device__ __forceinline__ uint32_t any_word(Block<T> const& block, int half, float m) {
+QM_HD uint32_t any_word(Block<T> const& block, int half, float m) {
   uint32_t word = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) word |= any_code(times(block.value(8 * half + i), m)) << (4 * i);
@@ -147,7 +150,7 @@ __device__ __forceinline__ uint32_t any_word(Block<T> const& block, int half, fl
 
 // Codes and scale of a block; all lanes of a warp take the same branches
 template <class T>
-__device__ __forceinline__ Codes quantized(Block<T> const& block, float inverse_global, uint32_t* scale_code) {
+QM_HD Codes quantized(Block<T> const& block, float inverse_global, uint32_t* scale_code) {
   float const amax = block.amax();
   Codes made;
   bool plain = is_plain(inverse_global);
@@ -155,7 +158,7 @@ __device__ __forceinline__ Codes quantized(Block<T> const& block, float inverse_
     Scale const s = plain_scale(amax, inverse_global);
     float const m = plain_multiplier(s, inverse_global);
 #if !QM_E2M1_INSTRUCTION
-    plain = __all_sync(0xFFFFFFFFu, !s.usable || times(amax, m) < kBeyond);
+    plain = whole_warp(!s.usable || times(amax, m) < kBeyond);
     if (plain)
 #endif
     {

@@ -151,7 +151,7 @@ struct Eight {
       constexpr bool kHalf = std::is_same_v<T, __half>;
       constexpr uint32_t kInf = kHalf ? 0x7C00u : 0x7F80u;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) most = __vmaxu2(most, w[i] & 0x7FFF7FFFu);
+      for (int i = 0; i < 4; ++i) most = larger_halves(most, w[i] & 0x7FFF7FFFu);
       uint32_t one = max(most >> 16, most & 0xFFFFu);
       if (one >= kInf) {  // rare: leave out what is not finite
         one = 0;

@@ -23,13 +23,9 @@
 #pragma once
 #include <cstdint>
 
-#ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define QM_HD __host__ __device__ __forceinline__
-#else
-#define QM_HD inline
-#endif
 #ifndef __CUDA_ARCH__
 #include <cmath>
 #include <cstring>
@@ -77,6 +73,8 @@ __device__ __forceinline__ float near_inverse(float b) {
 __device__ __forceinline__ uint32_t permuted(uint32_t a, uint32_t b, uint32_t how) {
   return __byte_perm(a, b, how);
 }
+__device__ __forceinline__ uint32_t larger_halves(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
+__device__ __forceinline__ bool whole_warp(bool mine) { return __all_sync(0xFFFFFFFFu, mine); }
 // the lowest byte: nearest even, saturated at 448, NaN 0x7F
 __device__ __forceinline__ uint32_t to_e4m3(float value) {
   uint16_t two;
@@ -104,6 +102,11 @@ inline uint32_t permuted(uint32_t a, uint32_t b, uint32_t how) {
   for (int i = 0; i < 4; ++i) made |= uint32_t((all >> (8 * ((how >> (4 * i)) & 7))) & 0xFF) << (8 * i);
   return made;
 }
+inline uint32_t larger_halves(uint32_t a, uint32_t b) {
+  uint32_t const low = (a & 0xFFFFu) > (b & 0xFFFFu) ? a & 0xFFFFu : b & 0xFFFFu;
+  return ((a >> 16) > (b >> 16) ? a >> 16 : b >> 16) << 16 | low;
+}
+inline bool whole_warp(bool mine) { return mine; }
 inline uint32_t to_e4m3(float value) {
   if (!(value == value)) return kNanCode;
   uint32_t const bits = as_bits(value) & kMagnitude, bounded = bits < 0x43E00000u ? bits : 0x43E00000u;
