@@ -1,7 +1,8 @@
-"""build: device code for GPUs that need not be here, compiled ahead, as evidence."""
+"""build: the libraries of a backend; without one, device code for absent GPUs as evidence."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,8 @@ from quantmux.cli._session import find_device, open_registry
 from quantmux.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from quantmux.capability.device import DeviceProfile
@@ -26,7 +29,37 @@ _WORDS = {"agrees": "compiled", "fails": "FAILS", "not_here": "not here"}
 
 
 def build(
+    libraries_of: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="BACKEND",
+            help="Compile the libraries of these backends, for the GPU here.",
+            show_default=False,
+        ),
+    ] = None,
     *,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arch",
+            metavar="90a,100f",
+            help="Libraries: for these targets. Default: those of the GPUs here; without one, all.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Libraries: compile anew, also what has failed before.")
+    ] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--into",
+            metavar="FOLDER",
+            help="Libraries: a copy into this folder, for hosts without a compiler.",
+        ),
+    ] = None,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Libraries: show which there are, compile nothing.")
+    ] = False,
     backend: BackendNames = None,
     kernel: KernelNames = None,
     device: Annotated[
@@ -35,27 +68,44 @@ def build(
             "--device",
             "-d",
             metavar="NAME",
-            help="A named GPU (h200, b200, …); several times for several. Default: all of them.",
+            help="Evidence: for this named GPU (h200, b200, …); may be repeated. Default: all.",
         ),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", help="Compilers at once.")
     ] = None,
     record: Annotated[
-        bool, typer.Option("--record", help="Record evidence into your own folder.")
+        bool, typer.Option("--record", help="Evidence: record it into your own folder.")
     ] = False,
     record_to: Annotated[
         str | None,
-        typer.Option("--record-to", metavar="FOLDER", help="Into this one; package: the plugins'."),
+        typer.Option(
+            "--record-to",
+            metavar="FOLDER",
+            help="Evidence: record it into this folder; package: the plugins'.",
+        ),
     ] = None,
     plugins: PluginsFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compile every kernel for every named GPU it claims; needs no GPU.
+    """Compile: the libraries of a backend, or every kernel for every GPU it claims.
 
-    Of the kernels that offer it (`compile_for`). With `--record` each GPU's evidence says
-    `compiled`. Exit code 1 when a kernel does not compile for what it claims, or nothing did.
+    `quantmux build cutlass` makes the libraries that its kernels need, once, for the GPU here.
+    What is there is kept. Exit code 1 when one could not be made.
+
+    Without a backend it makes evidence, and needs no GPU: every kernel that offers it
+    (`compile_for`) is compiled for every named GPU it claims. With `--record` each GPU's evidence
+    says `compiled`. Exit code 1 when a kernel does not compile for what it claims, or nothing did.
     """
+    if libraries_of:
+        evidence = {"--backend": backend, "--device": device, "--record": record}
+        _not_both({**evidence, "--record-to": record_to}, "with a BACKEND it makes libraries")
+        _libraries(
+            libraries_of, arch, kernel, plugins, jobs, force, into, list_only, as_json=as_json
+        )
+        return
+    library = {"--arch": arch, "--force": force, "--into": into, "--list": list_only}
+    _not_both(library, "without a BACKEND it makes evidence: name one, e.g. quantmux build cutlass")
     from quantmux.cli._sweep_view import SweepProgress
     from quantmux.registry.user_folder import user_folder
     from quantmux.testing.compile_cells import CHECK
@@ -90,6 +140,40 @@ def build(
         raise typer.Exit(130)
     if result.failures or result.failed_plugins or not result.shows_something:
         raise typer.Exit(1)
+
+
+def _libraries(
+    backends: list[str],
+    arch: list[str] | None,
+    kernel: list[str] | None,
+    plugins: Path | None,
+    jobs: int | None,
+    force: bool,
+    into: Path | None,
+    list_only: bool,
+    *,
+    as_json: bool,
+) -> None:
+    from quantmux.cli._libraries import build_libraries, libraries_of, list_libraries
+
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs is a number of compilers, at least 1, found {jobs}", code="usage")
+    registry = open_registry(plugins)
+    archs = [part for given in arch or () for part in given.replace(",", " ").split()]
+    names = list(dict.fromkeys(backends))
+    units = libraries_of(registry, names, list(dict.fromkeys(archs)), list(kernel or ()))
+    if list_only:
+        list_libraries(units, as_json=as_json)
+        return
+    code = build_libraries(units, jobs=jobs, force=force, into=into, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+def _not_both(given: Mapping[str, object], why: str) -> None:
+    wrong = [name for name, value in given.items() if value]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} does not go with this: {why}", code="usage")
 
 
 def _devices(given: list[str] | tuple[str, ...], registry: Registry) -> tuple[str, ...]:
