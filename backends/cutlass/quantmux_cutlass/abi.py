@@ -36,6 +36,12 @@ class Problem(ctypes.Structure):
     )
 
 
+COLUMNS: Final = {"row_major": 0, "col_major": 1, "col_major_aligned4": 4}
+"""``QmColumns`` by the name of the scale layout; other layouts need no number."""
+
+OUT: Final = {"bf16": 0, "fp16": 1}
+"""``QmProblem.out`` by the format of y."""
+
 STATUS: Final = {
     1: "a pointer that must be given is null",
     2: "an address breaks the rule of the TMA unit (multiples of 16 bytes)",

@@ -17,6 +17,8 @@ class Unit:
         macros: ``-D`` macros, in order.
         cutlass: Versions of the CUTLASS headers that it needs (``>=4.3.5``); "" needs none.
         self_test: ``package.module:function`` that proves a library just loaded on the GPU.
+        test_options: ``QmProblem.option`` that the self-test gives, one proof each; one that is
+            legal for N = 200, K = 272 (K = 288 for NVFP4) and every M.
         interface: Which functions it exports beside ``qm_abi`` and ``qm_about``, by name in
             `quantmux_cutlass.interfaces.INTERFACES`.
         seconds: CPU seconds one compilation takes, measured; for the progress bar and the order.
@@ -29,6 +31,7 @@ class Unit:
     macros: tuple[tuple[str, str], ...] = ()
     cutlass: str = ""
     self_test: str = ""
+    test_options: tuple[tuple[int, ...], ...] = ((),)
     interface: str = "linear"
     seconds: float = 100.0
     memory_gib: float = 6.0

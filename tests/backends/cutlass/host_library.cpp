@@ -164,7 +164,9 @@ QM_API int qm_plan(QmProblem const* problem, void* plan) {
   if (p.option[0] == 1 && p.y_row % 8) return QM_STRIDE;
   if (off(p.w, 16) || off(p.w_scales, 4) || off(p.bias, 4) || off(plan, 64)) return QM_ALIGNMENT;
   if (p.option[0] < 0 || p.option[0] > 1 || p.out < 0 || p.out > 1) return QM_OPTION;
-  if (p.x_columns < 0 || p.x_columns > 2 || p.sms < 1 || p.pdl < 0 || p.pdl > 1) return QM_OPTION;
+  bool const is_columns = p.x_columns == QM_ROW_MAJOR || p.x_columns == QM_COL_MAJOR ||
+                          p.x_columns == QM_COL_MAJOR_ALIGNED4;
+  if (!is_columns || p.sms < 1 || p.pdl < 0 || p.pdl > 1) return QM_OPTION;
   if (p.w_by_row < 0 || p.w_by_row > 1 || p.x_by_row < 0 || p.x_by_row > 1) return QM_OPTION;
   if (p.option[5]) return p.option[5];
   ++plans;

@@ -26,16 +26,16 @@ from quantmux_cutlass.linear.outputs import checked_output
 from quantmux_cutlass.linear.padding import ALIGNMENT, aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import Layout, LinearConfig
     from quantmux.registry.protocol import PreparedWeights
+    from quantmux_cutlass.build.library import Library
     from quantmux_cutlass.linear.choice import Choice
     from quantmux_cutlass.linear.consumer import CutlassLinear
+    from quantmux_cutlass.units import Unit
 
-_COLUMNS: Final = {"col_major": 1, "col_major_aligned4": 2}
-_OUT: Final = {"bf16": 0, "fp16": 1}
 _MOST: Final = 4096
 """Plans, or layouts of x, that a layer keeps before it begins anew; far more than are in use."""
 
@@ -54,7 +54,11 @@ def bound_linear(
     kernel: CutlassLinear, config: LinearConfig, prepared: PreparedWeights, device: DeviceProfile
 ) -> Callable[..., torch.Tensor]:
     """Give ``fn(q, *, out=None) -> y`` [M, N]; see `CutlassLinear.bind`."""
-    layer = Layer(kernel, config, prepared, device)
+    return call_of(Layer(kernel, config, prepared, device))
+
+
+def call_of(layer: Layer) -> Callable[..., torch.Tensor]:
+    """Give ``fn(q, *, out=None) -> y`` of a layer."""
     return _with_global(layer) if layer.is_nvfp4 else _without_global(layer)
 
 
@@ -67,8 +71,16 @@ class Layer:
         config: LinearConfig,
         prepared: PreparedWeights,
         device: DeviceProfile,
+        libraries: Mapping[Unit, Library] | None = None,
     ) -> None:
         """Open the libraries and hold the weights.
+
+        Args:
+            kernel: Whose layer it is.
+            config: Shapes, scheme and dtypes.
+            prepared: The weights.
+            device: Where they are.
+            libraries: Those already open, for who opens them; None opens them.
 
         Raises:
             BuildError: A library cannot be opened.
@@ -93,8 +105,10 @@ class Layer:
         self.home = self.data.device
         self.index = self.home.index or 0 if self.home.type == "cuda" else -1
         self.choices = kernel.choices(config, device)
-        units = dict.fromkeys(c.unit for c in self.choices.values())
-        self.libraries = native.opened(tuple(units), device)
+        if libraries is None:
+            units = dict.fromkeys(c.unit for c in self.choices.values())
+            libraries = native.opened(tuple(units), device)
+        self.libraries = libraries
         self._sms = device.sm_count or _multiprocessors(self.home)
 
     def plan(self, reads: _Reads, m: int) -> native.Plan:
@@ -146,19 +160,19 @@ class Layer:
         q.check()
         _require_aligned(q)
         found = self.seen.get(id(q.layout))
-        if found is None or found.layout is not q.layout:
-            found = self._known(q.layout)
-        return found
+        return self._known(q.layout) if found is None else found
 
     def output(self, out: torch.Tensor, m: int) -> int:
         """Give the elements between rows of a caller's output, which is checked."""
         multiple = self.kernel.row_multiple
         return checked_output(out, m, self.n, self.dtype, self.home, multiple)
 
-    def failed(self, status: int, q: Any, m: int) -> Exception:
+    def failed(self, status: int, q: Any, m: int, out: torch.Tensor | None) -> Exception:
         """Give the exception for a status of ``qm_run``; the caller's mistakes come first."""
         try:
             self.accepted(q)
+            if out is not None:
+                self.output(out, m)
         except InputError as error:
             return error
         facts: dict[str, object] = {"layer": str(self.config), "M": m}
@@ -211,8 +225,8 @@ class Layer:
             k=self.k,
             w_by_row=weight != "tensor",
             x_by_row=activation != "tensor",
-            x_columns=_COLUMNS.get(layout.scales, 0),
-            out=_OUT[self.config.out_dtype],
+            x_columns=abi.COLUMNS.get(layout.scales, 0),
+            out=abi.OUT[self.config.out_dtype],
             device=max(self.index, 0),
             sms=self._sms,
             pdl=self.kernel.pdl,
@@ -241,8 +255,7 @@ def _without_global(layer: Layer) -> Callable[..., torch.Tensor]:
             x, scales, m, layout = q.data, q.scales, q.logical_shape[0], q.layout
             reads = seen.get(id(layout))
             if (
-                reads is None
-                or reads.layout is not layout
+                reads is None  # it holds the layout, so no other one has its id
                 or x.get_device() != index
                 or x.dtype is not element
                 or not x.is_contiguous()
@@ -258,7 +271,15 @@ def _without_global(layer: Layer) -> Callable[..., torch.Tensor]:
             if not is_tight:
                 y = y[:, :n]
         else:
-            y, y_row = out, layer.output(out, m)
+            y, y_row = out, row
+            if (
+                not is_tight
+                or out.dtype is not dtype
+                or out.get_device() != index
+                or not out.is_contiguous()
+                or out.shape != (m, n)
+            ):
+                y_row = layer.output(out, m)
         if m == 0:
             return y
         plan = reads.plans.get(m) or layer.plan(reads, m)
@@ -278,7 +299,7 @@ def _without_global(layer: Layer) -> Callable[..., torch.Tensor]:
                 stream(index),
             )
         if status:
-            raise layer.failed(status, q, m)
+            raise layer.failed(status, q, m, out)
         return y
 
     return call
@@ -296,7 +317,6 @@ def _with_global(layer: Layer) -> Callable[..., torch.Tensor]:
             reads = seen.get(id(layout))
             if (
                 reads is None
-                or reads.layout is not layout
                 or x.get_device() != index
                 or not x.is_contiguous()
                 or x.numel() < m * reads.width
@@ -328,7 +348,7 @@ def _with_global(layer: Layer) -> Callable[..., torch.Tensor]:
             stream(index),
         )
         if status:
-            raise layer.failed(status, q, m)
+            raise layer.failed(status, q, m, out)
         return y
 
     return call
