@@ -1,10 +1,10 @@
 """NVFP4 weights as the block-scaled tensor core reads them: whole TMA rows, tiles of scales.
 
 * Codes [N, R32(K) / 2]: a row must begin at a multiple of 16 bytes, which are 32 codes. Canonical
-  rows are whole groups of 16, so where R16(K) is no multiple of 32 one group of zeros is added; else
-  the checkpoint's own tensor is used.
-* Scales `swizzled_128x4` [R128(N), C4(R32(K) / 16)]: tiles of 128 rows by 4 scales, zero where there
-  are none. The kernel reads whole tiles, so the buffer is padded, not only aligned.
+  rows are whole groups of 16, so where R16(K) is no multiple of 32 one group of zeros is added;
+  else the checkpoint's own tensor is used.
+* Scales `swizzled_128x4` [R128(N), C4(R32(K) / 16)]: tiles of 128 rows by 4 scales, zero where
+  there are none. The kernel reads whole tiles, so the buffer is padded, not only aligned.
 
 Nothing else changes: global scale and bias are the checkpoint's.
 """

@@ -21,9 +21,7 @@ _NVFP4: Final = OperandOffer(
 
 _CAPABILITY: Final = Capability(
     arch=arch_sets("100f", "120f"),
-    schemes=(
-        SchemeOffer(weight=_NVFP4, activation=_NVFP4.replace(layouts=("swizzled_128x4",))),
-    ),
+    schemes=(SchemeOffer(weight=_NVFP4, activation=_NVFP4.replace(layouts=("swizzled_128x4",))),),
     # rows of x are whole 16 bytes: 32 codes
     takes_padded_n=True,
     pad_k_to=32,
@@ -44,6 +42,7 @@ _SOURCES: Final = (
     "csrc/linear/nvfp4_checks.cuh",
     "csrc/linear/nvfp4_epilogue.cuh",
     "csrc/linear/nvfp4_gemm.cu",
+    "instructions.py",
     "linear/bound.py",
     "linear/choice.py",
     "linear/consumer.py",

@@ -19,8 +19,8 @@ inline bool aligned(void const* p, uintptr_t to) { return reinterpret_cast<uintp
 
 inline int64_t up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// Columns of a padded scale buffer: whole tiles, over K rounded up to whole rows of codes.
-inline int64_t scale_columns(int64_t k) { return up(up(k, kRowCodes) / kGroup, 4); }
+// Columns of a padded scale buffer: whole tiles, over the width of the rows of codes they belong to.
+inline int64_t scale_columns(int64_t row) { return up(row / kGroup, 4); }
 
 // Rows must be long enough, and begin where the TMA unit can.
 inline int check_row(int64_t row, int64_t least, int64_t multiple) {
@@ -28,8 +28,8 @@ inline int check_row(int64_t row, int64_t least, int64_t multiple) {
 }
 
 // CUTLASS counts the scales of an operand in 32 bits.
-inline int check_scales(int64_t rows, int64_t k) {
-  return up(rows, kTileRows) * scale_columns(k) > INT_MAX ? QM_SHAPE : QM_OK;
+inline int check_scales(int64_t rows, int64_t row) {
+  return scale_columns(row) > INT_MAX / up(rows, kTileRows) ? QM_SHAPE : QM_OK;
 }
 
 inline int check_problem(QmProblem const& p, int out) {
@@ -46,8 +46,8 @@ inline int check_problem(QmProblem const& p, int out) {
   if (int bad = check_row(p.x_row, p.k, kRowCodes)) return bad;
   if (int bad = check_row(p.y_row, p.n, kOutRow)) return bad;
   // said by the caller, not assumed of the buffer: a row of its scales is whole tiles
-  if (p.w_scales_row != scale_columns(p.k)) return QM_STRIDE;
-  return check_scales(p.n, p.k);
+  if (p.w_scales_row != scale_columns(p.w_row)) return QM_STRIDE;
+  return check_scales(p.n, p.w_row);
 }
 
 // m = 0 is the caller's to return from before: nothing is read then, and nothing need be given.
@@ -59,7 +59,7 @@ inline int check_call(QmProblem const& p, void const* x, int64_t x_row, void con
   if (!aligned(x_global, sizeof(float))) return QM_ALIGNMENT;
   if (int bad = check_row(x_row, p.k, kRowCodes)) return bad;
   if (int bad = check_row(y_row, p.n, kOutRow)) return bad;
-  return check_scales(m, p.k);
+  return check_scales(m, x_row);
 }
 
 }  // namespace nvfp4

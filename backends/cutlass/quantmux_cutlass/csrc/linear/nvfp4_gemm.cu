@@ -14,7 +14,9 @@
 //
 // K. The TMA unit wants rows of multiples of 16 bytes, so of 32 codes, and the product runs over
 // K rounded up to 32; the columns from K on must hold zeros in x, w and both scales, as quantmux's
-// padding contract says of every producer and the weights' preparation sees to.
+// padding contract says of every producer and the weights' preparation sees to. A row may be longer
+// (padded_n of x): its scales are those of the whole row, so the row's length, not K, says where the
+// next tile of scales lies.
 // N, M. Free. The scale buffers of x and w are whole tiles of 128 rows x 4 scales: padded, with
 // zeros. The store writes whole 16 bytes, so a row of y ends at N rounded up to 8 at the earliest.
 //
@@ -168,6 +170,8 @@ typename Kernel::Arguments arguments(Plan const& plan, void const* x, int64_t x_
                                      void const* x_global, void* y, int64_t y_row, int m) {
   QmProblem const& p = plan.problem;
   auto const shape = make_shape(m, p.n, plan.k, 1);
+  auto const x_shape = make_shape(m, p.n, static_cast<int>(x_row), 1);
+  auto const w_shape = make_shape(m, p.n, static_cast<int>(p.w_row), 1);
   typename Kernel::StrideA x_stride = make_stride(x_row, _1{}, int64_t(0));
   typename Kernel::StrideB w_stride = make_stride(p.w_row, _1{}, int64_t(0));
   typename Kernel::StrideD y_stride = make_stride(y_row, _1{}, int64_t(0));
@@ -175,8 +179,8 @@ typename Kernel::Arguments arguments(Plan const& plan, void const* x, int64_t x_
   args.mode = cutlass::gemm::GemmUniversalMode::kGemm;
   args.problem_shape = shape;
   args.mainloop = {static_cast<Code const*>(x), x_stride, static_cast<Code const*>(p.w), w_stride,
-                   static_cast<Scale const*>(x_scales), ScaleLayout::tile_atom_to_shape_SFA(shape),
-                   static_cast<Scale const*>(p.w_scales), ScaleLayout::tile_atom_to_shape_SFB(shape)};
+                   static_cast<Scale const*>(x_scales), ScaleLayout::tile_atom_to_shape_SFA(x_shape),
+                   static_cast<Scale const*>(p.w_scales), ScaleLayout::tile_atom_to_shape_SFB(w_shape)};
   GlobalScales::Arguments const globals{static_cast<float const*>(x_global), p.alpha};
   typename Bias::Arguments const bias{p.bias, 0.0f, {}};
   args.epilogue.thread = {globals, {}, bias, {}};
@@ -231,7 +235,7 @@ QM_API char const* qm_about() {
 
 QM_API size_t qm_plan_bytes() { return sizeof(Plan); }
 
-// problem.alpha is g_w; w_scales_row is the width of the padded scale buffer, C4(K / 16).
+// problem.alpha is g_w; w_scales_row is the width of the padded scale buffer, C4(w_row / 16).
 QM_API int qm_plan(QmProblem const* problem, void* plan) {
   if (!problem || !plan) return QM_NULL;
   if (!aligned(plan, 64)) return QM_ALIGNMENT;
@@ -252,7 +256,7 @@ QM_API int qm_plan(QmProblem const* problem, void* plan) {
   return QM_OK;
 }
 
-// x [m, x_row / 2 bytes], x_scales e4m3 [R128(m), C4(K / 16)] swizzled_128x4, x_global fp32 [1],
+// x [m, x_row / 2 bytes], x_scales e4m3 [R128(m), C4(x_row / 16)] swizzled_128x4, x_global fp32 [1],
 // y [m, y_row]. Columns of y from N to N rounded up to 8 may be written.
 QM_API int qm_run_at(void const* plan, void const* x, int64_t x_row, void const* x_scales, void const* x_global,
                      void* y, int64_t y_row, int64_t m, void* stream) {
