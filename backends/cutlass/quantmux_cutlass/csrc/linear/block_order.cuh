@@ -6,6 +6,12 @@
 #pragma once
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define QM_BOTH __host__ __device__
+#else
+#define QM_BOTH
+#endif
+
 namespace qm {
 
 enum Sharing : int {
@@ -25,7 +31,7 @@ struct Tile {
   int m, n;  // indices of the tile
 };
 
-__host__ __device__ inline Tile tile_of(Order const& order, int unit, int sharing, int rank) {
+QM_BOTH inline Tile tile_of(Order const& order, int unit, int sharing, int rank) {
   int const wide = order.along_m ? order.m_units : order.n_units;   // cut into bands
   int const length = order.along_m ? order.n_units : order.m_units; // walked
   int const band = unit / (order.width * length);

@@ -1,14 +1,8 @@
 // The library of the block-scaled FP8 linear (block_tile.cuh): its checks, plans and launches.
-//
-// option[0]  columns of a tile
-// option[1]  rows of a tile: 0 64 (two groups share K), 1 128, 2 256
-// option[2]  Sharing (block_order.cuh): 0 none, 1 pairs share w, 2 pairs share x, 3 K is split
-// option[3]  CTAs of a cluster: 1 without sharing, 2 for pairs, 2 to 8 for split K
-// option[4]  width of a band of tiles, at least 1
-// option[5]  1: bands lie along M; 0: along N
-// option[6]  1: a second set of accumulators (kDeep)
+// Its options stand in block_checks.cuh.
 #include "abi.cuh"
 
+#include "block_checks.cuh"
 #include "block_tile.cuh"
 
 namespace {
@@ -34,60 +28,22 @@ constexpr Entry entry() {
           Shape::kBytes};
 }
 
-// clang-format off
-Entry const kEntries[] = {
-    entry<16, 0, 0>(),  entry<32, 0, 0>(),  entry<48, 0, 0>(),  entry<64, 0, 0>(),  entry<96, 0, 0>(),
-    entry<128, 0, 0>(),
-    entry<16, 1, 0>(),  entry<32, 1, 0>(),  entry<48, 1, 0>(),  entry<64, 1, 0>(),  entry<80, 1, 0>(),
-    entry<96, 1, 0>(),  entry<112, 1, 0>(), entry<128, 1, 0>(), entry<144, 1, 0>(), entry<160, 1, 0>(),
-    entry<64, 1, 1>(),  entry<96, 1, 1>(),  entry<112, 1, 1>(), entry<128, 1, 1>(),
-    entry<64, 2, 0>(),  entry<96, 2, 0>(),  entry<112, 2, 0>(), entry<128, 2, 0>(),
-};
-// clang-format on
+#define QM_ENTRY(C, R, D) entry<C, R, D>(),
+Entry const kEntries[] = {QM_BLOCK_TILES(QM_ENTRY)};
+#undef QM_ENTRY
 
 struct alignas(64) Plan {
   CUtensorMap w_map;
   qm::BlockCall call;  // all but what a call brings
   Entry entry;
-  int64_t x_row;
-  int k, columns, device, sms, pdl;
+  QmProblem problem;
 };
-
-bool aligned(void const* p, uintptr_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
 Entry const* find(QmProblem const& p) {
   for (Entry const& e : kEntries) {
     if (e.bn == p.option[0] && e.rows == p.option[1] && e.deep == p.option[6]) return &e;
   }
   return nullptr;
-}
-
-int check(QmProblem const& p) {
-  if (p.bytes != sizeof(QmProblem) || p.abi != QM_ABI_VERSION) return QM_VERSION;
-  if (p.w == nullptr || p.w_scales == nullptr) return QM_NULL;
-  if (!aligned(p.w, 16) || !aligned(p.w_scales, 4) || !aligned(p.bias, 4)) return QM_ALIGNMENT;
-  if (p.n <= 0 || p.k <= 0) return QM_SHAPE;
-  if (p.w_row < p.k || p.w_row % 16 || p.x_row < p.k || p.x_row % 16 || p.y_row < p.n ||
-      p.w_scales_row < (p.k + 127) / 128) {
-    return QM_STRIDE;
-  }
-  if (p.out != 0 && p.out != 1) return QM_OPTION;
-  if (p.x_columns != QM_ROW_MAJOR && p.x_columns != QM_COL_MAJOR &&
-      p.x_columns != QM_COL_MAJOR_ALIGNED4) {
-    return QM_OPTION;
-  }
-  if (p.sms <= 0 || p.device < 0 || find(p) == nullptr) return QM_OPTION;
-  int const sharing = p.option[2], cluster = p.option[3];
-  bool const pair = sharing == qm::kShareW || sharing == qm::kShareX;
-  bool const fits = sharing == qm::kAlone    ? cluster == 1
-                    : sharing == qm::kSplitK ? cluster >= 2 && cluster <= 8
-                                             : pair && cluster == 2;
-  // Every CTA of a cluster that splits K needs at least one block of it.
-  if (!fits || p.option[4] < 1 || (p.option[5] != 0 && p.option[5] != 1) ||
-      (sharing == qm::kSplitK && (p.k + 127) / 128 < cluster)) {
-    return QM_OPTION;
-  }
-  return QM_OK;
 }
 
 // Makes `device` current for its lifetime; asks before it sets.
@@ -109,27 +65,26 @@ struct OnDevice {
 
 int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, void* y,
         int64_t y_row, int64_t m, void* stream) {
-  if (m < 0 || m > INT32_MAX - 512) return QM_SHAPE;
-  if (m == 0) return QM_OK;
-  if (x == nullptr || x_scales == nullptr || y == nullptr) return QM_NULL;
-  if (!aligned(x, 16) || !aligned(x_scales, 4) || !aligned(y, 2)) return QM_ALIGNMENT;
+  QmProblem const& p = plan.problem;
+  int const status = qm::check_call(p, x, x_row, x_scales, y, y_row, m);
+  if (status != QM_OK || m == 0) return status;
 
   qm::BlockCall call = plan.call;
   int const rows4 = static_cast<int>((m + 3) / 4 * 4);
   call.sx = static_cast<float const*>(x_scales);
-  if (plan.columns == QM_ROW_MAJOR) {
-    call.sx_row = (plan.x_row + 127) / 128;
+  if (p.x_columns == QM_ROW_MAJOR) {
+    call.sx_row = (p.x_row + 127) / 128;
     call.sx_block = 1;
   } else {
     call.sx_row = 1;
-    call.sx_block = plan.columns == QM_COL_MAJOR_ALIGNED4 ? rows4 : m;
-    call.sx_bulk = call.sx_block == rows4 && aligned(x_scales, 16);
+    call.sx_block = p.x_columns == QM_COL_MAJOR_ALIGNED4 ? rows4 : m;
+    call.sx_bulk = call.sx_block == rows4 && qm::aligned(x_scales, 16);
     call.sx_rows = rows4;
   }
   call.out.y = y;
   call.out.row = y_row;
   call.out.m = static_cast<int>(m);
-  call.out.vector = aligned(y, 16) && y_row % 8 == 0;
+  call.out.vector = qm::aligned(y, 16) && y_row % 8 == 0;
 
   Entry const& e = plan.entry;
   bool const share_w = call.sharing == qm::kShareW, share_x = call.sharing == qm::kShareX;
@@ -143,15 +98,15 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   if (call.order.width > across) call.order.width = across;
   call.units = static_cast<int>(m_units * n_units);
 
-  OnDevice const on(plan.device);
+  OnDevice const on(p.device);
   if (on.error != cudaSuccess) return QM_CUDA + on.error;
   CUtensorMap x_map;
-  if (!qm::encode_fp8(&x_map, x, m, plan.k, x_row, share_x ? e.bm / 2 : e.bm)) {
+  if (!qm::encode_fp8(&x_map, x, m, p.k, x_row, share_x ? e.bm / 2 : e.bm)) {
     return QM_DESCRIPTOR;
   }
   // Parts of K are exchanged in the memory of the ring: such a CTA computes one tile only.
   bool const once = call.sharing == qm::kSplitK || e.rows == 0;
-  int const resident = plan.sms / call.cluster > 0 ? plan.sms / call.cluster : 1;
+  int const resident = p.sms / call.cluster > 0 ? p.sms / call.cluster : 1;
   int const clusters = once || call.units < resident ? call.units : resident;
 
   cudaLaunchConfig_t config = {};
@@ -165,11 +120,13 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   attribute[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute[1].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attribute;
-  config.numAttrs = plan.pdl ? 2 : 1;
+  config.numAttrs = p.pdl ? 2 : 1;
   void* arguments[] = {&call, &x_map, const_cast<CUtensorMap*>(&plan.w_map)};
   cudaError_t const error =
       cudaLaunchKernelExC(&config, reinterpret_cast<void const*>(e.kernel), arguments);
-  return error == cudaSuccess ? QM_OK : QM_CUDA + error;
+  if (error == cudaSuccess) return QM_OK;
+  cudaGetLastError();  // reported by us: nobody else shall meet it
+  return QM_CUDA + error;
 }
 
 }  // namespace
@@ -184,21 +141,16 @@ QM_API size_t qm_plan_bytes() { return sizeof(Plan); }
 
 QM_API int qm_plan(QmProblem const* problem, void* memory) {
   if (problem == nullptr || memory == nullptr) return QM_NULL;
-  if (!aligned(memory, 64)) return QM_ALIGNMENT;
+  if (!qm::aligned(memory, 64)) return QM_ALIGNMENT;
   QmProblem const& p = *problem;
-  int const status = check(p);
+  int const status = qm::check_problem(p);
   if (status != QM_OK) return status;
 
   Entry const& e = *find(p);
   Plan& plan = *static_cast<Plan*>(memory);
   plan = Plan{};
   plan.entry = e;
-  plan.x_row = p.x_row;
-  plan.k = p.k;
-  plan.columns = p.x_columns;
-  plan.device = p.device;
-  plan.sms = p.sms;
-  plan.pdl = p.pdl;
+  plan.problem = p;
   qm::BlockCall& call = plan.call;
   call.sw = static_cast<float const*>(p.w_scales);
   call.sw_row = p.w_scales_row;
@@ -219,7 +171,10 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   cudaError_t const error =
       cudaFuncSetAttribute(reinterpret_cast<void const*>(e.kernel),
                            cudaFuncAttributeMaxDynamicSharedMemorySize, e.bytes);
-  if (error != cudaSuccess) return QM_CUDA + error;
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return QM_CUDA + error;
+  }
   int const box = call.sharing == qm::kShareW ? e.bn / 2 : e.bn;
   return qm::encode_fp8(&plan.w_map, p.w, p.n, p.k, p.w_row, box) ? QM_OK : QM_DESCRIPTOR;
 }
@@ -228,13 +183,11 @@ QM_API int qm_run(void const* plan, void const* x, void const* x_scales, void* y
                   void* stream) {
   if (plan == nullptr) return QM_NULL;
   Plan const& p = *static_cast<Plan const*>(plan);
-  return run(p, x, p.x_row, x_scales, y, p.call.out.row, m, stream);
+  return run(p, x, p.problem.x_row, x_scales, y, p.problem.y_row, m, stream);
 }
 
 QM_API int qm_run_at(void const* plan, void const* x, int64_t x_row, void const* x_scales, void* y,
                      int64_t y_row, int64_t m, void* stream) {
   if (plan == nullptr) return QM_NULL;
-  Plan const& p = *static_cast<Plan const*>(plan);
-  if (x_row < p.k || x_row % 16 || y_row < p.call.out.n) return QM_STRIDE;
-  return run(p, x, x_row, x_scales, y, y_row, m, stream);
+  return run(*static_cast<Plan const*>(plan), x, x_row, x_scales, y, y_row, m, stream);
 }

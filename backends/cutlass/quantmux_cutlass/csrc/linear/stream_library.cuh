@@ -192,7 +192,10 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   int const k_blocks = (p.k + stream::BK - 1) / stream::BK;
   if (QM_BLOCK && row_is_bad(p.w_scales_row, k_blocks)) return QM_STRIDE;
   if (p.out != 0 && p.out != 1) return QM_OPTION;
-  if (p.x_columns < QM_ROW_MAJOR || p.x_columns > QM_COL_MAJOR_ALIGNED4) return QM_OPTION;
+  if (p.x_columns != QM_ROW_MAJOR && p.x_columns != QM_COL_MAJOR &&
+      p.x_columns != QM_COL_MAJOR_ALIGNED4) {
+    return QM_OPTION;
+  }
 
   int const splits = p.option[2], stages = p.option[3];
   int const mode = QM_BLOCK ? static_cast<int>(stream::BLOCK) : p.option[4];
