@@ -119,10 +119,11 @@ def test_options_that_no_tile_has_are_refused(library, cut):
 def test_python_and_the_kernel_agree_on_shared_memory(library):
     for tokens, rows in sorted(FORMS):
         for splits in (1, 2, 3, 5, 8):
-            fits = [
-                s for s in range(1, 65) if _bytes(library, tokens, rows, splits, s) <= MOST_SHARED
-            ]
-            most = fits[-1]
+            most = max(
+                stages
+                for stages in range(1, 65)
+                if _bytes(library, tokens, rows, splits, stages) <= MOST_SHARED
+            )
             assert passes(status(library, (tokens, rows, splits, most, 0)))
             if most < 64:
                 assert status(library, (tokens, rows, splits, most + 1, 0)) == OPTION

@@ -132,7 +132,8 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
 #if QM_BLOCK
   bool const by_token = plan.x_columns == QM_ROW_MAJOR;
   int64_t const tokens = plan.x_columns == QM_COL_MAJOR_ALIGNED4 ? (m + 3) / 4 * 4 : m;
-  arguments.x_scales_row = by_token ? arguments.k_blocks : 1;
+  // the producer's rows of scales cover its padded width
+  arguments.x_scales_row = by_token ? (x_row + 127) / 128 : 1;
   arguments.x_scales_column = by_token ? 1 : tokens;
 #endif
 
