@@ -85,10 +85,13 @@ def compile_into(
     _strip(out)
     _inspect(out, unit, target, key)
     shutil.move(out, made / LIBRARY)
-    for part in target.split("+"):
-        code = way / f"{Path(unit.source).stem}.compute_{part}.cubin"
-        if code.is_file():
-            shutil.move(code, made / f"sm_{part}.cubin")
+    stem = Path(unit.source).stem
+    parts = target.split("+")
+    for part in parts:
+        # nvcc names the architecture only where there are several
+        name = f"{stem}.compute_{part}.cubin" if len(parts) > 1 else f"{stem}.cubin"
+        if (way / name).is_file():
+            shutil.move(way / name, made / f"sm_{part}.cubin")
     data = (made / LIBRARY).read_bytes()
     record = Record(
         unit=unit.name,
