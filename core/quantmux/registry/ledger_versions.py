@@ -26,10 +26,10 @@ def versions_here(spec: KernelSpec) -> dict[str, str]:
     needed = [need.name for need in spec.capability.needs if need.kind == "package"]
     found = {name: package_version(name) for name in dict.fromkeys(("torch", *needed))}
     installed = {name: version for name, version in found.items() if version is not None}
-    return {**installed, **_compiled_by(spec)}
+    return {**installed, **compiled_by(spec)}
 
 
-def _compiled_by(spec: KernelSpec) -> dict[str, str]:
+def compiled_by(spec: KernelSpec) -> dict[str, str]:
     """Give what the kernel says of its compilers; a plugin that raises has said nothing."""
     ask = spec.versions
     if ask is None:
@@ -53,11 +53,11 @@ def version_change(spec: KernelSpec, run: Mapping[str, str]) -> str:
     named it.
     """
     needed = {need.name for need in spec.capability.needs if need.kind == "package"}
-    compiled_by = _compiled_by(spec)
+    makers = compiled_by(spec)
     for name, version in sorted(run.items()):
-        if name not in needed and name not in _ALWAYS and name not in compiled_by:
+        if name not in needed and name not in _ALWAYS and name not in makers:
             continue
-        here = compiled_by.get(name) or package_version(name)
+        here = makers.get(name) or package_version(name)
         if here is None:
             return f"{name} {version} was run, none is here"
         if not same_release(version, here):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from quantmux._version import __version__
 from quantmux.capability.needs import package_version
 from quantmux.registry.digest import kernel_digest
+from quantmux.registry.ledger_versions import compiled_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +27,8 @@ class Ground:
     Attributes:
         digest: `kernel_digest` of it; "" stands for every version of it.
         driver: Driver of the device, None where there is none.
-        versions: Package → version, sorted: torch, triton, quantmux and what the kernel needs;
-            empty stands for all.
+        versions: Package → version, sorted: torch, triton, quantmux, what the kernel needs and
+            what compiled its libraries; empty stands for all.
     """
 
     digest: str = ""
@@ -69,10 +70,13 @@ class Ground:
 
 
 def ground_here(spec: KernelSpec, registry: Registry, device: DeviceProfile) -> Ground:
-    """Give the ground of a kernel on a device today; imports nothing."""
+    """Give the ground of a kernel on a device today; imports nothing.
+
+    What does not compile is tried again by another compiler.
+    """
     needed = [need.name for need in spec.capability.needs if need.kind == "package"]
     found = {name: package_version(name) for name in (*_ALWAYS, *needed)}
-    found["quantmux"] = __version__
+    found |= {**compiled_by(spec), "quantmux": __version__}
     versions = sorted((name, version) for name, version in found.items() if version is not None)
     digest = kernel_digest(spec, registry.folder(spec.backend))
     return Ground(digest, device.driver, tuple(versions))

@@ -22,7 +22,9 @@ from quantmux.errors import ConfigError
 from quantmux.registry.manager import load_registry
 from quantmux.registry.user_folder import user_folder
 from quantmux.testing.cell import Verdict
+from quantmux.testing.compile_cells import CHECK as COMPILES
 from quantmux.testing.sweep_journal import Journal, header_of, stamp_of
+from quantmux.testing.sweep_libraries import compile_libraries
 from quantmux.testing.sweep_pool import Pool, PoolOptions
 from quantmux.testing.sweep_result import SweepResult
 from quantmux.testing.sweep_slots import memory_limit, worker_slots
@@ -80,7 +82,6 @@ class Selection:
         if self.labels or not self.checks:
             return not self.labels
         from quantmux.testing.checks import CHECKS
-        from quantmux.testing.compile_cells import CHECK as COMPILES
 
         # what compiles for other devices is no part of what is shown on this one
         return set(self.checks) >= set(CHECKS) - {COMPILES}
@@ -193,6 +194,8 @@ def sweep(
         notes = [journal.note] if journal.note else []
         with _ctrl_c() as pressed, Pool(hello, registry.fingerprint, options, notes) as pool:
             try:
+                asked = {cell.kernel for cell in todo if cell.check != COMPILES}
+                notes += compile_libraries(registry, asked, profile)
                 for cell, outcome in pool.run(todo):
                     journal.add(cell, stamps[cell.kernel], outcome)
                     outcomes[cell.id] = outcome
