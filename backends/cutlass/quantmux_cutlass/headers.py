@@ -8,7 +8,7 @@ from importlib import util
 from pathlib import Path
 from typing import Final
 
-# CUTLASS_PATH is what CUTLASS's own tools read; then the newer headers, which FlashInfer carries.
+# what CUTLASS's own tools read
 VARIABLE: Final = "CUTLASS_PATH"
 _PACKAGES: Final = (
     ("flashinfer", "data/cutlass/include"),
@@ -18,8 +18,17 @@ _VERSION: Final = re.compile(r"#define\s+CUTLASS_(MAJOR|MINOR|PATCH)\s+(\d+)")
 
 
 def find_headers() -> Path | None:
-    """Give the folder that holds ``cutlass/version.h``, None when there is none here."""
-    return next((folder for folder in _candidates() if _version_file(folder).is_file()), None)
+    """Give the folder that holds ``cutlass/version.h``, None when there is none here.
+
+    What ``CUTLASS_PATH`` names goes first, then the newest that a package carries.
+    """
+    chosen = os.environ.get(VARIABLE)
+    named = [Path(chosen) / "include", Path(chosen)] if chosen else []
+    found = next((folder for folder in named if _version_file(folder).is_file()), None)
+    if found is not None:
+        return found
+    carried = [folder for folder in _packaged() if _version_file(folder).is_file()]
+    return max(carried, key=_order, default=None)
 
 
 def headers_version(folder: Path) -> str | None:
@@ -34,14 +43,20 @@ def headers_version(folder: Path) -> str | None:
     return ".".join(found.get(part, "0") for part in ("MAJOR", "MINOR", "PATCH"))
 
 
-def _candidates() -> list[Path]:
-    chosen = os.environ.get(VARIABLE)
-    folders = [Path(chosen) / "include", Path(chosen)] if chosen else []
+def _packaged() -> list[Path]:
+    folders = []
     for package, inside in _PACKAGES:
-        spec = util.find_spec(package)
+        try:
+            spec = util.find_spec(package)
+        except (ImportError, ValueError):
+            continue
         if spec is not None and spec.origin is not None:
             folders.append(Path(spec.origin).parent / inside)
     return folders
+
+
+def _order(folder: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in (headers_version(folder) or "0").split("."))
 
 
 def _version_file(folder: Path) -> Path:

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from dataclasses import asdict, dataclass, fields
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 LIBRARY: Final = "library.so"
 RECORD: Final = "record.json"
 SCHEMA: Final = 1
+_TARGETS: Final = re.compile(rb";targets=([0-9af+]+);")
 _SHORT: Final = 16
 """Hex digits of a digest in a folder's name; the record and the library hold all 64."""
 
@@ -98,7 +100,8 @@ class Entry:
         """Give code and reason why the file is not the one of the record; None when it is.
 
         The whole file is read, a millisecond: loading a library that was cut short kills the
-        process with a bus error, so it has to be found out before.
+        process with a bus error, so it has to be found out before. And a wrong one that was
+        loaded would stay: the next of the same path is taken for it.
         """
         try:
             data = self.library.read_bytes()
@@ -110,6 +113,16 @@ class Entry:
             return "truncated", "the bytes are not those that were written"
         if self.record.abi != abi.VERSION:
             return "abi", f"ABI version {self.record.abi}, this quantmux speaks {abi.VERSION}"
+        return self._other(data)
+
+    def _other(self, data: bytes) -> tuple[str, str] | None:
+        """Look for what the library would say of itself: the texts lie in it as they are."""
+        targets = _TARGETS.search(data)
+        found = targets[1].decode() if targets is not None else "none"
+        if targets is not None and found != self.record.target:
+            return "wrong_target", f"it is compiled for {found}, needs {self.record.target}"
+        if self.record.digest.encode() not in data:
+            return "digest", "it holds another digest than its record"
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import importlib
 import logging
@@ -141,6 +142,16 @@ def open_library(entry: Entry, unit: Unit, target: str, key: Key) -> Library:
         handle = ctypes.CDLL(str(entry.library), mode=os.RTLD_NOW | os.RTLD_LOCAL)
     except OSError as error:
         raise _wrong(unit, target, entry.library, (str(error),), "truncated") from error
+    try:
+        made = _checked(handle, entry, unit, target, key)
+    except BuildError:
+        _ctypes.dlclose(handle._handle)  # noqa: SLF001 - or the next of this path would be this
+        raise
+    _loaded[entry.library] = made
+    return made
+
+
+def _checked(handle: ctypes.CDLL, entry: Entry, unit: Unit, target: str, key: Key) -> Library:
     functions = {**ALWAYS, **INTERFACES[unit.interface]}
     missing = [name for name in functions if not hasattr(handle, name)]
     if missing:
@@ -159,7 +170,6 @@ def open_library(entry: Entry, unit: Unit, target: str, key: Key) -> Library:
         other = any(fact.startswith("targets") for fact in facts)
         code = "wrong_target" if other else "digest"
         raise _wrong(unit, target, entry.library, tuple(facts), code)
-    _loaded[entry.library] = made
     return made
 
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from quantmux_cutlass.build.nvcc_run import Ran
     from quantmux_cutlass.units import Unit
 
-_FULL: Final = ("No space left on device", "Disk quota exceeded", "File size limit exceeded")
+_FULL: Final = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File size limit exceeded",
+    "File too large",
+)
 _KILLED: Final = ("Kill signal", "Killed", "signal 9", "out of memory", "cannot allocate memory")
 _FULL_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SIGKILL, _SIGXFSZ = -9, -25
