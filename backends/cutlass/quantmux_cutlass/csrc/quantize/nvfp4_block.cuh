@@ -14,35 +14,26 @@ struct Codes {
   uint32_t low, high;  // eight codes each, the first column in the lowest nibble
 };
 
-// 16 bytes that are read once. Not by the read-only path: with overlapping launches x may have been
-// written while this kernel was already there, waiting.
-__device__ __forceinline__ uint4 read16(void const* at) {
-  uint4 v;
-  asm volatile("ld.global.L1::evict_first.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at));
-  return v;
-}
-
-QM_HD uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
-QM_HD float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
-QM_HD float widened(__half v) { return __half2float(v); }
-QM_HD float widened(float v) { return v; }
+QM_DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+QM_DEVICE float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
+QM_DEVICE float widened(__half v) { return __half2float(v); }
+QM_DEVICE float widened(float v) { return v; }
 
 template <class T>
 struct Block {  // bf16, fp16
   uint32_t w[8];
 
-  QM_HD void clear() {
+  QM_DEVICE void clear() {
 #pragma unroll
     for (int i = 0; i < 8; ++i) w[i] = 0;
   }
-  __device__ __forceinline__ void read(T const* at) {
+  QM_DEVICE void read(T const* at) {
     uint4 const a = read16(at), b = read16(at + 8);
     w[0] = a.x; w[1] = a.y; w[2] = a.z; w[3] = a.w;
     w[4] = b.x; w[5] = b.y; w[6] = b.z; w[7] = b.w;
   }
   // `count` values with gaps between them; the others are 0
-  QM_HD void read(T const* at, int64_t stride, int count) {
+  QM_DEVICE void read(T const* at, int64_t stride, int count) {
     unsigned short const* p = reinterpret_cast<unsigned short const*>(at);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -51,7 +42,7 @@ struct Block {  // bf16, fp16
       w[i] = low | (high << 16);
     }
   }
-  QM_HD float value(int i) const {
+  QM_DEVICE float value(int i) const {
     uint32_t const word = w[i >> 1];
     if constexpr (std::is_same_v<T, __nv_bfloat16>) {
       return as_float(i & 1 ? word & 0xFFFF0000u : word << 16);
@@ -61,7 +52,7 @@ struct Block {  // bf16, fp16
     }
   }
   // without sign, as integers: NaN is above Inf, Inf above every number
-  QM_HD float amax() const {
+  QM_DEVICE float amax() const {
     uint32_t most = 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) most = larger_halves(most, w[i] & 0x7FFF7FFFu);
@@ -72,7 +63,7 @@ struct Block {  // bf16, fp16
       return as_float(one << 16);
     }
   }
-  QM_HD uint32_t signs(int half) const {
+  QM_DEVICE uint32_t signs(int half) const {
     return signs_of_halves(w[4 * half], w[4 * half + 1], w[4 * half + 2], w[4 * half + 3]);
   }
 };
@@ -81,29 +72,29 @@ template <>
 struct Block<float> {
   float v[16];
 
-  QM_HD void clear() {
+  QM_DEVICE void clear() {
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[i] = 0.0f;
   }
-  __device__ __forceinline__ void read(float const* at) {
+  QM_DEVICE void read(float const* at) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       uint4 const a = read16(at + 4 * i);
       v[4 * i] = as_float(a.x); v[4 * i + 1] = as_float(a.y); v[4 * i + 2] = as_float(a.z); v[4 * i + 3] = as_float(a.w);
     }
   }
-  QM_HD void read(float const* at, int64_t stride, int count) {
+  QM_DEVICE void read(float const* at, int64_t stride, int count) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[i] = i < count ? at[i * stride] : 0.0f;
   }
-  QM_HD float value(int i) const { return v[i]; }
-  QM_HD float amax() const {
+  QM_DEVICE float value(int i) const { return v[i]; }
+  QM_DEVICE float amax() const {
     uint32_t most = 0;
 #pragma unroll
     for (int i = 0; i < 16; ++i) most = larger(most, as_bits(v[i]) & kMagnitude);
     return as_float(most);
   }
-  QM_HD uint32_t signs(int half) const {
+  QM_DEVICE uint32_t signs(int half) const {
     float part[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) part[i] = v[8 * half + i];
@@ -111,7 +102,7 @@ struct Block<float> {
   }
 };
 
-QM_HD uint32_t converted(float const (&p)[8]) {
+QM_DEVICE uint32_t converted(float const (&p)[8]) {
   uint32_t word = 0;
 #if QM_E2M1_INSTRUCTION
   asm("{\n.reg .b8 a, b, c, d;\n"
@@ -127,7 +118,7 @@ QM_HD uint32_t converted(float const (&p)[8]) {
 }
 
 template <class T>
-QM_HD uint32_t plain_word(Block<T> const& block, int half, float m) {
+QM_DEVICE uint32_t plain_word(Block<T> const& block, int half, float m) {
   float p[8];
 #if QM_E2M1_INSTRUCTION
 #pragma unroll
@@ -141,7 +132,7 @@ QM_HD uint32_t plain_word(Block<T> const& block, int half, float m) {
 }
 
 template <class T>
-QM_HD uint32_t any_word(Block<T> const& block, int half, float m) {
+QM_DEVICE uint32_t any_word(Block<T> const& block, int half, float m) {
   uint32_t word = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) word |= any_code(times(block.value(8 * half + i), m)) << (4 * i);
@@ -150,7 +141,7 @@ QM_HD uint32_t any_word(Block<T> const& block, int half, float m) {
 
 // Codes and scale of a block; all lanes of a warp take the same branches
 template <class T>
-QM_HD Codes quantized(Block<T> const& block, float inverse_global, uint32_t* scale_code) {
+QM_DEVICE Codes quantized(Block<T> const& block, float inverse_global, uint32_t* scale_code) {
   float const amax = block.amax();
   Codes made;
   bool plain = is_plain(inverse_global);

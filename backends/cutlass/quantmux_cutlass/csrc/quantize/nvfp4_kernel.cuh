@@ -9,34 +9,9 @@
 // stored as 0. Every program waits for the kernel before it (docs/decisions/0010), then releases the
 // next one.
 #pragma once
-#include "nvfp4_block.cuh"
-#include "nvfp4_place.cuh"
+#include "nvfp4_call.cuh"
 
 namespace qm_nvfp4 {
-
-constexpr int kMostParts = 2 * kThreads;  // programs of the search
-
-struct Arguments {
-  void const* x;
-  uint8_t* data;        // [padded_m, padded_n / 2]
-  uint8_t* scales;
-  void const* source;   // `parts` magnitudes of the search, or (parts = 0) the given g
-  float* made;          // g, written
-  int64_t row_stride, column_stride;
-  int32_t m, padded_m, scale_rows;
-  int32_t n, groups, quads;  // blocks of a stored row; columns of scales over 4 (row_major: blocks)
-  int32_t parts, quads_log;
-  Divisor across;
-};
-
-struct SearchArguments {
-  void const* x;
-  uint32_t* partial;
-  int64_t row_stride, column_stride;
-  int32_t m, n, threads_log;  // threads side by side
-  int32_t tiles;
-  Divisor across;
-};
 
 __device__ __forceinline__ void wait_for_the_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 __device__ __forceinline__ void release_the_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
@@ -50,77 +25,33 @@ __device__ __forceinline__ uint32_t largest_of_program(uint32_t mine, uint32_t* 
   return __reduce_max_sync(0xFFFFFFFFu, other);
 }
 
+struct Overlap {
+  __device__ __forceinline__ void operator()() const {
+    wait_for_the_kernel_before();
+    release_the_next();
+  }
+};
+
+// g: given, or of what the programs of the search found
+struct GlobalScale {
+  Arguments const& p;
+  uint32_t* shared;
+
+  __device__ __forceinline__ float operator()() const {
+    if (p.parts == 0) return *static_cast<float const*>(p.source);
+    uint32_t const* parts = static_cast<uint32_t const*>(p.source);
+    uint32_t const a = int(threadIdx.x) < p.parts ? __ldcg(parts + threadIdx.x) : 0;
+    uint32_t const b = int(threadIdx.x) + kThreads < p.parts ? __ldcg(parts + threadIdx.x + kThreads) : 0;
+    return global_of(largest_of_program(max(a, b), shared, kWarps));
+  }
+};
+
 template <class T, int kLayout, bool kAligned, int kPasses>
 __global__ void __launch_bounds__(kThreads) quantize_kernel(__grid_constant__ Arguments const p) {
   __shared__ uint32_t shared[kWarps];
   int32_t const program = p.parts ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-  int32_t first;
-  Place place[kPasses];
-#pragma unroll
-  for (int i = 0; i < kPasses; ++i)
-    place[i] = place_of<kLayout>(program, threadIdx.x, i, kPasses, p.across, p.quads_log, &first);
-  wait_for_the_kernel_before();
-  release_the_next();
-  bool const has_values = first < p.m;
-  Block<T> block[kPasses];
-  if (has_values) {
-#pragma unroll
-    for (int i = 0; i < kPasses; ++i) {
-      int const column = place[i].group * 16;
-      T const* at = static_cast<T const*>(p.x) + int64_t(place[i].row) * p.row_stride;
-      if (kAligned && place[i].row < p.m && column + 16 <= p.n) {
-        block[i].read(at + column);
-      } else if (place[i].row < p.m && column < p.n) {
-        int64_t const stride = kAligned ? 1 : p.column_stride;
-        block[i].read(at + column * stride, stride, p.n - column);
-      } else {
-        block[i].clear();
-      }
-    }
-  }
-  float inverse_global = 0.0f;
-  if (has_values) {
-    float g;
-    if (p.parts) {
-      uint32_t const* parts = static_cast<uint32_t const*>(p.source);
-      uint32_t const a = int(threadIdx.x) < p.parts ? __ldcg(parts + threadIdx.x) : 0;
-      uint32_t const b = int(threadIdx.x) + kThreads < p.parts ? __ldcg(parts + threadIdx.x + kThreads) : 0;
-      uint32_t const most = max(a, b);
-      g = global_of(largest_of_program(most, shared, kWarps));
-    } else {
-      g = *static_cast<float const*>(p.source);
-    }
-    if (program == 0 && threadIdx.x == 0) *p.made = g;
-    inverse_global = __frcp_rn(g);
-  }
-#pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    Place const at = place[i];
-    uint32_t scale = 0;
-    Codes codes{0, 0};
-    if (has_values) {
-      codes = quantized(block[i], inverse_global, &scale);
-      if (at.row >= p.m || at.group * 16 >= p.n) scale = 0;
-    }
-    if (kLayout == kRowMajor ? at.row < p.padded_m : at.row < p.scale_rows && at.group < p.quads * 4)
-      p.scales[scale_byte<kLayout>(at, p.quads)] = static_cast<uint8_t>(scale);
-    if (at.row < p.padded_m && at.group < p.groups) {
-      uint8_t* to = p.data + int64_t(at.row) * p.groups * 8 + at.group * 8;
-      if (kAligned) {
-        *reinterpret_cast<uint2*>(to) = make_uint2(codes.low, codes.high);
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          to[j] = static_cast<uint8_t>(codes.low >> (8 * j));
-          to[4 + j] = static_cast<uint8_t>(codes.high >> (8 * j));
-        }
-      }
-    }
-  }
+  quantize_thread<T, kLayout, kAligned, kPasses>(p, program, threadIdx.x, Overlap{}, GlobalScale{p, shared});
 }
-
-constexpr int kSearchThreads = 512;
-constexpr int kSearchRows = 4;  // rows of a thread in a tile
 
 // The bits of the largest finite magnitude of eight values
 template <class T>

@@ -2,7 +2,7 @@
 //
 //   G = RN(1/g)   s = e4m3(RN(RN(G * amax) / 6))   m = RN(G / s)   q = e2m1(RN(x * m))
 //
-// Everything here compiles for the host too (a test runs it there against the reference). Two forms:
+// With QM_ON_HOST it compiles for the host too (a test runs it there against the reference). Two forms:
 //
 // * plain: G is an ordinary number (2^-60 < G < 2^100, so no intermediate result is subnormal or
 //   overflows) and no |x| * m of the block reaches 7. Both divisions are products corrected by their
@@ -25,10 +25,15 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#define QM_HD __host__ __device__ __forceinline__
-#ifndef __CUDA_ARCH__
+
+// The device code, or with QM_ON_HOST the same functions for the host
+#ifdef QM_ON_HOST
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#define QM_DEVICE inline
+#else
+#define QM_DEVICE __device__ __forceinline__
 #endif
 
 // sm_100 and sm_120 have an instruction for pairs; 100f and 120f define no FEAT_ macro
@@ -53,30 +58,39 @@ constexpr float kBeyond = 7.0f;                    // from here on the plain rou
 constexpr float kLeastAmax = 8.6736173798840355e-19f;  // 2^-60, quantmux.ops.numerics.NVFP4_AMAX_FLOOR
 constexpr float kDenominator = 2688.0f;            // 448 * 6
 
-#ifdef __CUDA_ARCH__
-__device__ __forceinline__ float as_float(uint32_t bits) { return __uint_as_float(bits); }
-__device__ __forceinline__ uint32_t as_bits(float value) { return __float_as_uint(value); }
-__device__ __forceinline__ float times(float a, float b) { return __fmul_rn(a, b); }
-__device__ __forceinline__ float plus(float a, float b) { return __fadd_rn(a, b); }
-__device__ __forceinline__ float over(float a, float b) { return __fdiv_rn(a, b); }
-__device__ __forceinline__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-__device__ __forceinline__ float fused_sat(float a, float b, float c) {
+#ifndef QM_ON_HOST
+QM_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
+QM_DEVICE uint32_t as_bits(float value) { return __float_as_uint(value); }
+QM_DEVICE float times(float a, float b) { return __fmul_rn(a, b); }
+QM_DEVICE float plus(float a, float b) { return __fadd_rn(a, b); }
+QM_DEVICE float over(float a, float b) { return __fdiv_rn(a, b); }
+QM_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+QM_DEVICE float fused_sat(float a, float b, float c) {
   float d;
   asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(d) : "f"(a), "f"(b), "f"(c));
   return d;
 }
-__device__ __forceinline__ float near_inverse(float b) {
+QM_DEVICE float near_inverse(float b) {
   float d;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(b));
   return d;
 }
-__device__ __forceinline__ uint32_t permuted(uint32_t a, uint32_t b, uint32_t how) {
+QM_DEVICE uint32_t permuted(uint32_t a, uint32_t b, uint32_t how) {
   return __byte_perm(a, b, how);
 }
-__device__ __forceinline__ uint32_t larger_halves(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
-__device__ __forceinline__ bool whole_warp(bool mine) { return __all_sync(0xFFFFFFFFu, mine); }
+QM_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
+QM_DEVICE uint4 read16(void const* at) {
+  // Read once, so first to leave L1. Not by the read-only path: with overlapping launches x may have
+  // been written while this kernel was already there, waiting.
+  uint4 v;
+  asm volatile("ld.global.L1::evict_first.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at));
+  return v;
+}
+QM_DEVICE float inverse(float v) { return __frcp_rn(v); }
+QM_DEVICE bool whole_warp(bool mine) { return __all_sync(0xFFFFFFFFu, mine); }
 // the lowest byte: nearest even, saturated at 448, NaN 0x7F
-__device__ __forceinline__ uint32_t to_e4m3(float value) {
+QM_DEVICE uint32_t to_e4m3(float value) {
   uint16_t two;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(two) : "f"(0.0f), "f"(value));
   return two;
@@ -106,6 +120,13 @@ inline uint32_t larger_halves(uint32_t a, uint32_t b) {
   uint32_t const low = (a & 0xFFFFu) > (b & 0xFFFFu) ? a & 0xFFFFu : b & 0xFFFFu;
   return ((a >> 16) > (b >> 16) ? a >> 16 : b >> 16) << 16 | low;
 }
+inline uint4 read16(void const* at) {
+  uint4 v;
+  if (reinterpret_cast<uintptr_t>(at) & 15) std::abort();
+  std::memcpy(&v, at, 16);
+  return v;
+}
+inline float inverse(float v) { return 1.0f / v; }
 inline bool whole_warp(bool mine) { return mine; }
 inline uint32_t to_e4m3(float value) {
   if (!(value == value)) return kNanCode;
@@ -118,7 +139,7 @@ inline uint32_t to_e4m3(float value) {
 #endif
 
 // RN(a / b); y is 1 / b within a unit
-QM_HD float corrected(float a, float b, float y) {
+QM_DEVICE float corrected(float a, float b, float y) {
   float const q = times(a, y);
   return fused(fused(-b, q, a), y, q);
 }
@@ -130,7 +151,7 @@ struct Scale {
   bool usable;
 };
 
-QM_HD Scale scale_of_code(uint32_t code) {
+QM_DEVICE Scale scale_of_code(uint32_t code) {
   Scale made;
   made.code = code & 0xFFu;
   made.usable = made.code > 0 && made.code < kNanCode;
@@ -139,31 +160,31 @@ QM_HD Scale scale_of_code(uint32_t code) {
   return made;
 }
 
-QM_HD bool is_plain(float inverse_global) {
+QM_DEVICE bool is_plain(float inverse_global) {
   return inverse_global > kLeastPlain && inverse_global < kMostPlain;
 }
 
 // s of a block, plain
-QM_HD Scale plain_scale(float amax, float inverse_global) {
+QM_DEVICE Scale plain_scale(float amax, float inverse_global) {
   float const wanted = times(amax, inverse_global);
   float const q = corrected(wanted < kSaturated ? wanted : kSaturated, 6.0f, kSixth);
   return scale_of_code(to_e4m3(as_bits(amax) < kInfinity ? q : as_float(0x7FC00000u)));
 }
 
 // m of a block, plain
-QM_HD float plain_multiplier(Scale scale, float inverse_global) {
+QM_DEVICE float plain_multiplier(Scale scale, float inverse_global) {
   float const rough = near_inverse(scale.value);
   float const y = fused(fused(-scale.value, rough, 1.0f), rough, rough);
   return corrected(inverse_global, scale.value, y);
 }
 
-QM_HD Scale any_scale(float amax, float inverse_global) {
+QM_DEVICE Scale any_scale(float amax, float inverse_global) {
   float const q = over(times(inverse_global, amax), 6.0f);
   return scale_of_code(to_e4m3(as_bits(amax) < kInfinity ? q : as_float(0x7FC00000u)));
 }
 
 // an fp32 whose lowest byte is the e2m1 code of 0 <= a < 7
-QM_HD float e2m1_sum(float a) {
+QM_DEVICE float e2m1_sum(float a) {
   float const h = fused_sat(a, 1073741824.0f, -2147483648.0f);
   float const k = fused_sat(a, 1073741824.0f, -4294967296.0f);
   float const c = fused(k, 8388614.0f, fused(h, 4194306.0f, 4194304.0f));
@@ -171,7 +192,7 @@ QM_HD float e2m1_sum(float a) {
 }
 
 // the code of any p: saturated, its sign kept, NaN 0
-QM_HD uint32_t any_code(float p) {
+QM_DEVICE uint32_t any_code(float p) {
   uint32_t const bits = as_bits(p);
   float const a = as_float(bits & kMagnitude);
   if (!(p == p)) return 0;
@@ -179,27 +200,27 @@ QM_HD uint32_t any_code(float p) {
 }
 
 // g of the largest finite magnitude of a tensor, given by its bits
-QM_HD float global_of(uint32_t amax_bits) {
+QM_DEVICE float global_of(uint32_t amax_bits) {
   float const amax = as_float(amax_bits);
   return amax_bits == 0 ? 1.0f : over(amax > kLeastAmax ? amax : kLeastAmax, kDenominator);
 }
 
 // Eight codes without signs into the nibbles of a word, from eight sums
-QM_HD uint32_t gathered(float const (&t)[8]) {
+QM_DEVICE uint32_t gathered(float const (&t)[8]) {
   uint32_t const even = permuted(permuted(as_bits(t[0]), as_bits(t[2]), 0x0040), permuted(as_bits(t[4]), as_bits(t[6]), 0x0040), 0x5410);
   uint32_t const odd = permuted(permuted(as_bits(t[1]), as_bits(t[3]), 0x0040), permuted(as_bits(t[5]), as_bits(t[7]), 0x0040), 0x5410);
   return even + (odd << 4);
 }
 
 // Eight signs into bit 3 of every nibble, from four words of two 16-bit floats ...
-QM_HD uint32_t signs_of_halves(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
+QM_DEVICE uint32_t signs_of_halves(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
   uint32_t const a = permuted(w0, w1, 0x7531), b = permuted(w2, w3, 0x7531);
   uint32_t const even = permuted(a, b, 0x6420), odd = permuted(a, b, 0x7531);
   return ((even >> 4) & 0x08080808u) | (odd & 0x80808080u);
 }
 
 // ... or from eight fp32
-QM_HD uint32_t signs_of_floats(float const (&v)[8]) {
+QM_DEVICE uint32_t signs_of_floats(float const (&v)[8]) {
   uint32_t const even = permuted(permuted(as_bits(v[0]), as_bits(v[2]), 0x0073), permuted(as_bits(v[4]), as_bits(v[6]), 0x0073), 0x5410);
   uint32_t const odd = permuted(permuted(as_bits(v[1]), as_bits(v[3]), 0x0073), permuted(as_bits(v[5]), as_bits(v[7]), 0x0073), 0x5410);
   return ((even >> 4) & 0x08080808u) | (odd & 0x80808080u);

@@ -31,7 +31,7 @@ inline Divisor divisor(int32_t by) {
   return {uint32_t((uint64_t(1) << (31 + s)) / uint64_t(by) + 1), 31 + s, by};
 }
 
-QM_HD int32_t quotient(int32_t n, Divisor const& d) {
+QM_DEVICE int32_t quotient(int32_t n, Divisor const& d) {
   return int32_t((uint64_t(uint32_t(n)) * d.factor) >> d.shift);
 }
 
@@ -41,11 +41,11 @@ struct Place {
 };
 
 // Programs take rows << quads_log fewer quads: `rows_log` and `quads_log` add up to log2(kWarps).
-QM_HD int tile_rows(int rows_log) { return 8 << rows_log; }
+inline int tile_rows(int rows_log) { return 8 << rows_log; }
 
 // First row of a program and the block of one of its threads; `pass` counts the blocks of a thread.
 template <int kLayout>
-QM_HD Place place_of(int32_t program, int thread, int pass, int passes, Divisor const& across, int quads_log,
+QM_DEVICE Place place_of(int32_t program, int thread, int pass, int passes, Divisor const& across, int quads_log,
                      int32_t* first) {
   Place p;
   int const lane = thread & 31, warp = thread >> 5;
@@ -77,7 +77,7 @@ QM_HD Place place_of(int32_t program, int thread, int pass, int passes, Divisor 
 
 // The byte of a block's scale; `quads` is the row's blocks over 4, rounded up (row_major: its blocks)
 template <int kLayout>
-QM_HD int64_t scale_byte(Place p, int32_t quads) {
+QM_DEVICE int64_t scale_byte(Place p, int32_t quads) {
   if (kLayout == kSwizzled128x4)
     return (int64_t(p.row >> 7) * quads + (p.group >> 2)) * 512 + (p.row & 31) * 16 + ((p.row >> 5) & 3) * 4 + (p.group & 3);
   if (kLayout == kSwizzled8x4) return (int64_t(p.row >> 3) * quads + (p.group >> 2)) * 32 + (p.row & 7) * 4 + (p.group & 3);
