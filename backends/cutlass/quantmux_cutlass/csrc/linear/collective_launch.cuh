@@ -10,35 +10,9 @@
 
 #include "cutlass/device_kernel.h"
 #include "cutlass/kernel_hardware_info.h"
+#include "on_device.cuh"
 
 namespace quantmux {
-
-// The CUDA runtime in this library is its own; it shares the thread's current device with others.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    status_ = cudaGetDevice(&before_);
-    if (status_ == cudaSuccess && before_ != device) {
-      status_ = cudaSetDevice(device);
-      changed_ = status_ == cudaSuccess;
-    }
-  }
-  ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  OnDevice(OnDevice const&) = delete;
-  OnDevice& operator=(OnDevice const&) = delete;
-  cudaError_t status() const { return status_; }
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-  cudaError_t status_ = cudaSuccess;
-};
-
-inline int cuda_status(cudaError_t error) {
-  return error == cudaSuccess ? int(QM_OK) : int(QM_CUDA) + int(error);
-}
 
 // How a kernel is started: everything but its parameters. `attributes` must outlive the result.
 template <class Kernel>
@@ -76,10 +50,7 @@ int prepare_kernel(QmProblem const& problem, cutlass::KernelHardwareInfo& hardwa
   void const* const entry = reinterpret_cast<void const*>(cutlass::device_kernel<Kernel>);
   cudaError_t error = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            Kernel::SharedStorageSize);
-  if (error != cudaSuccess) {
-    cudaGetLastError();  // ours, just reported: it must not be met by whoever asks next
-    return cuda_status(error);
-  }
+  if (error != cudaSuccess) return cuda_status(error);
   hardware = {};
   hardware.device_id = problem.device;
   hardware.sm_count = problem.sms;
@@ -91,10 +62,7 @@ int prepare_kernel(QmProblem const& problem, cutlass::KernelHardwareInfo& hardwa
         dim3(cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), 1), nullptr, false, attributes);
     int clusters = 0;
     error = cudaOccupancyMaxActiveClusters(&clusters, entry, &config);
-    if (error != cudaSuccess) {
-      cudaGetLastError();
-      return cuda_status(error);
-    }
+    if (error != cudaSuccess) return cuda_status(error);
     hardware.max_active_clusters = std::min(clusters, problem.sms / kCluster);
   }
   return QM_OK;
@@ -108,10 +76,8 @@ int launch(typename Kernel::Params& params, int device, bool pdl, void* stream) 
   auto const config = launch_config<Kernel>(Kernel::get_grid_shape(params),
                                             static_cast<cudaStream_t>(stream), pdl, attributes);
   void* arguments[] = {&params};
-  cudaError_t const error = cudaLaunchKernelExC(
-      &config, reinterpret_cast<void const*>(cutlass::device_kernel<Kernel>), arguments);
-  if (error != cudaSuccess) cudaGetLastError();  // reported by us; see above
-  return cuda_status(error);
+  return cuda_status(cudaLaunchKernelExC(
+      &config, reinterpret_cast<void const*>(cutlass::device_kernel<Kernel>), arguments));
 }
 
 // CUTLASS only prints where the driver refuses a descriptor, and goes on with one of zeros.
