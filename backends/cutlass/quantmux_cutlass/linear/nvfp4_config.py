@@ -26,9 +26,9 @@ _SM120: Final = 12
 def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
     """Give the library for y [m, N] on a Blackwell GPU."""
     if (device.arch.sm or 0) // 10 == _SM120:
-        return Choice(unit("sm120", config.out_dtype))
+        return Choice(unit("sm120"))
     tile = "sm100_pair" if pays_in_pairs(m, config.n, device.sm_count or _SMS) else "sm100"
-    return Choice(unit(tile, config.out_dtype))
+    return Choice(unit(tile))
 
 
 def pays_in_pairs(m: int, n: int, sms: int) -> bool:

@@ -1,4 +1,4 @@
-"""Libraries of the NVFP4 linear: a family of GPUs, a tile and an output format each.
+"""Libraries of the NVFP4 linear: a family of GPUs and a tile each, bf16 and fp16 out in one.
 
 Rows of a tile times its columns times the columns of K that are loaded at a time:
 
@@ -18,7 +18,6 @@ from typing import Final
 from quantmux_cutlass.units import Unit
 
 _SELF_TEST: Final = "quantmux_cutlass.linear.self_test:nvfp4"
-_OUT: Final = {"bf16": "0", "fp16": "1"}
 
 Tile = tuple[int, int, int, int]
 """Rows, columns, columns of K, multiprocessors that share it."""
@@ -31,16 +30,15 @@ TILES: Final[dict[str, Tile]] = {
 """Tiles by the name that stands in the library's."""
 
 
-def _unit(tile: str, out: str) -> Unit:
+def _unit(tile: str) -> Unit:
     rows, columns, depth, shared = TILES[tile]
     sm = tile[2:5]
     return Unit(
-        name=f"nvfp4_{tile}_{out}",
+        name=f"nvfp4_{tile}",
         source="csrc/linear/nvfp4_gemm.cu",
         targets=(f"{sm}f",),
         macros=(
             ("QM_SM", sm),
-            ("QM_OUT", _OUT[out]),
             ("QM_TM", str(rows)),
             ("QM_TN", str(columns)),
             ("QM_TK", str(depth)),
@@ -54,12 +52,12 @@ def _unit(tile: str, out: str) -> Unit:
     )
 
 
-_UNITS: Final = {(tile, out): _unit(tile, out) for tile in TILES for out in _OUT}
+_UNITS: Final = {tile: _unit(tile) for tile in TILES}
 
 
-def unit(tile: str, out: str) -> Unit:
-    """Give the unit of a tile of `TILES` and an output format, ``bf16`` or ``fp16``."""
-    return _UNITS[tile, out]
+def unit(tile: str) -> Unit:
+    """Give the unit of a tile of `TILES`."""
+    return _UNITS[tile]
 
 
 def units() -> tuple[Unit, ...]:

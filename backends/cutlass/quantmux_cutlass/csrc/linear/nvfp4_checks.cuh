@@ -1,6 +1,6 @@
-// What an NVFP4 linear must be given, checked before CUTLASS or the driver sees any of it: CUTLASS's
-// own can_implement refuses legal N and looks at no stride, and a descriptor that the driver refuses
-// is only printed. Plain C++ without CUDA, so that a test compiles it in a second and tries it all.
+// What an NVFP4 linear must be given, checked before CUTLASS or the driver sees any of it:
+// CUTLASS's own can_implement refuses legal N and looks at no stride, and a descriptor that the
+// driver refuses is only printed. Plain C++ without CUDA: a test compiles it and tries it all.
 #pragma once
 #include <climits>
 #include <cstdint>
@@ -15,11 +15,13 @@ constexpr int kGroup = 16;      // values with one scale
 constexpr int kOutRow = 8;      // elements of y in 16 bytes
 constexpr int kTileRows = 128;  // rows of a tile of scales; it has 4 columns
 
-inline bool aligned(void const* p, uintptr_t to) { return reinterpret_cast<uintptr_t>(p) % to == 0; }
+inline bool aligned(void const* p, uintptr_t to) {
+  return reinterpret_cast<uintptr_t>(p) % to == 0;
+}
 
 inline int64_t up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// Columns of a padded scale buffer: whole tiles, over the width of the rows of codes they belong to.
+// Columns of a padded scale buffer: whole tiles, over the width of the rows of their codes.
 inline int64_t scale_columns(int64_t row) { return up(row / kGroup, 4); }
 
 // Rows must be long enough, and begin where the TMA unit can.
@@ -32,13 +34,15 @@ inline int check_scales(int64_t rows, int64_t row) {
   return scale_columns(row) > INT_MAX / up(rows, kTileRows) ? QM_SHAPE : QM_OK;
 }
 
-inline int check_problem(QmProblem const& p, int out) {
+inline int check_problem(QmProblem const& p) {
   if (p.bytes != sizeof(QmProblem) || p.abi != QM_ABI_VERSION) return QM_VERSION;
   if (!p.w || !p.w_scales || !p.alpha) return QM_NULL;
   if (!aligned(p.w, 16) || !aligned(p.w_scales, 16)) return QM_ALIGNMENT;
   if (!aligned(p.alpha, sizeof(float)) || !aligned(p.bias, sizeof(float))) return QM_ALIGNMENT;
-  if (p.n <= 0 || p.k <= 0 || p.n > INT_MAX - kTileRows || p.k > INT_MAX - kRowCodes) return QM_SHAPE;
-  if (p.device < 0 || p.sms <= 0 || p.out != out || p.pdl < 0 || p.pdl > 1) return QM_OPTION;
+  if (p.n <= 0 || p.n > INT_MAX - kTileRows) return QM_SHAPE;
+  if (p.k <= 0 || p.k > INT_MAX - kRowCodes) return QM_SHAPE;
+  if (p.out < 0 || p.out > 1 || p.pdl < 0 || p.pdl > 1) return QM_OPTION;
+  if (p.device < 0 || p.sms <= 0) return QM_OPTION;
   for (int32_t option : p.option) {
     if (option != 0) return QM_OPTION;
   }
@@ -51,8 +55,8 @@ inline int check_problem(QmProblem const& p, int out) {
 }
 
 // m = 0 is the caller's to return from before: nothing is read then, and nothing need be given.
-inline int check_call(QmProblem const& p, void const* x, int64_t x_row, void const* x_scales, void const* x_global,
-                      void const* y, int64_t y_row, int64_t m) {
+inline int check_call(QmProblem const& p, void const* x, int64_t x_row, void const* x_scales,
+                      void const* x_global, void const* y, int64_t y_row, int64_t m) {
   if (m < 0 || m > INT_MAX - kTileRows) return QM_SHAPE;
   if (!x || !x_scales || !x_global || !y) return QM_NULL;
   if (!aligned(x, 16) || !aligned(x_scales, 16) || !aligned(y, 16)) return QM_ALIGNMENT;

@@ -18,6 +18,8 @@
 
 namespace quantmux {
 
+namespace tree = cutlass::epilogue::fusion;
+
 struct GlobalScales {
   struct SharedStorage {};
   struct Arguments {
@@ -27,7 +29,9 @@ struct GlobalScales {
   using Params = Arguments;
 
   template <class Shape>
-  static constexpr Params to_underlying_arguments(Shape const&, Arguments const& args, void*) { return args; }
+  static constexpr Params to_underlying_arguments(Shape const&, Arguments const& args, void*) {
+    return args;
+  }
   template <class Shape>
   static bool can_implement(Shape const&, Arguments const&) { return true; }
   template <class Shape>
@@ -46,16 +50,17 @@ struct GlobalScales {
   CUTLASS_DEVICE bool is_C_load_needed() const { return false; }
 
   template <class... Args>
-  CUTLASS_DEVICE auto get_producer_load_callbacks(cutlass::epilogue::fusion::ProducerLoadArgs<Args...> const&) {
-    return cutlass::epilogue::fusion::EmptyProducerLoadCallbacks{};
+  CUTLASS_DEVICE auto get_producer_load_callbacks(tree::ProducerLoadArgs<Args...> const&) {
+    return tree::EmptyProducerLoadCallbacks{};
   }
 
-  struct Store : cutlass::epilogue::fusion::EmptyConsumerStoreCallbacks {
+  struct Store : tree::EmptyConsumerStoreCallbacks {
     float alpha;
     CUTLASS_DEVICE explicit Store(float value) : alpha(value) {}
 
     template <class Accumulator, int kSize>
-    CUTLASS_DEVICE cutlass::Array<float, kSize> visit(cutlass::Array<Accumulator, kSize> const&, int, int, int) {
+    CUTLASS_DEVICE cutlass::Array<float, kSize> visit(cutlass::Array<Accumulator, kSize> const&,
+                                                      int, int, int) {
       cutlass::Array<float, kSize> all;
       all.fill(alpha);
       return all;
@@ -63,7 +68,7 @@ struct GlobalScales {
   };
 
   template <bool kReferenceSource, class... Args>
-  CUTLASS_DEVICE auto get_consumer_store_callbacks(cutlass::epilogue::fusion::ConsumerStoreArgs<Args...> const&) {
+  CUTLASS_DEVICE auto get_consumer_store_callbacks(tree::ConsumerStoreArgs<Args...> const&) {
     cutlass::arch::wait_on_dependent_grids();
     // one rounding, and no contraction with the multiply-add that uses it: alpha is defined so.
     // volatile: the compiler must not take this for memory that never changes during the kernel
