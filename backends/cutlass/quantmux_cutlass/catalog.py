@@ -76,10 +76,21 @@ def shared_sources() -> tuple[str, ...]:
     return tuple(sorted(n for n in names if n != "build/__init__.py" and (PACKAGE / n).is_file()))
 
 
-def device_sources(units: tuple[Unit, ...]) -> tuple[str, ...]:
-    """Give the CUDA files of units, headers of ours included, relative to the package."""
+def unit_sources(units: tuple[Unit, ...]) -> tuple[str, ...]:
+    """Give the CUDA files of units, headers of ours included, and the modules of their self-tests.
+
+    Relative to the package.
+    """
     files = {file for unit in units for file in sources_of(unit)}
-    return tuple(sorted(file.relative_to(PACKAGE).as_posix() for file in files))
+    names = {file.relative_to(PACKAGE).as_posix() for file in files}
+    tests = {unit.self_test.partition(":")[0] for unit in units if unit.self_test}
+    inside = f"{__package__}."
+    names |= {
+        test.removeprefix(inside).replace(".", "/") + ".py"
+        for test in tests
+        if test.startswith(inside)
+    }
+    return tuple(sorted(names))
 
 
 def _module(name: str) -> Any:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
-from quantmux.errors import BuildError
 from quantmux.registry.library_unit import LibraryMade, LibraryUnit
-from quantmux_cutlass.build.entries import publish
 from quantmux_cutlass.build.making import make
 from quantmux_cutlass.build.nvcc_run import Stop
+from quantmux_cutlass.build.prebuilt import export
 from quantmux_cutlass.build.state import State, state_of
 from quantmux_cutlass.build.toolchain import can_build, find_toolchain
 from quantmux_cutlass.catalog import all_units
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from threading import Event
 
     from quantmux.registry.library_unit import BuildOrder
-    from quantmux_cutlass.build.entries import Entry
     from quantmux_cutlass.build.events import Event as Step
     from quantmux_cutlass.units import Unit
 
@@ -69,10 +63,9 @@ def _made(unit: Unit, target: str, order: BuildOrder) -> LibraryMade:
         jobs=order.jobs,
         stop=_StopWith(order.stop),
     )
-    entry = made.entry
-    path = entry.library if order.into is None else _copied(entry, order.into)
+    entry = made.entry if order.into is None else export(unit, target, order.into)
     record = entry.record
-    return LibraryMade(path, record.seconds, record.memory_mib, record.bytes, not made.now)
+    return LibraryMade(entry.library, record.seconds, record.memory_mib, record.bytes, not made.now)
 
 
 class _StopWith(Stop):
@@ -81,27 +74,3 @@ class _StopWith(Stop):
     def __init__(self, event: Event) -> None:
         super().__init__()
         self._event = event
-
-
-def _copied(entry: Entry, folder: Path) -> Path:
-    """Copy a library with its record; half a copy has another name and is not found.
-
-    Raises:
-        BuildError: The folder cannot be written (code ``disk``).
-    """
-    place = folder / entry.folder.name
-    aside = folder / f".making-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(entry.folder, aside)
-        publish(aside, place, replace=True)
-    except OSError as error:
-        raise BuildError(
-            f"{entry.record.unit} cannot be copied into {folder}",
-            facts=[f"{error.filename or folder}: {error.strerror or error}"],
-            hint="name a folder that can be written: --into FOLDER",
-            code="disk",
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return place / entry.library.name

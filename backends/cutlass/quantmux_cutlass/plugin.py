@@ -10,7 +10,7 @@ from quantmux.capability.capability import Needs
 from quantmux.registry.hookspecs import hookimpl
 from quantmux.registry.kernel_spec import BackendInfo, BackendStatus
 from quantmux_cutlass.availability import veto
-from quantmux_cutlass.catalog import device_sources, offers, shared_sources
+from quantmux_cutlass.catalog import offers, shared_sources, unit_sources
 from quantmux_cutlass.library_units import library_units
 from quantmux_cutlass.status import status_on
 from quantmux_cutlass.versions import compiled_by
@@ -58,7 +58,7 @@ def _complete(offer: Offer) -> KernelSpec:
     """Give the spec with what all kernels here share: their build, its need and its veto."""
     spec, units = offer.spec, offer.units
     needs = (*spec.capability.needs, LIBRARIES)
-    sources = {*spec.sources, *shared_sources(), *device_sources(units)}
+    sources = {*spec.sources, *shared_sources(), *unit_sources(units)}
     return replace(
         spec,
         capability=spec.capability.replace(needs=needs),
