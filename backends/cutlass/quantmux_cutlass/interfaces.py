@@ -31,6 +31,12 @@ INTERFACES: Final[dict[str, dict[str, Signature]]] = {
         "qm_run": (c_int, (_P, _P, _P, _P, _P, _I, _P)),
         "qm_run_at": (c_int, (_P, _P, _I, _P, _P, _P, _I, _I, _P)),
     },
+    # NVFP4 quantizer; plan, x, its strides, data, scales, given g, written g, parts, m, stream
+    "quantize": _PLAN
+    | {
+        "qm_search_parts": (c_int64, (_P,)),
+        "qm_quantize": (c_int, (_P, _P, _I, _I, _P, _P, _P, _P, _P, _I, _P)),
+    },
     # nothing more that the loader knows of: the user of the library declares it on ``.handle``
     "own": {},
 }

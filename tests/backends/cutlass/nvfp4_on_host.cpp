@@ -34,10 +34,7 @@ QM_API int qm_abi() { return QM_ABI_VERSION; }
 QM_API char const* qm_about() { return "name=nvfp4_on_host"; }
 QM_API size_t qm_plan_bytes() { return sizeof(Plan); }
 QM_API int qm_plan(QmQuantizeProblem const* problem, void* into) { return make_plan(problem, into); }
-QM_API int64_t qm_search_parts(void const* from, int64_t m) {
-  int32_t tiles = 0;
-  return from && m >= 0 ? search_programs(*static_cast<Plan const*>(from), m, &tiles) : -1;
-}
+QM_API int64_t qm_search_parts(void const* from) { return from ? most_parts(*static_cast<Plan const*>(from)) : -1; }
 QM_API int qm_quantize(void const* from, void const* x, int64_t row_stride, int64_t column_stride, void* data, void* scales,
                        void const* given, void* made, void* partial, int64_t m, void*) {
   if (!from) return QM_NULL;

@@ -1,0 +1,1 @@
+"""Quantizers: plain matrices in, quantized operands out."""

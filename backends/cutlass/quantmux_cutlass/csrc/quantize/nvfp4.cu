@@ -3,7 +3,7 @@
 // conversion is an instruction on 100f and 120f and five fp32 operations on 90a.
 //
 //   qm_plan(QmQuantizeProblem const*, plan)   what a config fixes; checks it
-//   qm_search_parts(plan, m)                  numbers that `partial` must hold for m rows; -1: too many rows
+//   qm_search_parts(plan)                     numbers (int32) that `partial` must hold, for any M
 //   qm_quantize(plan, x, row, column, data, scales, given, made, partial, m, stream)
 //       one call. given: g, fp32 [1], one launch; null: g is computed from x, by way of `partial`, two
 //       launches. row, column: strides of x in elements. made: fp32 [1], g is written there.
@@ -66,11 +66,7 @@ QM_API size_t qm_plan_bytes() { return sizeof(Plan); }
 
 QM_API int qm_plan(QmQuantizeProblem const* problem, void* into) { return make_plan(problem, into); }
 
-QM_API int64_t qm_search_parts(void const* from, int64_t m) {
-  if (!from || m < 0) return -1;
-  int32_t tiles = 0;
-  return search_programs(*static_cast<Plan const*>(from), m, &tiles);
-}
+QM_API int64_t qm_search_parts(void const* from) { return from ? most_parts(*static_cast<Plan const*>(from)) : -1; }
 
 QM_API int qm_quantize(void const* from, void const* x, int64_t row_stride, int64_t column_stride, void* data, void* scales,
                        void const* given, void* made, void* partial, int64_t m, void* stream) {

@@ -71,7 +71,7 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   if (q.bytes != sizeof(QmQuantizeProblem) || q.abi != QM_ABI_VERSION) return QM_VERSION;
   if (reinterpret_cast<uintptr_t>(into) & 7) return QM_ALIGNMENT;
   if (q.n <= 0 || q.padded_n < q.n || q.padded_n % 16 || q.padded_n > (1 << 25) || q.rows <= 0 || q.rows > (1 << 20)) return QM_SHAPE;
-  if (q.in < 0 || q.in > 2 || q.layout < 0 || q.layout > 2 || q.device < 0 || q.sms <= 0) return QM_OPTION;
+  if (q.in < 0 || q.in > 2 || q.layout < 0 || q.layout > 2 || q.device < 0 || q.sms <= 0 || q.sms > (1 << 20)) return QM_OPTION;
   if (q.option[0] < 0 || q.option[0] > 2 || q.option[1] < 0 || q.option[1] > 2 || q.option[2] || q.option[3]) return QM_OPTION;
   Plan plan{};
   plan.magic = kMagic;
@@ -98,14 +98,16 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   return QM_OK;
 }
 
-// Programs of the search, at most two a multiprocessor; -1 where x is too large
+// Programs of the search at most: two a multiprocessor
+inline int32_t most_parts(Plan const& plan) { return 2 * plan.sms < kMostParts ? 2 * plan.sms : kMostParts; }
+
+// Programs of the search for m rows; -1 where x is too large
 inline int32_t search_programs(Plan const& plan, int64_t m, int32_t* tiles) {
   int64_t const rows = int64_t(kSearchThreads >> plan.threads_log) * kSearchRows;
   int64_t const all = (m + rows - 1) / rows * plan.search_across.by;
-  if (all > INT32_MAX - 4 * kMostParts) return -1;
+  if (all > INT32_MAX - kMostParts) return -1;
   *tiles = int32_t(all);
-  int64_t const most = 2 * int64_t(plan.sms) < kMostParts ? 2 * int64_t(plan.sms) : kMostParts;
-  return int32_t(all < most ? all : most);
+  return all < most_parts(plan) ? int32_t(all) : most_parts(plan);
 }
 
 // Checks what comes with a call of at least one row, and says what to launch
