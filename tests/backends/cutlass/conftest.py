@@ -27,14 +27,17 @@ KINDS = {"row": 0, "block": 1, "nvfp4": 2}
 HOST = DeviceProfile(name="cpu", title="the host", arch=Arch.parse("cpu"), is_present=True)
 
 
-def unit_of(kind: str, name: str | None = None) -> Unit:
+def unit_of(
+    kind: str, name: str = "host", test_options: tuple[tuple[int, ...], ...] = ((),)
+) -> Unit:
     """Give the unit of a library of the host; its name begins with its kind."""
     interface = "linear_global" if kind == "nvfp4" else "linear"
     return Unit(
-        name=f"{kind}_{name or 'host'}",
+        name=f"{kind}_{name}",
         source=SOURCE.name,
         targets=("90a",),
         interface=interface,
+        test_options=test_options,
     )
 
 
@@ -54,6 +57,7 @@ class HostLibrary:
             function.restype, function.argtypes = result, arguments
         self.handle.qm_calls.restype = ctypes.c_int64
         self.handle.qm_plans.restype = ctypes.c_int64
+        self.handle.qm_last_stream.restype = ctypes.c_void_p
         self.handle.qm_sizeof.restype = ctypes.c_size_t
         self.handle.qm_offset.restype = ctypes.c_size_t
         self.plan_bytes: int = self.handle.qm_plan_bytes()
@@ -69,6 +73,18 @@ class HostLibrary:
     def plans(self) -> int:
         """Plans made so far."""
         return int(self.handle.qm_plans())
+
+
+@pytest.fixture(scope="session")
+def host() -> DeviceProfile:
+    """Give the host as a device that is here."""
+    return HOST
+
+
+@pytest.fixture(scope="session")
+def host_unit() -> Callable[..., Unit]:
+    """Give ``make(kind, name=None, test_options=((),))``: a unit that the host's library serves."""
+    return unit_of
 
 
 @pytest.fixture(scope="session")
