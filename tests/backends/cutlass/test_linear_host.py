@@ -15,7 +15,7 @@ from quantmux.ops.linear.spec import make_inputs
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
 from quantmux.ops.quantize.reference import quantize
 from quantmux.ops.spec import Case
-from quantmux_cutlass import abi
+from quantmux_cutlass import abi, native
 from quantmux_cutlass.linear import self_test
 from quantmux_cutlass.linear.choice import M_SAMPLES, Choice
 from quantmux_cutlass.linear.consumer import CutlassLinear
@@ -287,3 +287,30 @@ def test_prepared_weights_of_a_padded_k_cannot_be_mistaken_for_canonical_ones(
 ) -> None:
     config, _, weights = problem("fp8_channel_token", 3, 24, 137)
     assert padded_k16(weights, config, host).weight_layout == "cutlass:padded_k16"
+
+
+@pytest.mark.parametrize(
+    ("kernel_allows", "choice_allows"), [(True, True), (True, False), (False, True)]
+)
+def test_launches_overlap_only_where_kernel_and_choice_allow_it(
+    host_libraries: Callable[..., Any],
+    host: DeviceProfile,
+    host_unit: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    kernel_allows: bool,
+    choice_allows: bool,
+) -> None:
+    del host_libraries
+    asked: list[int] = []
+    make = native.Plan.__init__
+
+    def init(plan: native.Plan, library: Any, given: abi.Problem, keep: Any = ()) -> None:
+        asked.append(given.pdl)
+        make(plan, library, given, keep)
+
+    monkeypatch.setattr(native.Plan, "__init__", init)
+    choice = Choice(host_unit("row"), pdl=choice_allows)
+    kernel = CutlassLinear("test", lambda *_: choice, pdl=kernel_allows)
+    config, q, weights = problem("fp8_channel_token", 3, 24, 144)
+    kernel.bind(config, kernel.prepare(weights, config, host), host)(q)
+    assert asked == [int(kernel_allows and choice_allows)]

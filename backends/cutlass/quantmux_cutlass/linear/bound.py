@@ -229,7 +229,7 @@ class Layer:
             out=abi.OUT[self.config.out_dtype],
             device=max(self.index, 0),
             sms=self._sms,
-            pdl=self.kernel.pdl,
+            pdl=self.kernel.pdl and choice.pdl,
         )
         for place, value in enumerate(choice.options):
             problem.option[place] = value

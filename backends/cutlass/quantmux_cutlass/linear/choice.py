@@ -27,7 +27,10 @@ class Choice:
     Attributes:
         unit: What the library is compiled from.
         options: ``QmProblem.option``, at most seven; the rest is 0.
+        pdl: It may start while the kernel before it ends (docs/decisions/0010); False where that
+            was measured to cost more than it saves.
     """
 
     unit: Unit
     options: tuple[int, ...] = ()
+    pdl: bool = True

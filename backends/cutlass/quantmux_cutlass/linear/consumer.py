@@ -52,7 +52,7 @@ class CutlassLinear:
         m_min: Least M that it is asked for.
         m_max: Greatest M that it is asked for, None is unbounded.
         prepare: Gives the weights in the kernel's form.
-        pdl: Launches may overlap the end of the kernel before (docs/decisions/0010).
+        pdl: False switches off what choices allow, for measurements.
     """
 
     def __init__(
