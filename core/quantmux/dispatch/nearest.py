@@ -24,6 +24,7 @@ _EFFORT: Final = {
     RejectionCode.ACCUMULATION: 2,
     RejectionCode.NEEDS_PACKAGE: 3,
     RejectionCode.NEEDS_TOOL: 3,
+    RejectionCode.NOT_BUILT: 3,
     RejectionCode.UNAVAILABLE: 3,
     RejectionCode.QUARANTINED: 3,
     RejectionCode.IN_DTYPE: 4,

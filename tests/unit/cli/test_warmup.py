@@ -24,7 +24,7 @@ def test_asks_for_the_rows_that_were_given(cli, quantized):
 
 def test_shows_a_table_and_a_last_line(cli, quantized, policy):
     # torch's kernels have nothing to compile for a GPU that is not here, and say so
-    file = policy('[policy]\ndeny = ["triton"]')
+    file = policy('[policy]\ndeny = ["triton", "cutlass"]')
     answer = cli("warmup", quantized("fp8_block128"), "-d", "h200", "--plugins", file)
     assert answer.code == 0
     assert "6 linears" in answer.out

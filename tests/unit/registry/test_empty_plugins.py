@@ -12,7 +12,7 @@ from quantmux.capability.profiles import PROFILES
 from quantmux.registry import Registry
 from quantmux_cutlass.headers import find_headers, headers_version
 
-NAMES = ("cutlass", "flashinfer")
+NAMES = ("flashinfer",)
 
 
 def load(name):
@@ -50,17 +50,6 @@ def test_flashinfer_says_what_to_install(monkeypatch):
     status = load("flashinfer").probe(PROFILES["h200"])["flashinfer"]
     assert status.state == "unavailable"
     assert status.hint == "pip install 'quantmux[flashinfer]'"
-
-
-def test_cutlass_says_which_of_compiler_and_headers_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("quantmux_cutlass.headers._PACKAGES", ())
-    monkeypatch.setattr(needs, "_wheel_roots", tuple)
-    needs.forget()
-    status = load("cutlass").probe(PROFILES["h200"])["cutlass"]
-    assert [reason.partition(":")[0] for reason in status.reasons] == ["nvcc", "CUTLASS headers"]
-    assert "CUDA_HOME" in status.hint
-    assert "quantmux[cutlass]" in status.hint
 
 
 def test_cutlass_finds_headers_and_their_version(tmp_path, monkeypatch):
