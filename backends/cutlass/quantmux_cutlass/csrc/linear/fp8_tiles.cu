@@ -3,16 +3,19 @@
 //
 // option[0]  columns of a tile
 // option[1]  rows of a tile
-// option[2]  0 ping-pong, 1 both groups on one tile, 2 the same with exact accumulation
+// option[2]  0 ping-pong, 1 both groups on one tile, 2 the same with exact accumulation; 3 K divided
+//            over a cluster, 4 the same with exact accumulation
 // option[3]  Sharing (block_order.cuh): 0 none, 1 pairs share w, 2 pairs share x
 // option[4]  width of a band of tiles, at least 1
 // option[5]  1: bands lie along M; 0: along N
+// option[6]  with forms 3 and 4: CTAs that K is divided over, 2 to 8; else 0
 #include "abi.cuh"
 
 #include <algorithm>
 #include <cstring>
 
 #include "on_device.cuh"
+#include "row_split.cuh"
 #include "row_tile.cuh"
 
 namespace {
@@ -33,16 +36,28 @@ constexpr Entry entry() {
           Shape::kBytes};
 }
 
+template <int kBn, bool kExact>
+constexpr Entry split() {
+  using Shape = qm::SplitShape<kBn>;
+  return {kBn, Shape::kBm, kExact ? 4 : 3,
+          reinterpret_cast<Kernel>(qm::row_split_gemm<kBn, kExact>), Shape::kBytes};
+}
+
 // clang-format off
 Entry const kEntries[] = {
-    entry<64, 1, 0>(),  entry<96, 1, 0>(),  entry<128, 1, 0>(), entry<160, 1, 0>(),
-    entry<192, 1, 0>(), entry<224, 1, 0>(), entry<256, 1, 0>(),
+    entry<32, 1, 0>(),  entry<48, 1, 0>(),  entry<64, 1, 0>(),  entry<80, 1, 0>(),
+    entry<96, 1, 0>(),  entry<112, 1, 0>(), entry<128, 1, 0>(), entry<144, 1, 0>(),
+    entry<160, 1, 0>(), entry<192, 1, 0>(), entry<224, 1, 0>(), entry<256, 1, 0>(),
     entry<64, 2, 0>(),  entry<80, 2, 0>(),  entry<96, 2, 0>(),  entry<112, 2, 0>(),
     entry<128, 2, 0>(), entry<144, 2, 0>(), entry<160, 2, 0>(), entry<176, 2, 0>(),
     entry<192, 2, 0>(),
-    entry<192, 1, 1>(), entry<256, 1, 1>(), entry<128, 2, 1>(), entry<192, 2, 1>(),
+    entry<192, 1, 1>(), entry<224, 1, 1>(), entry<256, 1, 1>(), entry<112, 2, 1>(),
+    entry<128, 2, 1>(), entry<160, 2, 1>(), entry<192, 2, 1>(),
     entry<64, 1, 2>(),  entry<96, 1, 2>(),  entry<128, 1, 2>(), entry<160, 1, 2>(),
     entry<192, 1, 2>(), entry<64, 2, 2>(),  entry<96, 2, 2>(),  entry<128, 2, 2>(),
+    split<48, false>(), split<64, false>(), split<80, false>(), split<96, false>(), split<112, false>(),
+    split<128, false>(), split<144, false>(), split<160, false>(),
+    split<64, true>(),  split<96, true>(),  split<128, true>(),
 };
 // clang-format on
 
@@ -80,7 +95,20 @@ int check(QmProblem const& p) {
       p.option[5] < 0 || p.option[5] > 1 || (p.option[3] != qm::kAlone && p.sms < 2)) {
     return QM_OPTION;
   }
+  // Every CTA of a cluster needs a K block at least.
+  int const splits = p.option[6];
+  bool const divided = p.option[2] >= 3;
+  if (divided ? splits < 2 || splits > qm::kMostSplits || p.option[3] != qm::kAlone ||
+                    (p.k + 127) / 128 < splits
+              : splits != 0) {
+    return QM_OPTION;
+  }
   return check_strides(p.n, p.k, p.x_row, p.y_row);
+}
+
+int cluster_of(Plan const& plan) {
+  if (plan.call.splits > 0) return plan.call.splits;
+  return plan.call.sharing == qm::kAlone ? 1 : 2;
 }
 
 cudaLaunchConfig_t launch_config(Plan const& plan, int ctas, void* stream,
@@ -91,9 +119,10 @@ cudaLaunchConfig_t launch_config(Plan const& plan, int ctas, void* stream,
   config.dynamicSmemBytes = plan.entry.bytes;
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = attributes;
-  if (plan.call.sharing != qm::kAlone) {
+  int const cluster = cluster_of(plan);
+  if (cluster > 1) {
     attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs].val.clusterDim.x = 2;
+    attributes[config.numAttrs].val.clusterDim.x = cluster;
     attributes[config.numAttrs].val.clusterDim.y = 1;
     attributes[config.numAttrs].val.clusterDim.z = 1;
     ++config.numAttrs;
@@ -106,8 +135,8 @@ cudaLaunchConfig_t launch_config(Plan const& plan, int ctas, void* stream,
   return config;
 }
 
-// Shared memory of the kernel, and how many CTAs run at the same time: pairs of neighbours may be
-// fewer than half of the multiprocessors.
+// Shared memory of the kernel, and how many CTAs run at the same time: neighbours of a cluster lie
+// in one group of multiprocessors, so some of those may have to stay idle.
 int prepare(Plan& plan, int sms) {
   quantmux::OnDevice const on(plan.device);
   if (on.status() != cudaSuccess) return quantmux::cuda_status(on.status());
@@ -116,13 +145,14 @@ int prepare(Plan& plan, int sms) {
                                            plan.entry.bytes);
   if (error != cudaSuccess) return quantmux::cuda_status(error);
   plan.ctas = sms;
-  if (plan.call.sharing != qm::kAlone) {
+  int const cluster = cluster_of(plan);
+  if (cluster > 1) {
     cudaLaunchAttribute attributes[2];
-    auto config = launch_config(plan, 2, nullptr, attributes);
-    int pairs = 0;
-    error = cudaOccupancyMaxActiveClusters(&pairs, entry, &config);
+    auto config = launch_config(plan, cluster, nullptr, attributes);
+    int clusters = 0;
+    error = cudaOccupancyMaxActiveClusters(&clusters, entry, &config);
     if (error != cudaSuccess) return quantmux::cuda_status(error);
-    plan.ctas = 2 * std::min(std::max(pairs, 1), sms / 2);
+    plan.ctas = cluster * std::max(std::min(clusters, sms / cluster), 1);
   }
   return QM_OK;
 }
@@ -161,8 +191,9 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   }
   quantmux::OnDevice const on(plan.device);
   if (on.status() != cudaSuccess) return quantmux::cuda_status(on.status());
-  int const cluster = call.sharing == qm::kAlone ? 1 : 2;
-  int const ctas = static_cast<int>(std::min<int64_t>(plan.ctas, units * cluster));
+  // Persistent, but for divided K: there every cluster makes one tile.
+  int64_t const all = units * cluster_of(plan);
+  int const ctas = static_cast<int>(call.splits > 0 ? all : std::min<int64_t>(plan.ctas, all));
   cudaLaunchAttribute attributes[2];
   auto const config = launch_config(plan, ctas, stream, attributes);
   void* arguments[] = {&call, &x_map, &w_map};
@@ -203,6 +234,7 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   plan.call.order.along_m = p.option[5];
   plan.call.k_blocks = (p.k + 127) / 128;
   plan.call.sharing = p.option[3];
+  plan.call.splits = p.option[6];
   int const box = p.option[3] == qm::kShareW ? plan.entry.bn / 2 : plan.entry.bn;
   CUtensorMap w_map;
   if (!qm::encode_fp8(&w_map, p.w, p.n, p.k, p.w_row, box)) return QM_DESCRIPTOR;

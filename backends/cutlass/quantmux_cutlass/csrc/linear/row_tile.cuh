@@ -40,6 +40,7 @@ struct RowCall {
   int units;  // tiles, or pairs of tiles
   int k_blocks;
   int sharing;  // Sharing
+  int splits;   // of K (row_split.cuh)
 };
 
 template <int kBn, int kWaves, bool kPingPong, bool kExact>
