@@ -57,7 +57,7 @@ QM_API int qm_quantize(void const* from, void const* x, int64_t row_stride, int6
     }
     return with_form(plan.layout, call.aligned, call.passes, [&](auto layout, auto aligned, auto passes) {
       for (int32_t program = 0; program < call.programs; ++program)
-        for (int thread = 0; thread < kThreads; ++thread)
+        for (int thread = 0; thread < 1 << call.quantize.geometry.threads; ++thread)
           quantize_thread<T, decltype(layout)::value, decltype(aligned)::value, decltype(passes)::value>(
               call.quantize, program, thread, Nothing{}, Known{g});
       return int(QM_OK);

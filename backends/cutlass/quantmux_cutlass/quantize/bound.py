@@ -78,8 +78,8 @@ class Plan:
         self.stream = native.raw_stream(index)
         status = library.plan(ctypes.addressof(problem), self.address)
         if status:
-            facts: dict[str, object] = {"n": config.n, "layout": str(layout), "in_dtype": config.in_dtype}
-            raise native.failure(status, f"qm_plan of {library.unit.name}", facts)
+            facts = {"n": config.n, "layout": str(layout), "in_dtype": str(config.in_dtype)}
+            raise native.failure(status, f"qm_plan of {library.unit.name}", {**facts})
         self.parts = int(library.handle.qm_search_parts(self.address))
 
 
@@ -186,8 +186,8 @@ class Bound:
         return run
 
     def _failed(self, status: int, x: torch.Tensor) -> RunError | RuntimeError:
-        facts: dict[str, object] = {"x": f"{list(x.shape)}, strides {list(x.stride())}", "on": str(x.device)}
-        return native.failure(status, "qm_quantize", facts)
+        facts = {"x": f"{list(x.shape)}, strides {list(x.stride())}", "on": str(x.device)}
+        return native.failure(status, "qm_quantize", {**facts})
 
 
 def _without_rows(g: torch.Tensor | None, given: torch.Tensor | None) -> None:

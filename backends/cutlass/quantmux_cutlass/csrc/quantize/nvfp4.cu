@@ -87,7 +87,7 @@ QM_API int qm_quantize(void const* from, void const* x, int64_t row_stride, int6
     }
     return with_form(plan.layout, call.aligned, call.passes, [&](auto layout, auto aligned, auto passes) {
       auto const kernel = reinterpret_cast<void const*>(&quantize_kernel<T, decltype(layout)::value, decltype(aligned)::value, decltype(passes)::value>);
-      return launched(kernel, call.programs, kThreads, plan.pdl, stream, &call.quantize);
+      return launched(kernel, call.programs, 1 << call.quantize.geometry.threads, plan.pdl, stream, &call.quantize);
     });
   });
 }

@@ -19,7 +19,8 @@ struct QmQuantizeProblem {
   int32_t device;     // CUDA ordinal
   int32_t sms;        // multiprocessors of the device
   int32_t pdl;        // 1: may start while the kernel before it ends
-  int32_t option[4];  // blocks of a thread for few rows, for many (0: the library's choice); two of no meaning
+  int32_t option[4];  // for few rows, for many: blocks of a thread (1, 2); threads of a program and, in
+                      // swizzled layouts, quads of its lowest lanes (threads + quads); 0: the library's choice
 };
 
 namespace qm_nvfp4 {
@@ -33,21 +34,25 @@ struct SearchArguments {
   Divisor across;
 };
 
-constexpr int kMostParts = 2 * kThreads;  // programs of the search
+constexpr int kMostParts = 1024;  // programs of the search
+constexpr int kPartsOfSm = 4;     // and of these, for a multiprocessor: all that fit
 constexpr int kSearchThreads = 512;
 constexpr int kSearchRows = 4;  // rows of a thread in a tile
 constexpr int kSearchLog = 7;   // at most so many threads (their log2) side by side, eight columns each
 
-// From so many blocks on a thread takes passes[1] of them
+// From so many blocks on there are many rows
 constexpr int64_t kMany = 1024 * 448;
 constexpr uint32_t kMagic = 0x514D5134u;
 constexpr int64_t kMostRows = INT32_MAX - (1 << 21);
 
 struct Plan {
   uint32_t magic;
-  int32_t n, groups, rows, in, layout, device, sms, pdl, quads, quads_log;
-  int32_t passes[2];
-  Divisor across[2];  // for one pass and for two
+  int32_t n, groups, rows, in, layout, device, sms, pdl, quads;
+  struct {
+    int32_t passes;
+    Geometry geometry;
+    Divisor across[2];  // for one block a thread and for two
+  } few, many;
   int32_t threads_log;
   Divisor search_across;
 };
@@ -72,7 +77,6 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   if (reinterpret_cast<uintptr_t>(into) & 7) return QM_ALIGNMENT;
   if (q.n <= 0 || q.padded_n < q.n || q.padded_n % 16 || q.padded_n > (1 << 25) || q.rows <= 0 || q.rows > (1 << 20)) return QM_SHAPE;
   if (q.in < 0 || q.in > 2 || q.layout < 0 || q.layout > 2 || q.device < 0 || q.sms <= 0 || q.sms > (1 << 20)) return QM_OPTION;
-  if (q.option[0] < 0 || q.option[0] > 2 || q.option[1] < 0 || q.option[1] > 2 || q.option[2] || q.option[3]) return QM_OPTION;
   Plan plan{};
   plan.magic = kMagic;
   plan.n = q.n;
@@ -85,11 +89,22 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   plan.pdl = q.pdl != 0;
   int const quads = (plan.groups + 3) / 4;
   plan.quads = q.layout == kRowMajor ? plan.groups : quads;
-  while (plan.quads_log < 3 && (1 << plan.quads_log) < quads) ++plan.quads_log;
   for (int i = 0; i < 2; ++i) {
-    plan.passes[i] = q.option[i] ? q.option[i] : 1 + i;
-    int const side = (i + 1) << plan.quads_log;
-    plan.across[i] = divisor(q.layout == kRowMajor ? plan.groups : (quads + side - 1) / side);
+    auto& form = i ? plan.many : plan.few;
+    int const passes = q.option[i] ? q.option[i] : 1 + i, shape = q.option[2 + i] ? q.option[2 + i] : 256;
+    if (passes < 1 || passes > 2 || shape < 64) return QM_OPTION;
+    Geometry g{};
+    g.lane_quads = shape & 15;
+    for (g.threads = 6; g.threads < 8 && (1 << g.threads) < shape - g.lane_quads; ++g.threads) {}
+    if ((1 << g.threads) != shape - g.lane_quads || g.lane_quads > 3) return QM_OPTION;
+    while (g.quads < g.threads - 5 && (1 << g.quads) < quads) ++g.quads;
+    if (g.lane_quads > g.quads) g.lane_quads = g.quads;
+    form.passes = passes;
+    form.geometry = g;
+    for (int j = 0; j < 2; ++j) {
+      int const side = (j + 1) << g.quads;
+      form.across[j] = divisor(q.layout == kRowMajor ? plan.groups : (quads + side - 1) / side);
+    }
   }
   int const eights = (q.n + 7) / 8;
   while (plan.threads_log < kSearchLog && (1 << plan.threads_log) < eights) ++plan.threads_log;
@@ -98,8 +113,8 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   return QM_OK;
 }
 
-// Programs of the search at most: two a multiprocessor
-inline int32_t most_parts(Plan const& plan) { return 2 * plan.sms < kMostParts ? 2 * plan.sms : kMostParts; }
+// Programs of the search at most: all that run at once
+inline int32_t most_parts(Plan const& plan) { return kPartsOfSm * plan.sms < kMostParts ? kPartsOfSm * plan.sms : kMostParts; }
 
 // Programs of the search for m rows; -1 where x is too large
 inline int32_t search_programs(Plan const& plan, int64_t m, int32_t* tiles) {
@@ -137,7 +152,6 @@ inline int make_call(Plan const& plan, void const* x, int64_t row_stride, int64_
   a.n = plan.n;
   a.groups = plan.groups;
   a.quads = plan.quads;
-  a.quads_log = plan.quads_log;
   if (!given) {
     SearchArguments& s = call->search;
     call->search_programs = search_programs(plan, m, &s.tiles);
@@ -153,18 +167,32 @@ inline int make_call(Plan const& plan, void const* x, int64_t row_stride, int64_
     a.source = partial;
     a.parts = call->search_programs;
   }
-  call->passes = call->aligned ? plan.passes[m * plan.groups >= kMany ? 1 : 0] : 1;
-  a.across = plan.across[call->passes - 1];
-  int64_t programs;
+  auto const& form = m * plan.groups >= kMany ? plan.many : plan.few;
+  call->passes = call->aligned ? form.passes : 1;
+  a.geometry = form.geometry;
+  a.across = form.across[call->passes - 1];
+  a.zero_rows = divisor(1);
+  int64_t programs, zeros = 0;
   if (plan.layout == kRowMajor) {
-    int64_t const tile = int64_t(kThreads) * call->passes;
+    int64_t const tile = int64_t(call->passes) << a.geometry.threads;
     programs = (int64_t(a.padded_m) * plan.groups + tile - 1) / tile;
   } else {
     a.scale_rows = rounded_up(a.padded_m, plan.layout == kSwizzled128x4 ? 128 : 8);
-    int const rows = tile_rows(3 - plan.quads_log);
-    programs = int64_t((a.scale_rows + rows - 1) / rows) * a.across.by;
+    int const rows = 1 << rows_log(a.geometry);
+    int64_t down = (int64_t(a.scale_rows) + rows - 1) / rows;
+    if (plan.layout == kSwizzled128x4 && a.padded_m == m && m % 128 && m % 128 <= 32 - rows / 4) {
+      // of the last 128 rows only the first of each quarter's 32 have values
+      int32_t const step = rows / 4;
+      a.zero_row = rounded_up(m % 128, step);
+      a.zero_rows = divisor(32 - a.zero_row);
+      down -= (32 - a.zero_row) / step;
+      zeros = ((int64_t(32 - a.zero_row) * plan.quads - 1) >> a.geometry.threads) + 1;
+    }
+    programs = down * a.across.by;
   }
-  if (programs > INT32_MAX) return QM_SHAPE;
+  if (programs + zeros > INT32_MAX) return QM_SHAPE;
+  a.programs = int32_t(programs);
+  programs += zeros;
   call->programs = int32_t(programs);
   return QM_OK;
 }

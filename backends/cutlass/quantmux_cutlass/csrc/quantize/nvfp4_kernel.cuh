@@ -13,6 +13,8 @@
 
 namespace qm_nvfp4 {
 
+constexpr int kMostThreads = 256;
+
 __device__ __forceinline__ void wait_for_the_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 __device__ __forceinline__ void release_the_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
@@ -40,15 +42,16 @@ struct GlobalScale {
   __device__ __forceinline__ float operator()() const {
     if (p.parts == 0) return *static_cast<float const*>(p.source);
     uint32_t const* parts = static_cast<uint32_t const*>(p.source);
-    uint32_t const a = int(threadIdx.x) < p.parts ? __ldcg(parts + threadIdx.x) : 0;
-    uint32_t const b = int(threadIdx.x) + kThreads < p.parts ? __ldcg(parts + threadIdx.x + kThreads) : 0;
-    return global_of(largest_of_program(max(a, b), shared, kWarps));
+    uint32_t most = 0;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < p.parts; i += blockDim.x) most = max(most, __ldcg(parts + i));
+    return global_of(largest_of_program(most, shared, blockDim.x >> 5));
   }
 };
 
 template <class T, int kLayout, bool kAligned, int kPasses>
-__global__ void __launch_bounds__(kThreads) quantize_kernel(__grid_constant__ Arguments const p) {
-  __shared__ uint32_t shared[kWarps];
+__global__ void __launch_bounds__(kMostThreads) quantize_kernel(__grid_constant__ Arguments const p) {
+  __shared__ uint32_t shared[kMostThreads / 32];
   int32_t const program = p.parts ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
   quantize_thread<T, kLayout, kAligned, kPasses>(p, program, threadIdx.x, Overlap{}, GlobalScale{p, shared});
 }

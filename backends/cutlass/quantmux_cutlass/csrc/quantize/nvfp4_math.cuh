@@ -88,6 +88,17 @@ QM_DEVICE uint4 read16(void const* at) {
   return v;
 }
 QM_DEVICE float inverse(float v) { return __frcp_rn(v); }
+QM_DEVICE bool some_of_warp(bool mine) { return __any_sync(0xFFFFFFFFu, mine); }
+// Four lanes side by side have a byte each: their word, in all of them
+QM_DEVICE uint32_t quad_word(uint32_t byte, int lane) {
+  uint32_t word = byte << (8 * lane);
+  word |= __shfl_xor_sync(0xFFFFFFFFu, word, 1);
+  return word | __shfl_xor_sync(0xFFFFFFFFu, word, 2);
+}
+QM_DEVICE bool owns_quad_word(int lane) { return lane == 0; }
+QM_DEVICE void store_quad_word(uint8_t* to, uint32_t word, int) { *reinterpret_cast<uint32_t*>(to) = word; }
+// Computed by now: the compiler would else do it after the wait
+QM_DEVICE void settled(int32_t a, int32_t b) { asm volatile("" ::"r"(a), "r"(b)); }
 QM_DEVICE bool whole_warp(bool mine) { return __all_sync(0xFFFFFFFFu, mine); }
 // the lowest byte: nearest even, saturated at 448, NaN 0x7F
 QM_DEVICE uint32_t to_e4m3(float value) {
@@ -127,6 +138,12 @@ inline uint4 read16(void const* at) {
   return v;
 }
 inline float inverse(float v) { return 1.0f / v; }
+inline bool some_of_warp(bool) { return true; }
+// One thread after the other: each stores its own byte
+inline uint32_t quad_word(uint32_t byte, int) { return byte; }
+inline bool owns_quad_word(int) { return true; }
+inline void store_quad_word(uint8_t* to, uint32_t word, int) { *to = uint8_t(word); }
+inline void settled(int32_t, int32_t) {}
 inline bool whole_warp(bool mine) { return mine; }
 inline uint32_t to_e4m3(float value) {
   if (!(value == value)) return kNanCode;
