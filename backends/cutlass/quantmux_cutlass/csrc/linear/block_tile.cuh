@@ -29,6 +29,10 @@
 #include "block_store.cuh"
 #include "hopper.cuh"
 
+#ifndef QM_ORDER
+#define QM_ORDER 0
+#endif
+
 namespace qm {
 
 constexpr int kThreads = 384, kMathThreads = 256, kMaxStages = 16, kBarrierBytes = 256;
@@ -50,10 +54,17 @@ struct BlockCall {
   int sharing, cluster; // Sharing; CTAs of a cluster
 };
 
-template <int kBn, int kWaves, bool kHalves, bool kDeep>
+// What becomes of a K block's sum.
+enum Scales : int {
+  kBlockScales = 0,  // times the scales of its blocks, to fp32 registers
+  kExact = 1,        // as it is, to fp32 registers; rows and columns are scaled at the end
+  kFast = 2,         // stays in the tensor core's accumulator, likewise
+};
+
+template <int kBn, int kWaves, bool kHalves, bool kDeep, int kScales>
 struct BlockShape {
   static constexpr int kBm = kHalves ? 64 : 128 * kWaves;
-  static constexpr int kXBytes = kBm * 128, kWBytes = kBn * 128, kSBytes = kBm * 4;
+  static constexpr int kXBytes = kBm * 128, kWBytes = kBn * 128, kSBytes = kScales == kBlockScales ? kBm * 4 : 0;
   static constexpr int kStageBytes = kXBytes + kWBytes + kSBytes;
   static constexpr int kFit = (kSmemBytes - kBarrierBytes) / kStageBytes;
   static constexpr int kStages = kFit < kMaxStages ? kFit : kMaxStages;
@@ -61,7 +72,26 @@ struct BlockShape {
   static constexpr int kTmp = kDeep ? 2 : 1;
   static_assert(kBn % 16 == 0 && kBn <= 256);
   static_assert(!kHalves || kWaves == 1);
+  static_assert(!kDeep || kScales != kFast);
 };
+
+#ifdef QM_TRACE
+// Probe only: when what happened in the first CTAs, [cta][group][event], in SM clocks.
+constexpr int kTraceEvents = 2048, kTraceCtas = 4;
+__device__ long long g_trace[kTraceCtas][3][kTraceEvents];
+struct Trace {
+  int next = 0;
+  __device__ __forceinline__ void operator()(int tag) {
+    if (blockIdx.x < kTraceCtas && threadIdx.x % 128 == 0 && next < kTraceEvents) {
+      g_trace[blockIdx.x][threadIdx.x / 128][next++] = clock64() * 16 + tag;
+    }
+  }
+};
+#else
+struct Trace {
+  __device__ __forceinline__ void operator()(int) {}
+};
+#endif
 
 // A position in the ring of stages.
 struct Ring {
@@ -110,6 +140,7 @@ __device__ __forceinline__ void produce(BlockCall const& call, CUtensorMap const
   KRange const range(call, rank);
   int const clusters = gridDim.x / call.cluster;
   Ring ring;
+  Trace trace;
   // The first loads of w do not depend on the kernel before: they go out before the wait for it.
   int ahead = 0;
 
@@ -123,7 +154,7 @@ __device__ __forceinline__ void produce(BlockCall const& call, CUtensorMap const
     }
   };
   auto scale_bytes = [&](Tile tile) {
-    if (!call.sx_bulk) return 0;
+    if (Shape::kSBytes == 0 || !call.sx_bulk) return 0;
     int const rows = call.sx_rows - tile.m * Shape::kBm;
     return 4 * (rows < 0 ? 0 : rows < Shape::kBm ? rows : Shape::kBm);
   };
@@ -145,7 +176,7 @@ __device__ __forceinline__ void produce(BlockCall const& call, CUtensorMap const
         bulk_load(smem.scales(s), call.sx + row + block * call.sx_block, bytes, smem.full(s));
       }
     }
-    if (!call.sx_bulk) {
+    if (Shape::kSBytes != 0 && !call.sx_bulk) {
       for (int i = lane; i < Shape::kBm; i += 32) {
         bool const valid = row + i < call.out.m;
         float const* const from =
@@ -174,19 +205,22 @@ __device__ __forceinline__ void produce(BlockCall const& call, CUtensorMap const
       if (ahead > 0) {
         --ahead;
       } else {
+        trace(9);
         barrier_wait(smem.empty(ring.stage), ring.phase ^ 1);
+        trace(10);
         if (lane == 0) {
           expect(ring.stage, tile);
           load_w(ring.stage, tile, block);
         }
       }
       load_x(ring.stage, tile, block);
+      trace(11);
     }
   }
 }
 
 // The sums of one math group: rows of kWaves * 64, columns of one tile.
-template <class Shape, int kBn, int kWaves, bool kHalves, bool kDeep>
+template <int kBn, int kWaves, int kScales>
 struct Sums {
   static constexpr int kRegs = kBn / 2;      // accumulators of 64 rows, per thread
   static constexpr int kBlocks = kBn / 8;    // blocks of eight columns
@@ -207,19 +241,30 @@ struct Sums {
       for (int i = 0; i < kRegs; ++i) sum[w][i] = 0.0f;
   }
 
-  __device__ __forceinline__ static void start(float (&tmp)[kRegs], uint64_t x, uint64_t w) {
+  __device__ __forceinline__ static void start(float (&tmp)[kRegs], uint64_t x, uint64_t w,
+                                               int group) {
     wgmma_hold(tmp);
+    if (QM_ORDER) named_barrier(2 + group, kMathThreads);
     wgmma_fence();
-    Wgmma<kBn>::add(tmp, x, w, 0);
+    Wgmma<kBn>::add(tmp, x, w, kScales == kFast);
     Wgmma<kBn>::add(tmp, x + 2, w + 2, 1);
     Wgmma<kBn>::add(tmp, x + 4, w + 4, 1);
+    if (QM_ORDER == 2) wgmma_commit();
     Wgmma<kBn>::add(tmp, x + 6, w + 6, 1);
     wgmma_commit();
+    if (QM_ORDER == 2) wgmma_wait<1>();
+    if (QM_ORDER == 3) wgmma_wait<0>();
+    if (QM_ORDER) named_barrier_arrive(3 - group, kMathThreads);
   }
 
   __device__ __forceinline__ void promote(int wave, float (&tmp)[kRegs], Block const& b,
                                           int split) {
     wgmma_hold(tmp);
+    if constexpr (kScales == kExact) {
+#pragma unroll
+      for (int i = 0; i < kRegs; ++i) sum[wave][i] += tmp[i];
+      return;
+    }
     float scale[2][2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -241,12 +286,13 @@ struct Sums {
   }
 };
 
-template <int kBn, int kWaves, bool kHalves, bool kDeep>
+template <int kBn, int kWaves, bool kHalves, bool kDeep, int kScales>
 __global__ void __launch_bounds__(kThreads, 1)
     block_gemm(__grid_constant__ BlockCall const call, __grid_constant__ CUtensorMap const x_map,
                __grid_constant__ CUtensorMap const w_map) {
-  using Shape = BlockShape<kBn, kWaves, kHalves, kDeep>;
-  using S = Sums<Shape, kBn, kWaves, kHalves, kDeep>;
+  using Shape = BlockShape<kBn, kWaves, kHalves, kDeep, kScales>;
+  using S = Sums<kBn, kWaves, kScales>;
+  constexpr bool kBlock = kScales == kBlockScales;
   extern __shared__ __align__(1024) unsigned char memory[];
   Smem<Shape> const smem{smem_address(memory), call.stages};
   // By shuffle, so that the compiler knows them to be the same for all of a warp.
@@ -259,7 +305,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     int const readers = (kHalves ? 4 : 8) * (pair ? 2 : 1);
 #pragma unroll 1
     for (int s = 0; s < call.stages; ++s) {
-      barrier_init(smem.full(s), call.sx_bulk ? 1 : 33);
+      barrier_init(smem.full(s), !kBlock || call.sx_bulk ? 1 : 33);
       barrier_init(smem.empty(s), readers);
     }
     barrier_init_visible();
@@ -295,6 +341,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     int const first_row = (kHalves ? 0 : group * 64 * kWaves) + 16 * (warp % 4) + lane / 4;
     Ring ring;
     S s;
+    Trace trace;
+    trace(0);
+    if (QM_ORDER && group == 1) named_barrier_arrive(2, kMathThreads);
 
     for (int unit = blockIdx.x / call.cluster; unit < call.units; unit += clusters) {
       Tile const tile = tile_of(call.order, unit, call.sharing, rank);
@@ -308,9 +357,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 
       // Waits for K block `i` and takes its scales to registers.
       auto take = [&](typename S::Block& b, int i) {
+        b.stage = ring.stage;
+        if constexpr (!kBlock) {
+          barrier_wait(smem.full(ring.stage), ring.phase);
+          return;
+        }
         b.sw[0] = __ldg(sw0 + i);
         b.sw[1] = S::kOneScale ? 0.0f : __ldg(sw1 + i);
-        b.stage = ring.stage;
         barrier_wait(smem.full(ring.stage), ring.phase);
         uint32_t const at = smem.scales(ring.stage) + 4 * first_row;
 #pragma unroll
@@ -322,7 +375,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       auto start = [&](float (&tmp)[S::kRegs], typename S::Block const& b, int wave) {
         int const rows = kHalves ? 0 : (group * kWaves + wave) * 64;
         S::start(tmp, descriptor_128b(smem.x(b.stage) + rows * 128),
-                 descriptor_128b(smem.w(b.stage)));
+                 descriptor_128b(smem.w(b.stage)), group);
       };
       // All of this group's wgmma on the stage have ended.
       auto release = [&](typename S::Block const& b) {
@@ -333,16 +386,38 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       };
 
-      if constexpr (!kDeep) {
+      if constexpr (kScales == kFast) {
+        // One K block always runs while the next is waited for.
+        typename S::Block b, before;
+        bool first = true;
+        for (int i = 0; i < n_blocks; ++i, ring.next(call.stages)) {
+          if (kHalves && i % 2 != group) continue;
+          take(b, i);
+#pragma unroll
+          for (int wave = 0; wave < kWaves; ++wave) start(s.sum[wave], b, wave);
+          wgmma_wait<kWaves>();
+          if (!first) release(before);
+          before = b;
+          first = false;
+        }
+        wgmma_wait<0>();
+        if (!first) release(before);
+#pragma unroll
+        for (int wave = 0; wave < kWaves; ++wave) wgmma_hold(s.sum[wave]);
+      } else if constexpr (!kDeep) {
         for (int i = 0; i < n_blocks; ++i, ring.next(call.stages)) {
           if (kHalves && i % 2 != group) continue;
           typename S::Block b;
+          trace(1);
           take(b, i);
+          trace(2);
 #pragma unroll
           for (int wave = 0; wave < kWaves; ++wave) {
             float tmp[S::kRegs];
             start(tmp, b, wave);
+            trace(3);
             wgmma_wait<0>();
+            trace(4);
             if (wave == kWaves - 1) release(b);
             s.promote(wave, tmp, b, split);
           }
@@ -386,6 +461,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
 
+      trace(5);
       int const row = tile.m * Shape::kBm + first_row;
       constexpr int kGroups = (S::kBlocks + 3) / 4;  // of up to 32 columns
       bool const split_k = call.sharing == kSplitK;
@@ -405,8 +481,10 @@ __global__ void __launch_bounds__(kThreads, 1)
                          "f"(s.sum[w][4 * j + 3])
                          : "memory");
           }
+        trace(6);
         cluster_arrive();
         cluster_wait();
+        trace(7);
       }
 #pragma unroll
       for (int w = 0; w < kWaves; ++w)
@@ -445,11 +523,12 @@ __global__ void __launch_bounds__(kThreads, 1)
             float u[4 * kLeft];
 #pragma unroll
             for (int i = 0; i < 4 * kLeft; ++i) u[i] = v[i];
-            store_blocks<kLeft>(call.out, u, row + 64 * w, column + 32 * g, lane);
+            store_blocks<kLeft, !kBlock>(call.out, u, row + 64 * w, column + 32 * g, lane);
           } else {
-            store_blocks<4>(call.out, v, row + 64 * w, column + 32 * g, lane);
+            store_blocks<4, !kBlock>(call.out, v, row + 64 * w, column + 32 * g, lane);
           }
         }
+      trace(8);
     }
   }
   // A CTA whose shared memory or barriers a neighbour still uses must not end.

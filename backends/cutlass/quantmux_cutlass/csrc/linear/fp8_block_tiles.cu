@@ -1,5 +1,5 @@
-// The library of the block-scaled FP8 linear (block_tile.cuh): its checks, plans and launches.
-// Its options stand in block_checks.cuh.
+// The libraries of block_tile.cuh, one for each QM_SCALES: their plans and launches. Checks, tiles and
+// options stand in block_checks.cuh.
 #include "abi.cuh"
 
 #include "block_checks.cuh"
@@ -18,11 +18,11 @@ struct Entry {
 template <int kBn, int kRows, int kDeep>
 constexpr Entry entry() {
   constexpr int kWaves = kRows == 2 ? 2 : 1;
-  using Shape = qm::BlockShape<kBn, kWaves, kRows == 0, kDeep != 0>;
+  using Shape = qm::BlockShape<kBn, kWaves, kRows == 0, kDeep != 0, QM_SCALES>;
   return {kBn,
           kRows,
           kDeep,
-          reinterpret_cast<Kernel>(qm::block_gemm<kBn, kWaves, kRows == 0, kDeep != 0>),
+          reinterpret_cast<Kernel>(qm::block_gemm<kBn, kWaves, kRows == 0, kDeep != 0, QM_SCALES>),
           Shape::kBm,
           Shape::kStages,
           Shape::kBytes};
@@ -72,7 +72,9 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   qm::BlockCall call = plan.call;
   int const rows4 = static_cast<int>((m + 3) / 4 * 4);
   call.sx = static_cast<float const*>(x_scales);
-  if (p.x_columns == QM_ROW_MAJOR) {
+  if (QM_SCALES != qm::kBlockScales) {
+    call.out.row_scales = call.sx;
+  } else if (p.x_columns == QM_ROW_MAJOR) {
     call.sx_row = (p.x_row + 127) / 128;
     call.sx_block = 1;
   } else {
@@ -155,6 +157,9 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   call.sw = static_cast<float const*>(p.w_scales);
   call.sw_row = p.w_scales_row;
   call.sw_rows = (p.n + 127) / 128;
+  call.out.column_scales = call.sw;
+  call.out.column_step = p.w_by_row;
+  call.out.row_step = p.x_by_row;
   call.out.bias = p.bias;
   call.out.n = p.n;
   call.out.half = p.out;
@@ -191,3 +196,23 @@ QM_API int qm_run_at(void const* plan, void const* x, int64_t x_row, void const*
   if (plan == nullptr) return QM_NULL;
   return run(*static_cast<Plan const*>(plan), x, x_row, x_scales, y, y_row, m, stream);
 }
+
+#ifdef QM_TRACE
+QM_API int qm_trace(void* to) { return cudaMemcpyFromSymbol(to, qm::g_trace, sizeof(qm::g_trace)); }
+QM_API int qm_clusters(int cluster) {
+  cudaLaunchConfig_t config = {};
+  auto const kernel = reinterpret_cast<void const*>(qm::block_gemm<128, 1, false, false, QM_SCALES>);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200000);
+  config.gridDim = dim3(cluster);
+  config.blockDim = dim3(qm::kThreads);
+  config.dynamicSmemBytes = 200000;
+  cudaLaunchAttribute attribute[1];
+  attribute[0].id = cudaLaunchAttributeClusterDimension;
+  attribute[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  config.attrs = attribute;
+  config.numAttrs = 1;
+  int n = 0;
+  cudaError_t const error = cudaOccupancyMaxActiveClusters(&n, kernel, &config);
+  return error == cudaSuccess ? n : -int(error);
+}
+#endif
