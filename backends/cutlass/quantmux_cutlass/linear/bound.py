@@ -168,6 +168,12 @@ class Layer:
                 hint="quantize x as the layer's input_layout() says",
             )
         q.check()
+        if self.activation.block.kind == "group" and q.layout.padded_m(q.m) != q.m:
+            raise LayoutError(
+                "scales of padded rows are not read",
+                facts={"need": "padded_m_multiple=1", "found": str(q.layout)},
+                hint="let the producer write the layout that the selection names",
+            )
         _require_aligned(q)
         found = self.seen.get(id(q.layout))
         return self._known(q.layout) if found is None else found
@@ -319,7 +325,7 @@ def _without_global(layer: Layer) -> Callable[..., torch.Tensor]:
 def _with_global(layer: Layer) -> Callable[..., torch.Tensor]:
     """Give the same for NVFP4, whose activations have a global scale."""
     n, row, dtype, home, index = layer.n, layer.row, layer.dtype, layer.home, layer.index
-    seen, stream = layer.seen, native.raw_stream(index)
+    seen, stream, element = layer.seen, native.raw_stream(index), layer.element
 
     def call(q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         try:
@@ -329,12 +335,17 @@ def _with_global(layer: Layer) -> Callable[..., torch.Tensor]:
             if (
                 reads is None
                 or x.get_device() != index
+                or x.dtype is not element
                 or not x.is_contiguous()
                 or x.numel() < m * reads.width
                 or scales.get_device() != index
+                or scales.dtype is not torch.float8_e4m3fn
                 or not scales.is_contiguous()
+                or scales.numel() < (m + 127 & -128) * (reads.width + 31 >> 5 << 2)
                 or of_all is None
                 or of_all.get_device() != index
+                or of_all.dtype is not torch.float32
+                or of_all.numel() != 1
             ):
                 reads = layer.accepted(q)
         except AttributeError:
