@@ -101,7 +101,7 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ho
             path = folder / f"{kind}.so"
             macros = {"KIND": str(KINDS[kind]), "NAME": '"host"', "TARGETS": '"90a"'}
             macros["DIGEST"] = '"none"'
-            command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden"]
+            command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden"]
             command += [f"-DQM_{name}={value}" for name, value in macros.items()]
             command += [f"-I{CSRC}", str(SOURCE), "-o", str(path)]
             subprocess.run(command, check=True)

@@ -36,13 +36,24 @@ bool off(void const* p, uintptr_t multiple) { return reinterpret_cast<uintptr_t>
 
 int64_t up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-float e4m3(uint8_t code) {
+float e4m3_of(uint8_t code) {
   int const exponent = code >> 3 & 15, mantissa = code & 7;
   if (exponent == 15 && mantissa == 7) return std::numeric_limits<float>::quiet_NaN();
   float const size = exponent ? std::ldexp(1.0f + mantissa / 8.0f, exponent - 7)
                               : std::ldexp(mantissa / 8.0f, -6);
   return code & 128 ? -size : size;
 }
+
+struct Table {
+  float of[256];
+  Table() {
+    for (int code = 0; code < 256; ++code) of[code] = e4m3_of(static_cast<uint8_t>(code));
+  }
+};
+
+Table const table;
+
+float e4m3(uint8_t code) { return table.of[code]; }
 
 [[maybe_unused]] float e2m1(int code) {
   static float const sizes[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
