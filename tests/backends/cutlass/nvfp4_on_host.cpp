@@ -9,7 +9,7 @@ namespace {
 int64_t calls = 0, launches = 0;
 
 struct Nothing {
-  void operator()() const {}
+  void operator()(uint64_t) const {}
 };
 struct Known {
   float g;

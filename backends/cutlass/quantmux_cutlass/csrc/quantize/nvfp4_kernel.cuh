@@ -15,7 +15,10 @@ namespace qm_nvfp4 {
 
 constexpr int kMostThreads = 256;
 
-__device__ __forceinline__ void wait_for_the_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// Waits once `known` is known; it is never all ones, so every thread does
+__device__ __forceinline__ void wait_for_the_kernel_before(uint64_t known = 0) {
+  asm volatile("{\n.reg .pred known;\nsetp.ne.u64 known, %0, -1;\n@known griddepcontrol.wait;\n}" ::"l"(known) : "memory");
+}
 __device__ __forceinline__ void release_the_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // The largest of one number a thread, in every thread
@@ -28,8 +31,8 @@ __device__ __forceinline__ uint32_t largest_of_program(uint32_t mine, uint32_t* 
 }
 
 struct Overlap {
-  __device__ __forceinline__ void operator()() const {
-    wait_for_the_kernel_before();
+  __device__ __forceinline__ void operator()(uint64_t known) const {
+    wait_for_the_kernel_before(known);
     release_the_next();
   }
 };
@@ -50,7 +53,7 @@ struct GlobalScale {
 };
 
 template <class T, int kLayout, bool kAligned, int kPasses>
-__global__ void __launch_bounds__(kMostThreads) quantize_kernel(__grid_constant__ Arguments const p) {
+__global__ void __launch_bounds__(kMostThreads, kPasses == 1 ? 8 : 6) quantize_kernel(__grid_constant__ Arguments const p) {
   __shared__ uint32_t shared[kMostThreads / 32];
   int32_t const program = p.parts ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
   quantize_thread<T, kLayout, kAligned, kPasses>(p, program, threadIdx.x, Overlap{}, GlobalScale{p, shared});

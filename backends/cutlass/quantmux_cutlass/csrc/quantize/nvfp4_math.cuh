@@ -97,8 +97,6 @@ QM_DEVICE uint32_t quad_word(uint32_t byte, int lane) {
 }
 QM_DEVICE bool owns_quad_word(int lane) { return lane == 0; }
 QM_DEVICE void store_quad_word(uint8_t* to, uint32_t word, int) { *reinterpret_cast<uint32_t*>(to) = word; }
-// Computed by now: the compiler would else do it after the wait
-QM_DEVICE void settled(int32_t a, int32_t b) { asm volatile("" ::"r"(a), "r"(b)); }
 QM_DEVICE bool whole_warp(bool mine) { return __all_sync(0xFFFFFFFFu, mine); }
 // the lowest byte: nearest even, saturated at 448, NaN 0x7F
 QM_DEVICE uint32_t to_e4m3(float value) {
@@ -143,7 +141,6 @@ inline bool some_of_warp(bool) { return true; }
 inline uint32_t quad_word(uint32_t byte, int) { return byte; }
 inline bool owns_quad_word(int) { return true; }
 inline void store_quad_word(uint8_t* to, uint32_t word, int) { *to = uint8_t(word); }
-inline void settled(int32_t, int32_t) {}
 inline bool whole_warp(bool mine) { return mine; }
 inline uint32_t to_e4m3(float value) {
   if (!(value == value)) return kNanCode;

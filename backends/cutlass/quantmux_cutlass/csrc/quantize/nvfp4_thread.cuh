@@ -29,16 +29,21 @@ QM_DEVICE void zero_thread(Arguments const& p, int32_t program, int thread) {
   *reinterpret_cast<uint4*>(p.scales + tile * 512 + row * 16) = make_uint4(0, 0, 0, 0);
 }
 
+// Where a block begins in x, whether it is there or not
 template <class T, bool kAligned>
-QM_DEVICE void read_block(Arguments const& p, Place at, Block<T>* block) {
+QM_DEVICE T const* address_of(Arguments const& p, Place at) {
+  int64_t const column = at.group * 16;
+  return static_cast<T const*>(p.x) + (int64_t(at.row) * p.row_stride + (kAligned ? column : column * p.column_stride));
+}
+
+template <class T, bool kAligned>
+QM_DEVICE void read_block(Arguments const& p, Place at, T const* address, Block<T>* block) {
   int const column = at.group * 16;
-  T const* row = static_cast<T const*>(p.x) + int64_t(at.row) * p.row_stride;
   bool const inside = at.row < p.m;
   if (kAligned && inside && column + 16 <= p.n) {
-    block->read(row + column);
+    block->read(address);
   } else if (inside && column < p.n) {
-    int64_t const stride = kAligned ? 1 : p.column_stride;
-    block->read(row + column * stride, stride, p.n - column);
+    block->read(address, kAligned ? 1 : p.column_stride, p.n - column);
   } else {
     block->clear();
   }
@@ -68,28 +73,30 @@ QM_DEVICE void store_block(Arguments const& p, Place at, Codes codes, uint32_t s
   }
 }
 
-// `before` waits for the kernel before; `global` gives g, to all threads of a program at once
+// `before` waits for the kernel before, not sooner than its argument is known: what a thread computes of
+// places and addresses is done while it would wait. `global` gives g, to all threads of a program at once
 template <class T, int kLayout, bool kAligned, int kPasses, class Before, class Global>
 QM_DEVICE void quantize_thread(Arguments const& p, int32_t program, int thread, Before const& before,
                                Global const& global) {
   if (kLayout == kSwizzled128x4 && program >= p.programs) {
-    before();
+    before(0);
     zero_thread(p, program, thread);
     return;
   }
   int32_t first;
   Place place[kPasses];
+  T const* address[kPasses];
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
     place[i] = place_of<kLayout>(program, thread, i, kPasses, p.across, p.geometry, &first);
-    settled(place[i].row, place[i].group);
+    address[i] = address_of<T, kAligned>(p, place[i]);
   }
-  before();
+  before(reinterpret_cast<uint64_t>(address[kPasses - 1]));
   Block<T> block[kPasses];
   float inverse_global = 0.0f;
   if (first < p.m) {
 #pragma unroll
-    for (int i = 0; i < kPasses; ++i) read_block<T, kAligned>(p, place[i], &block[i]);
+    for (int i = 0; i < kPasses; ++i) read_block<T, kAligned>(p, place[i], address[i], &block[i]);
     float const g = global();
     if (program == 0 && thread == 0) *p.made = g;
     inverse_global = inverse(g);
