@@ -1,4 +1,4 @@
-"""cutlass/linear_fp8: FP8 with tensor or row scales, persistent tiles stored by TMA."""
+"""cutlass/linear_fp8: FP8 with tensor or row scales for many tokens, rows of y in 16-byte steps."""
 
 from __future__ import annotations
 

@@ -1,21 +1,22 @@
 """Which tile multiplies FP8 with tensor or row scales for many tokens, from measured times.
 
-The time of a launch is ``start + waves · (steps · step_us + tile_us)``, but at least what its
-bytes and its operations take: every multiprocessor makes tile after tile, each takes a time for
-every 128 of K and a time to be stored, and the last wave takes as long as a full one.
+The time of a launch is ``start + waves · (steps · step_us + tile_us)``, but at least what its bytes
+take: every multiprocessor makes tile after tile, each takes a time for every 128 of K and a time
+to be stored, and the last wave takes as long as a full one. Where K is divided over a cluster each
+CTA takes its share of the steps, and all exchange their sums.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from quantmux_cutlass.linear.choice import Choice
-from quantmux_cutlass.linear.units_fp8 import TILES, unit
+from quantmux_cutlass.linear.fp8_forms import TILES, Form, Tile
+from quantmux_cutlass.linear.units_fp8 import TILES_LIBRARY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig, LinearConfig
 
@@ -28,86 +29,112 @@ _SMS: Final = 132
 _COPY_GB_S: Final = 4000.0
 _FP8_TFLOPS: Final = 1979.0
 
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Times of one tile on an H200, µs; least squares over the shapes of the probe.
-
-    Attributes:
-        step_us: 128 of K of one tile, in a full wave.
-        tile_us: A tile beyond its steps.
-    """
-
-    step_us: float
-    tile_us: float
-
-
-_START_US: Final = 2.5
+_START_US: Final = 2.0
 """Launch, first loads, last stores."""
 
-_MEASURED: Final[dict[str, Measured]] = {
-    "64x128": Measured(0.16, 0.5),
-    "128x128": Measured(0.29, 0.7),
-    "128x144": Measured(0.33, 0.7),
-    "128x256": Measured(0.58, 2.5),
-    "exact": Measured(0.36, 2.0),
-    "direct": Measured(0.29, 3.0),
-}
+_EXCHANGE_US: Final = 1.0
+"""What CTAs that divide K take to exchange their sums."""
 
-_FAST: Final = tuple(name for name in _MEASURED if name not in ("exact", "direct"))
+_MOST_SPLITS: Final = 8
 
-_ALONG_M: Final = 1
-_ALONG_N: Final = 2
+_FAST: Final = (Form.PING_PONG, Form.TOGETHER, Form.SPLIT)
+_EXACT: Final = (Form.EXACT, Form.SPLIT_EXACT)
+
+_ALONE: Final = 0
+_SHARED_W: Final = 1
+_BAND: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A tile, and how many CTAs its K is divided over (1: not).
+
+    Attributes:
+        tile: The tile.
+        splits: CTAs.
+    """
+
+    tile: Tile
+    splits: int = 1
 
 
 def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
-    """Give the library and the order of tiles for y [m, N]."""
-    name = best_tile(_names(config), config.n, config.k, device, m)
-    return Choice(unit(name), order(name, config.n, m))
+    """Give the tile and the order of tiles for y [m, N]."""
+    cut, _ = _best(
+        config.n,
+        config.k,
+        m,
+        config.scheme.accumulation == "exact",
+        device.sm_count or _SMS,
+        device.copy_gb_s or _COPY_GB_S,
+        device.fp8_tflops or _FP8_TFLOPS,
+    )
+    return Choice(TILES_LIBRARY, options(cut, config.n, m, device.sm_count or _SMS))
 
 
-def choose_direct(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
-    """Give the library that stores y [m, N] element by element."""
-    del device
-    return Choice(unit("direct"), order("direct", config.n, m))
-
-
-def expected_us(
-    config: LayerConfig, device: DeviceProfile, m: int, *, direct: bool = False
-) -> float:
+def expected_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
     """Give the time to expect of the tile that is chosen, µs; it orders this backend's kernels."""
     if config.op != "linear":
         return float("inf")
-    names = ("direct",) if direct else _names(config)
-    return min(tile_us(name, config.n, config.k, device, m) for name in names)
+    _, us = _best(
+        config.n,
+        config.k,
+        m,
+        config.scheme.accumulation == "exact",
+        device.sm_count or _SMS,
+        device.copy_gb_s or _COPY_GB_S,
+        device.fp8_tflops or _FP8_TFLOPS,
+    )
+    return us
 
 
-def best_tile(names: Iterable[str], n: int, k: int, device: DeviceProfile, m: int) -> str:
-    """Give the tile of least expected time; of equals the first."""
-    return min(names, key=lambda name: tile_us(name, n, k, device, m))
-
-
-def tile_us(name: str, n: int, k: int, device: DeviceProfile, m: int) -> float:
+def cut_us(cut: Cut, n: int, k: int, m: int, sms: int, copy_gb_s: float, tflops: float) -> float:
     """Give the time to expect of a tile for y [m, n] over k, µs."""
-    tile, measured = TILES[name], _MEASURED[name]
-    along_m, along_n = tile.cluster
-    rows = -(-m // (tile.rows * along_m)) * along_m
-    columns = -(-n // (tile.columns * along_n)) * along_n
-    waves = -(-rows * columns // (device.sm_count or _SMS))
-    speed = (device.fp8_tflops or _FP8_TFLOPS) / _FP8_TFLOPS
-    steps = -(-k // _STEP_K)
-    multiplied = waves * (steps * measured.step_us / speed + measured.tile_us)
-    moved = (n * k + m * (k + 2 * n)) / ((device.copy_gb_s or _COPY_GB_S) * 1e3)
+    tile, splits = cut.tile, cut.splits
+    tiles = -(-m // tile.rows) * -(-n // tile.columns)
+    waves = -(-tiles * splits // sms)
+    all_steps = -(-k // _STEP_K)
+    steps = -(-all_steps // splits)
+    multiplied = waves * (steps * tile.step_us * _FP8_TFLOPS / tflops + tile.tile_us)
+    if splits > 1:
+        multiplied += _EXCHANGE_US
+    moved = (n * k + m * (k + 2 * n)) / (copy_gb_s * 1e3)
     return _START_US + max(multiplied, moved)
 
 
-def order(name: str, n: int, m: int) -> tuple[int, int]:
-    """Give ``option[0]`` and ``option[1]``: along what blocks go first, and how many abreast."""
-    del name, n, m
-    return (0, 1)
+def options(cut: Cut, n: int, m: int, sms: int) -> tuple[int, ...]:
+    """Give `QmProblem.option` of `csrc/linear/fp8_tiles.cu` for a tile."""
+    tile = cut.tile
+    tiles = -(-m // tile.rows) * -(-n // tile.columns)
+    pairs = cut.splits == 1 and tiles > sms and m > tile.rows
+    sharing = _SHARED_W if pairs else _ALONE
+    splits = cut.splits if cut.splits > 1 else 0
+    return (tile.columns, tile.rows, int(tile.form), sharing, _BAND, 0, splits)
 
 
-def _names(config: LayerConfig) -> tuple[str, ...]:
-    if config.op == "linear" and config.scheme.accumulation == "exact":
-        return ("exact",)
-    return _FAST
+@lru_cache(maxsize=4096)
+def _best(
+    n: int, k: int, m: int, exact: bool, sms: int, copy_gb_s: float, tflops: float
+) -> tuple[Cut, float]:
+    """Give the tile of least expected time and that time; of equals the first."""
+    forms = _EXACT if exact else _FAST
+    steps = -(-k // _STEP_K)
+    best: tuple[Cut, float] | None = None
+    for tile in TILES:
+        if tile.form not in forms:
+            continue
+        for cut in _cuts(tile, n, m, steps, sms):
+            us = cut_us(cut, n, k, m, sms, copy_gb_s, tflops)
+            if best is None or us < best[1]:
+                best = (cut, us)
+    if best is None:
+        raise RuntimeError("no tile is compiled for this accumulation")
+    return best
+
+
+def _cuts(tile: Tile, n: int, m: int, steps: int, sms: int) -> list[Cut]:
+    if tile.form not in (Form.SPLIT, Form.SPLIT_EXACT):
+        return [Cut(tile)]
+    tiles = -(-m // tile.rows) * -(-n // tile.columns)
+    most = min(_MOST_SPLITS, steps, sms // tiles)
+    return [Cut(tile, splits) for splits in range(2, most + 1)]

@@ -25,13 +25,18 @@ _SHARED: Final = (
     "linear/outputs.py",
     "linear/padding.py",
     "linear/fp8_config.py",
+    "linear/fp8_forms.py",
     "linear/units_fp8.py",
     "csrc/abi.cuh",
-    "csrc/linear/collective_epilogue.cuh",
-    "csrc/linear/collective_fp8.cuh",
-    "csrc/linear/collective_launch.cuh",
-    "csrc/linear/collective_pdl.cuh",
-    "csrc/linear/fp8_collective.cu",
+    "csrc/linear/block_order.cuh",
+    "csrc/linear/block_store.cuh",
+    "csrc/linear/fp8_tiles.cu",
+    "csrc/linear/hopper.cuh",
+    "csrc/linear/on_device.cuh",
+    "csrc/linear/row_split.cuh",
+    "csrc/linear/row_store.cuh",
+    "csrc/linear/row_tile.cuh",
+    "csrc/linear/wgmma.cuh",
 )
 
 
@@ -68,19 +73,18 @@ _FP8: Final = Capability(
     launches=1,
     tags={"cuda_graph", "deterministic"},
 )
-_DIRECT: Final = _FP8.replace(accumulations=("fast",), output_row_multiple=1)
+_DIRECT: Final = _FP8.replace(output_row_multiple=1)
 
-
-def _tiles_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
-    return expected_us(config, device, m)
+_UNALIGNED: Final = 1.1
+"""Stores of two bytes instead of sixteen, where N is no multiple of 8."""
 
 
 def _direct_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
-    return expected_us(config, device, m, direct=True)
+    return _UNALIGNED * expected_us(config, device, m)
 
 
 def specs() -> tuple[KernelSpec, ...]:
-    """Give the spec that stores by TMA, and the one that stores elements, for odd N."""
+    """Give the spec whose rows of y begin at 16 bytes, and the one that stores y contiguously."""
     return (
         KernelSpec(
             id="cutlass/linear_fp8",
@@ -88,8 +92,8 @@ def specs() -> tuple[KernelSpec, ...]:
             capability=_FP8,
             load="quantmux_cutlass.linear.fp8:kernel",
             sources=("linear/fp8.py", *_SHARED),
-            summary="FP8, one scale a tensor or a row; persistent tiles, stored by TMA",
-            estimate=_tiles_us,
+            summary="FP8, one scale a tensor or a row, many tokens; persistent tiles by TMA",
+            estimate=expected_us,
         ),
         KernelSpec(
             id="cutlass/linear_fp8_direct",
@@ -97,7 +101,7 @@ def specs() -> tuple[KernelSpec, ...]:
             capability=_DIRECT,
             load="quantmux_cutlass.linear.fp8_direct:kernel",
             sources=("linear/fp8_direct.py", *_SHARED),
-            summary="FP8, one scale a tensor or a row; any N, stored element by element",
+            summary="FP8, one scale a tensor or a row, many tokens; y contiguous for any N",
             estimate=_direct_us,
         ),
     )
