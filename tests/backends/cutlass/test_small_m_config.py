@@ -19,7 +19,7 @@ from quantmux_cutlass.linear.units_small_m import BLOCK, ROW
 KINDS = ("row", "exact", "block")
 NS = (1, 8, 63, 64, 65, 576, 1000, 2112, 4096, 18432, 28672, 152064)
 KS = (16, 128, 144, 1024, 1376, 2048, 7168, 16384, 65536)
-MS = (1, 7, 8, 9, 16, 17, 32, 33, 64, 65, 100, 128)
+MS = (1, 7, 8, 9, 16, 17, 32, 33, 63, 64)
 
 
 def config(scheme, n=576, k=7168, **changes):
@@ -32,10 +32,12 @@ def test_every_cut_is_one_that_the_library_holds(kind):
     for n, k, m in itertools.product(NS, KS, MS):
         cut = cut_for(kind, n=n, k=k, m=m)
         what = (n, k, m, cut)
-        assert (cut.tokens, cut.rows) in FORMS, what
+        assert (cut.tokens, cut.rows, cut.teams) in FORMS, what
         assert cut.tokens >= m, what
-        assert 1 <= cut.splits <= min(16, -(-k // 128)), what
-        assert 1 <= cut.stages <= 64, what
+        assert 1 <= cut.splits <= -(-k // 128), what
+        assert cut.splits * cut.share <= 16, what
+        assert cut.tokens % (8 * cut.share) == 0, what
+        assert cut.least_stages <= cut.stages <= 64, what
         assert cut.shared_bytes(block=kind == "block") <= MOST_SHARED, what
 
 

@@ -104,12 +104,18 @@ def test_a_short_row_of_block_scales_is_refused(library):
     [
         (24, 64, 1, 4, 0),
         (128, 64, 1, 4, 0),
+        (16, 128, 1, 4, 0, 2),  # no such teams
         (16, 64, 0, 4, 0),
         (16, 64, 17, 4, 0),
         (16, 64, 9, 4, 0),  # more splits than blocks of K
+        (64, 64, 8, 3, 0, 1, 4),  # a cluster of 32
+        (16, 64, 2, 4, 0, 1, 4),  # four tokens each
+        (64, 64, 2, 4, 0, 1, 3),
         (16, 64, 2, 0, 0),
+        (16, 64, 2, 1, 0, 2),  # fewer stages than teams
+        (64, 64, 1, 1, 0, 2),  # no room for the sums of the teams
         (16, 64, 2, 65, 0),
-        (128, 128, 1, 8, 0),  # more than the shared memory
+        (64, 128, 1, 10, 0),  # more than the shared memory
     ],
 )
 def test_options_that_no_tile_has_are_refused(library, cut):
@@ -117,20 +123,23 @@ def test_options_that_no_tile_has_are_refused(library, cut):
 
 
 def test_python_and_the_kernel_agree_on_shared_memory(library):
-    for tokens, rows in sorted(FORMS):
+    for tokens, rows, teams in sorted(FORMS):
         for splits in (1, 2, 3, 5, 8):
-            most = max(
-                stages
+            sizes = {
+                stages: Cut(tokens, rows, splits, stages, teams).shared_bytes(block=library.block)
                 for stages in range(1, 65)
-                if _bytes(library, tokens, rows, splits, stages) <= MOST_SHARED
-            )
-            assert passes(status(library, (tokens, rows, splits, most, 0)))
+            }
+            most = max(stages for stages, size in sizes.items() if size <= MOST_SHARED)
+            assert passes(status(library, (tokens, rows, splits, most, 0, teams)))
             if most < 64:
-                assert status(library, (tokens, rows, splits, most + 1, 0)) == OPTION
+                assert status(library, (tokens, rows, splits, most + 1, 0, teams)) == OPTION
 
 
-def _bytes(library, tokens, rows, splits, stages):
-    return Cut(tokens, rows, splits, stages).shared_bytes(block=library.block)
+def test_python_and_the_kernel_agree_on_the_least_stages(library):
+    for tokens, rows, teams in sorted(FORMS):
+        least = Cut(tokens, rows, 1, 1, teams).least_stages
+        assert passes(status(library, (tokens, rows, 1, least, 0, teams)))
+        assert status(library, (tokens, rows, 1, least - 1, 0, teams)) == OPTION
 
 
 def test_a_call_without_rows_or_with_null_pointers_is_answered_before_the_gpu_is_asked(library):

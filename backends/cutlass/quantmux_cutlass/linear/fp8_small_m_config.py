@@ -5,7 +5,7 @@ No torch here: selection asks for expected times.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from quantmux_cutlass.linear.choice import Choice
@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig, LinearConfig
 
-M_MAX: Final = 128
+M_MAX: Final = 64
 """Most tokens: the widest tile. Beyond, weights would be read once more for each tile of tokens."""
 
 Kind = Literal["row", "exact", "block"]
 
 FORMS: Final = frozenset(
-    {(8, 64), (16, 64), (32, 64), (64, 64), (16, 128), (32, 128), (64, 128), (128, 128)}
+    {
+        *((tokens, 64, teams) for tokens in (8, 16, 32, 64) for teams in (1, 2)),
+        *((tokens, 128, 1) for tokens in (16, 32, 64)),
+        (64, 128, 2),
+    }
 )
-"""Tiles that the libraries hold: tokens, rows of the weights (`FORMS` in stream_library.cuh)."""
+"""Tiles that the libraries hold: tokens, rows of the weights, teams; as in stream_library.cuh."""
 
 MOST_SHARED: Final = 227 * 1024
 """Bytes of shared memory that one block of sm_90 may have."""
@@ -44,25 +48,39 @@ class Cut:
     Attributes:
         tokens: Tokens of a tile.
         rows: Rows of the weights of a tile.
-        splits: Blocks of a cluster that share K.
+        splits: Blocks of a cluster that share a tile's K.
         stages: Blocks of 128 of K that are on their way at once.
+        teams: Teams of consumers of a block, which take blocks of K in turn.
+        share: Neighbouring tiles that get x together.
+        pdl: Start beside the kernel before.
     """
 
     tokens: int
     rows: int
     splits: int
     stages: int
+    teams: int = 1
+    share: int = 1
+    pdl: bool = True
 
     def shared_bytes(self, *, block: bool) -> int:
         """Give the shared memory of one block, as ``Shape`` of stream.cuh computes it."""
-        consumers = 2 * self.rows
         registers = self.tokens // 2
         vector = 4 if registers >= 32 else 2
-        owned = -(-registers // vector // self.splits)
+        groups = registers // vector
+        owned = -(-groups // self.teams // self.splits)
         scales = (self.tokens + 4) * 4 if block else 0
         a_stage = (self.rows + self.tokens) * _K_BLOCK + scales + 16
-        inbox = owned * (self.splits - 1) * consumers * vector * 4
+        inbox = self.teams * owned * (self.splits - 1) * 2 * self.rows * vector * 4
         return self.stages * a_stage + inbox + self.tokens * 4 + 8
+
+    @property
+    def least_stages(self) -> int:
+        """Stages in whose memory the sums of the teams can meet."""
+        if self.teams == 1:
+            return 1
+        sums = self.teams * self.rows * self.tokens * 4
+        return max(self.teams, -(-sums // ((self.rows + self.tokens) * _K_BLOCK)))
 
 
 def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
@@ -72,8 +90,9 @@ def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
     exact = config.scheme.accumulation == "exact"
     kind: Kind = "block" if block else "exact" if exact else "row"
     cut = cut_for(kind, n=config.n, k=config.k, m=m, sms=device.sm_count or _SMS)
-    options = (cut.tokens, cut.rows, cut.splits, cut.stages, int(exact and not block))
-    return Choice(BLOCK if block else ROW, options)
+    mode = int(exact and not block)
+    options = (cut.tokens, cut.rows, cut.splits, cut.stages, mode, cut.teams, cut.share)
+    return Choice(BLOCK if block else ROW, options, cut.pdl)
 
 
 def cut_for(kind: Kind, *, n: int, k: int, m: int, sms: int = _SMS) -> Cut:
@@ -86,22 +105,21 @@ def cut_for(kind: Kind, *, n: int, k: int, m: int, sms: int = _SMS) -> Cut:
         m: Tokens.
         sms: Multiprocessors.
     """
-    tokens = next((t for t in (8, 16, 32, 64, 128) if m <= t), M_MAX)
-    rows = 128 if tokens == M_MAX else 64
+    tokens = next((t for t in (8, 16, 32) if m <= t), M_MAX)
+    rows = 64
     k_blocks = -(-k // _K_BLOCK)
     tiles = -(-n // rows)
-    splits = max(1, min(_MOST_SPLITS, k_blocks, round(2 * sms / tiles)))
+    splits = max(1, min(_MOST_SPLITS, k_blocks, sms // tiles))
     return _with_stages(Cut(tokens, rows, splits, -(-k_blocks // splits)), block=kind == "block")
 
 
 def _with_stages(cut: Cut, *, block: bool) -> Cut:
     """Give the cut with as many stages as it needs, or as leave room for the next kernel."""
-    most = _SHARED_FOR_TWO if cut.tokens < M_MAX else MOST_SHARED
-    for stages in range(cut.stages, 1, -1):
-        fewer = Cut(cut.tokens, cut.rows, cut.splits, stages)
-        if fewer.shared_bytes(block=block) <= most:
+    for stages in range(cut.stages, cut.least_stages, -1):
+        fewer = replace(cut, stages=stages)
+        if fewer.shared_bytes(block=block) <= _SHARED_FOR_TWO:
             return fewer
-    return Cut(cut.tokens, cut.rows, cut.splits, min(cut.stages, 2))
+    return replace(cut, stages=cut.least_stages)
 
 
 def expected_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:

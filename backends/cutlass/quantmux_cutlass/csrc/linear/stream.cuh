@@ -16,14 +16,20 @@
 //                      send theirs straight from registers into its shared memory (st.async), and
 //                      its barrier counts the bytes. No workspace, no counter, no second launch.
 //                      The owner adds in the order of ranks: the same bits every time.
+//   neighbours share x Beyond some 32 tokens x is as many bytes as W, once for every 64 rows of W, and
+//                      the L2 cache's rate is the limit. `share` blocks of the cluster with the same
+//                      part of K each ask for a part of x and have it sent to all of them.
+//   teams              Consumers come in teams that take blocks of K in turn, so that products,
+//                      promotions and waits of one hide in those of the other. Their sums meet in
+//                      the ring's memory when it is free.
 //   stores transposed  A thread holds two tokens of one row of W; y wants neighbours in N.
 //                      movmatrix turns 8 x 8 blocks in registers, so that four bytes of y go out
 //                      at a time and a warp fills whole 32-byte sectors.
 //
 // Three ways to add up: `fast` leaves the sum in the tensor core's short accumulator; `exact` adds
 // every 128 of K to fp32 registers; `block` does the same with the scales of x and W on the way.
-// The last two alternate between two sets of accumulators where registers allow, so that the
-// next product runs while this one is promoted.
+// The last two alternate, in a lone warp group, between two sets of accumulators, so that the next
+// product runs while this one is promoted.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -47,32 +53,41 @@ struct Arguments {
   int64_t y_row;
   int m, n, k_blocks;
   int w_by_row, x_by_row, out;
-  int splits, stages;
+  int splits, share, stages;
 };
 
-// Where things lie in dynamic shared memory; host and device compute the same.
-template <int Mode, int BM, int NT>
+// What threads and registers hold, and where things lie in dynamic shared memory.
+template <int Mode, int BM, int NT, int Teams>
 struct Shape {
-  static constexpr int groups_wide = NT / 64;       // consumer warp groups, 64 rows of W each
-  static constexpr int consumers = 128 * groups_wide;
+  static constexpr int wide = NT / 64;             // warp groups of a team, 64 rows of W each
+  static constexpr int team = 128 * wide;          // threads of a team
+  static constexpr int consumers = team * Teams;
   static constexpr int threads = consumers + 32;
-  static constexpr int registers = BM / 2;          // accumulators of a thread
-  static constexpr int vector = registers >= 32 ? 4 : 2;  // sent at a time
+  static constexpr int registers = BM / 2;         // accumulators of a thread
+  static constexpr int vector = registers >= 32 ? 4 : 2;  // of them in a group
   static constexpr int groups = registers / vector;
+  static constexpr int mine = groups / Teams;      // groups that a team finishes
+  static constexpr int piece = team * vector * 4;  // bytes of a group of all threads of a team
   static constexpr int scale_words = Mode == BLOCK ? BM + 4 : 0;  // of a stage: x's, then W's
+  static constexpr bool two_sets = Mode != FAST && threads == 160;
+  static constexpr int blocks = threads <= 288 ? 2 : 1;  // of a multiprocessor, by registers
+  // The teams' sums meet in the ring, once it is free.
+  static constexpr int ring_at_least = Teams > 1 ? Teams * groups * piece : 0;
+  static_assert(groups % Teams == 0, "every team finishes as many groups");
 
   int w, x, inbox, scales, token_scales, barriers, bytes;
 
   __host__ __device__ Shape(int splits, int stages) {
-    int const owned = (groups + splits - 1) / splits;
+    int const owned = (mine + splits - 1) / splits;
     w = 0;
     x = w + stages * NT * BK;
     inbox = x + stages * BM * BK;
-    scales = inbox + owned * (splits - 1) * consumers * vector * 4;
+    scales = inbox + Teams * owned * (splits - 1) * piece;
     token_scales = scales + stages * scale_words * 4;
     barriers = token_scales + BM * 4;
     bytes = barriers + (2 * stages + 1) * 8;
   }
+
 };
 
 // Two neighbours in N of one token, as they are stored.
@@ -85,11 +100,12 @@ __device__ __forceinline__ uint32_t rounded(float low, float high, int out) {
   return *reinterpret_cast<uint32_t const*>(&pair);
 }
 
-template <int Mode, int BM, int NT>
-__global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
+template <int Mode, int BM, int NT, int Teams>
+__global__ void __launch_bounds__(Shape<Mode, BM, NT, Teams>::threads,
+                                  Shape<Mode, BM, NT, Teams>::blocks)
     linear(__grid_constant__ CUtensorMap const w_map, __grid_constant__ CUtensorMap const x_map,
            __grid_constant__ Arguments const arg) {
-  using S = Shape<Mode, BM, NT>;
+  using S = Shape<Mode, BM, NT, Teams>;
   constexpr int R = S::registers, V = S::vector, G = S::groups;
   extern __shared__ __align__(1024) uint8_t memory[];
 
@@ -98,23 +114,25 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
   uint32_t const full = base + at.barriers, empty = full + 8 * arg.stages;
   uint32_t const inbox_full = empty + 8 * arg.stages;
 
-  int const splits = arg.splits, stages = arg.stages;
-  int const tile = blockIdx.x / splits, rank = blockIdx.x - tile * splits;
-  int const n0 = tile * NT, m0 = blockIdx.y * BM;
+  int const splits = arg.splits, share = arg.share, stages = arg.stages;
+  int const size = splits * share;  // blocks of the cluster: `share` neighbours for each split
+  int const cluster = blockIdx.x / size, place = blockIdx.x - cluster * size;
+  int const rank = place / share, neighbour = place - rank * share;
+  int const n0 = (cluster * share + neighbour) * NT, m0 = blockIdx.y * BM;
   int const first = rank * arg.k_blocks / splits;
   int const count = (rank + 1) * arg.k_blocks / splits - first;
   int const warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  int const owned = rank < G ? (G - 1 - rank) / splits + 1 : 0;
+  int const owned = rank < S::mine ? (S::mine - 1 - rank) / splits + 1 : 0;  // by each team
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < stages; ++s) {
       barrier_init(full + 8 * s, Mode == BLOCK ? 33 : 1);
-      barrier_init(empty + 8 * s, S::consumers / 32);
+      barrier_init(empty + 8 * s, share * (S::team / 32));
     }
     barrier_init(inbox_full, 1);
     barrier_init_done();
     if (splits > 1) {
-      barrier_arrive_expect(inbox_full, owned * (splits - 1) * S::consumers * V * 4);
+      barrier_arrive_expect(inbox_full, Teams * owned * (splits - 1) * S::piece);
     }
   }
   if (warp == S::consumers / 32 && lane == 0) {
@@ -122,20 +140,28 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
     prefetch_descriptor(&x_map);
   }
   __syncthreads();
-  if (splits > 1) cluster_arrive();  // this block's barriers may be counted on
+  if (size > 1) cluster_arrive();  // this block's barriers may be counted on
 
   if (warp == S::consumers / 32) {
     // ---- producer ------------------------------------------------------------------------------
     int const ahead = count < stages ? count : stages;
     constexpr uint32_t bytes = (NT + BM) * BK;
     uint64_t const stream_once = evict_first(), keep = evict_last();
+    int const box = BM / share;  // rows of x that this block asks for, for all neighbours
+    auto const neighbours = static_cast<uint16_t>(((1u << share) - 1) << (rank * share));
     auto const ask_w = [&](int i, int s) {
       barrier_arrive_expect(full + 8 * s, bytes);
       copy_box(base + at.w + s * (NT * BK), &w_map, (first + i) * BK, n0, full + 8 * s,
                stream_once);
     };
     auto const ask_x = [&](int i, int s) {
-      copy_box(base + at.x + s * (BM * BK), &x_map, (first + i) * BK, m0, full + 8 * s, keep);
+      uint32_t const to = base + at.x + s * (BM * BK) + neighbour * box * BK;
+      int const column = (first + i) * BK, row = m0 + neighbour * box;
+      if (share == 1) {
+        copy_box(to, &x_map, column, row, full + 8 * s, keep);
+      } else {
+        copy_box_to(neighbours, to, &x_map, column, row, full + 8 * s, keep);
+      }
     };
     auto const ask_scales = [&](int i, int s) {
       if constexpr (Mode == BLOCK) {
@@ -149,7 +175,8 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
           copy_word(to + 4 * j, from, exists);
         }
         if (lane == 0) {
-          copy_word(to + 4 * BM, arg.w_scales + (n0 / 128) * arg.w_scales_row + kb, true);
+          int const row = n0 < arg.n ? n0 / 128 : 0;  // the last neighbours may have no rows
+          copy_word(to + 4 * BM, arg.w_scales + row * arg.w_scales_row + kb, true);
         }
         copies_arrive(full + 8 * s);
       }
@@ -158,6 +185,7 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
       for (int i = 0; i < ahead; ++i) ask_w(i, i);
     }
     __syncwarp();
+    if (share > 1) cluster_wait();  // the neighbours' barriers count what is sent to them
     wait_for_kernel_before();
     if (lane == 0) {
       for (int i = 0; i < ahead; ++i) ask_x(i, i);
@@ -180,20 +208,24 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
         parity ^= 1;
       }
     }
-    if (splits > 1) cluster_wait();
+    if (size > 1 && share == 1) cluster_wait();
     return;
   }
 
   // ---- consumers -------------------------------------------------------------------------------
-  int const group = threadIdx.x / 128;
-  int const row = n0 + 16 * (warp & 3) + 64 * group + lane / 4;  // and row + 8
+  int const team = Teams == 1 ? 0 : threadIdx.x / S::team;
+  int const thread = threadIdx.x - team * S::team;  // of the team
+  int const strip = thread / 128;                   // 64 rows of W
+  int const row = n0 + 64 * strip + 16 * (warp & 3) + lane / 4;  // and row + 8
   float w_scale[2], bias[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     int const n = row + 8 * h;
     bool const exists = n < arg.n;
     w_scale[h] = 1.0f;
-    if constexpr (Mode != BLOCK) w_scale[h] = exists ? __ldg(arg.w_scales + (arg.w_by_row ? n : 0)) : 0.0f;
+    if constexpr (Mode != BLOCK) {
+      w_scale[h] = exists ? __ldg(arg.w_scales + (arg.w_by_row ? n : 0)) : 0.0f;
+    }
     bias[h] = arg.bias != nullptr && exists ? __ldg(arg.bias + n) : 0.0f;
   }
   wait_for_kernel_before();
@@ -205,37 +237,50 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
       token_scales[j] = m < arg.m ? arg.x_scales[arg.x_by_row ? m : 0] : 0.0f;
     }
   }
-  if (splits > 1) cluster_wait();
+  if (size > 1) cluster_wait();
 
   float sum[R];
 #pragma unroll
   for (int i = 0; i < R; ++i) sum[i] = 0.0f;
 
-  int slot = 0;         // of the stage that is waited for next
+  // Block i of K is team i % Teams's.
+  int slot = team;      // of the stage that is waited for next
   uint32_t parity = 0;  // of its phase
   auto const multiply = [&](float(&d)[R], bool add) {
     barrier_wait(full + 8 * slot, parity);
-    uint64_t const a = descriptor(base + at.w + slot * (NT * BK) + group * (64 * BK));
+    uint64_t const a = descriptor(base + at.w + slot * (NT * BK) + strip * (64 * BK));
     uint64_t const b = descriptor(base + at.x + slot * (BM * BK));
     pin(d);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < BK / 32; ++k) wgmma(d, a + 2 * k, b + 2 * k, add || k > 0);
     wgmma_commit();
-    if (++slot == stages) {
-      slot = 0;
+    slot += Teams;
+    if (slot >= stages) {
+      slot -= stages;
       parity ^= 1;
     }
   };
-  int used = 0;  // the stage that is given back next
+  int used = team, used_block = team;  // the stage that is given back next, and what it held
   auto const release = [&] {
     __syncwarp();
-    if (lane == 0) barrier_arrive(empty + 8 * used);
-    if (++used == stages) used = 0;
+    // Where nothing is asked for any more nobody waits, and the block may be gone.
+    if (used_block + stages < count && lane < share) {
+      uint32_t const barrier = empty + 8 * used;
+      if (share == 1) {
+        barrier_arrive(barrier);
+      } else {
+        barrier_arrive_in(address_in(barrier, rank * share + lane));
+      }
+    }
+    used_block += Teams;
+    used += Teams;
+    if (used >= stages) used -= stages;
   };
 
+  int const products = (count - team + Teams - 1) / Teams;
   if constexpr (Mode == FAST) {
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < products; ++i) {
       multiply(sum, i > 0);
       if (i > 0) {
         wgmma_wait<1>();
@@ -266,10 +311,13 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
       }
       release();
     };
-    if constexpr (R <= 32) {
-      float even[R], odd[R];
+    float even[R];
 #pragma unroll
-      for (int i = 0; i < R; ++i) even[i] = odd[i] = 0.0f;
+    for (int i = 0; i < R; ++i) even[i] = 0.0f;
+    if constexpr (S::two_sets) {
+      float odd[R];
+#pragma unroll
+      for (int i = 0; i < R; ++i) odd[i] = 0.0f;
       // No product is under way where a loop turns: ptxas would otherwise wait after each one.
       auto const pair = [&](bool more) {  // `even` is under way before, and after if `more`
         multiply(odd, false);
@@ -284,60 +332,94 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
         promote(odd);
       };
       int i = 0;
-      for (; i + 3 < count; i += 4) {
+      for (; i + 3 < products; i += 4) {
         multiply(even, false);
         pair(true);
         pair(false);
       }
-      if (i + 1 < count) {
+      if (i + 1 < products) {
         multiply(even, false);
         pair(false);
         i += 2;
       }
-      if (i < count) {
+      if (i < products) {
         multiply(even, false);
         wgmma_wait<0>();
         promote(even);
       }
     } else {
-      // Too many registers for two sets; the other warp group fills the gap.
-      float part[R];
-#pragma unroll
-      for (int i = 0; i < R; ++i) part[i] = 0.0f;
-      for (int i = 0; i < count; ++i) {
-        multiply(part, false);
+      // One set leaves room for other warp groups, which fill the gap.
+      for (int i = 0; i < products; ++i) {
+        multiply(even, false);
         wgmma_wait<0>();
-        promote(part);
+        promote(even);
       }
     }
   }
 
-  // ---- the sums of the cluster meet ----------------------------------------------------------------
-  uint32_t const piece = S::consumers * V * 4;  // bytes of a group of registers of all consumers
-  uint32_t const inbox = base + at.inbox + threadIdx.x * (V * 4);
+  // ---- the sums of the teams meet, in the ring: its last bytes have come and been read ------------
+  if (Teams > 1 || Mode != BLOCK) named_barrier(1, S::consumers);
+  if constexpr (Teams > 1) {
+    auto const desk = [&](int owner, int sender, int g) {  // [owner][sender][group of the owner]
+      int const index = (owner * Teams + sender) * S::mine + g / Teams;
+      return reinterpret_cast<float*>(memory + index * S::piece + thread * (V * 4));
+    };
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      if (g % Teams == team) continue;
+      float* const to = desk(g % Teams, team, g);
+#pragma unroll
+      for (int i = 0; i < V; ++i) to[i] = sum[V * g + i];
+    }
+    named_barrier(1, S::consumers);
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      if (g % Teams != team) continue;
+      float total[V];
+#pragma unroll
+      for (int t = 0; t < Teams; ++t) {
+        float const* const from = desk(team, t, g);
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+          float const one = t == team ? sum[V * g + i] : from[i];
+          total[i] = t == 0 ? one : total[i] + one;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < V; ++i) sum[V * g + i] = total[i];
+    }
+  }
+
+  // ---- then those of the splits, over the cluster ------------------------------------------------
+  int const boxes = at.inbox + thread * (V * 4);  // this thread's place in every piece
+  int const rows_of_boxes = (S::mine + splits - 1) / splits;
+  auto const inbox = [&](int g, int sender) {
+    int const slot_of = team * rows_of_boxes + (g / Teams) / splits;
+    return boxes + (slot_of * (splits - 1) + sender) * S::piece;
+  };
   if (splits > 1) {
 #pragma unroll
     for (int g = 0; g < G; ++g) {
-      int const owner = g % splits;
+      if (Teams > 1 && g % Teams != team) continue;
+      int const owner = (g / Teams) % splits;
       if (owner != rank) {
-        int const sender = rank < owner ? rank : rank - 1;
-        uint32_t const to = inbox + ((g / splits) * (splits - 1) + sender) * piece;
+        uint32_t const to = base + inbox(g, rank < owner ? rank : rank - 1);
         float v[V];
 #pragma unroll
         for (int i = 0; i < V; ++i) v[i] = sum[V * g + i];
-        send(address_in(to, owner), address_in(inbox_full, owner), v);
+        int const block = owner * share + neighbour;
+        send(address_in(to, block), address_in(inbox_full, block), v);
       }
     }
     if (owned == 0) return;
-    barrier_wait(inbox_full, 0);
+    barrier_wait_cluster(inbox_full, 0);
   }
-  if constexpr (Mode != BLOCK) named_barrier(1, S::consumers);
 
   bool const pairs =
       (reinterpret_cast<uintptr_t>(arg.y) & 3) == 0 && (arg.y_row & 1) == 0;
 #pragma unroll
   for (int g = 0; g < G; ++g) {
-    if (g % splits != rank) continue;
+    if ((Teams > 1 && g % Teams != team) || (g / Teams) % splits != rank) continue;
     float v[V];
 #pragma unroll
     for (int i = 0; i < V; ++i) v[i] = sum[V * g + i];
@@ -345,10 +427,8 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
       // In the order of ranks, this block's own sum in its place.
       float total[V];
       for (int r = 0; r < splits; ++r) {
-        int const sender = r < rank ? r : r - 1;
-        uint32_t const from = at.inbox + threadIdx.x * (V * 4) +
-                              ((g / splits) * (splits - 1) + sender) * piece;
-        float const* const sent = reinterpret_cast<float const*>(memory + from);
+        float const* const sent =
+            reinterpret_cast<float const*>(memory + inbox(g, r < rank ? r : r - 1));
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           float const one = r == rank ? v[i] : sent[i];
@@ -371,7 +451,7 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT>::threads)
       }
       uint32_t const turned = transpose(rounded(low + bias[h], high + bias[h], arg.out));
       int const m = m0 + 8 * j + lane / 4;
-      int const n = n0 + 64 * group + 16 * (warp & 3) + 8 * h + 2 * (lane & 3);
+      int const n = n0 + 64 * strip + 16 * (warp & 3) + 8 * h + 2 * (lane & 3);
       if (m < arg.m) {
         uint16_t* const to = arg.y + m * arg.y_row + n;
         if (pairs && n + 1 < arg.n) {

@@ -2,9 +2,10 @@
 //
 // Included by one .cu per library, which says whether scales come in blocks (QM_BLOCK 0 or 1).
 //
-// options: 0 tokens of a tile (8, 16, 32, 64, 128)   1 rows of W of a tile (64, 128)
-//          2 blocks that share K, 1 to 16            3 stages of the ring
+// options: 0 tokens of a tile (8, 16, 32, 64)        1 rows of W of a tile (64, 128)
+//          2 blocks that share a tile's K, 1 to 16   3 stages of the ring
 //          4 accumulation: 0 fast, 1 exact           block scales are always exact
+//          5 teams of consumers (0: 1)               6 neighbours that share x: 1 (or 0), 2, 4
 #pragma once
 #include <cuda_runtime.h>
 
@@ -19,30 +20,33 @@ using stream::Arguments;
 using Kernel = void (*)(CUtensorMap, CUtensorMap, Arguments);
 
 struct Form {
-  int mode, bm, nt, threads;
+  int mode, bm, nt, teams, threads;
   Kernel kernel;
   int (*bytes)(int splits, int stages);
+  int ring_at_least;
 };
 
-template <int Mode, int BM, int NT>
+template <int Mode, int BM, int NT, int Teams>
 constexpr Form form() {
-  return {Mode, BM, NT, stream::Shape<Mode, BM, NT>::threads, stream::linear<Mode, BM, NT>,
-          [](int splits, int stages) {
-            return stream::Shape<Mode, BM, NT>(splits, stages).bytes;
-          }};
+  using Shape = stream::Shape<Mode, BM, NT, Teams>;
+  return {Mode, BM, NT, Teams, Shape::threads, stream::linear<Mode, BM, NT, Teams>,
+          [](int splits, int stages) { return Shape(splits, stages).bytes; },
+          Shape::ring_at_least};
 }
 
 #if QM_BLOCK
-#define QM_MODES(BM, NT) form<stream::BLOCK, BM, NT>()
+#define QM_MODES(...) form<stream::BLOCK, __VA_ARGS__>()
 #else
-#define QM_MODES(BM, NT) form<stream::FAST, BM, NT>(), form<stream::EXACT, BM, NT>()
+#define QM_MODES(...) form<stream::FAST, __VA_ARGS__>(), form<stream::EXACT, __VA_ARGS__>()
 #endif
-constexpr Form FORMS[] = {QM_MODES(8, 64),   QM_MODES(16, 64),  QM_MODES(32, 64),
-                          QM_MODES(64, 64),  QM_MODES(16, 128), QM_MODES(32, 128),
-                          QM_MODES(64, 128), QM_MODES(128, 128)};
+constexpr Form FORMS[] = {
+    QM_MODES(8, 64, 1),  QM_MODES(8, 64, 2),  QM_MODES(16, 64, 1),  QM_MODES(16, 64, 2),
+    QM_MODES(32, 64, 1), QM_MODES(32, 64, 2), QM_MODES(64, 64, 1),  QM_MODES(64, 64, 2),
+    QM_MODES(16, 128, 1), QM_MODES(32, 128, 1), QM_MODES(64, 128, 1), QM_MODES(64, 128, 2)};
 
 constexpr int MOST_SHARED = 227 * 1024;  // of a block of sm_90
-constexpr int MOST_SPLITS = 16;
+constexpr int MOST_CLUSTER = 16;         // beyond 8 as the device can place them
+constexpr int MOST_STAGES = 64;
 constexpr int MOST_ROWS = 1 << 30;
 
 struct Plan {
@@ -121,7 +125,8 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   if (misaligned(x, 16) || misaligned(x_scales, 4) || misaligned(y, 2)) return QM_ALIGNMENT;
   Form const& form = plan.form;
   CUtensorMap x_map;
-  int const described = describe(&x_map, x, m, plan.k, x_row, form.bm);
+  int const share = plan.arguments.share;
+  int const described = describe(&x_map, x, m, plan.k, x_row, form.bm / share);
   if (described != QM_OK) return described;
 
   Arguments arguments = plan.arguments;
@@ -142,9 +147,10 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   int const tiles = (arguments.n + form.nt - 1) / form.nt;
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
-  if (arguments.splits > 1) {
+  int const cluster = arguments.splits * share;
+  if (cluster > 1) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count].val.clusterDim.x = static_cast<unsigned>(arguments.splits);
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
     attributes[count].val.clusterDim.y = 1;
     attributes[count].val.clusterDim.z = 1;
     ++count;
@@ -155,7 +161,7 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
     ++count;
   }
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(tiles * arguments.splits),
+  config.gridDim = dim3(static_cast<unsigned>((tiles + share - 1) / share * cluster),
                         static_cast<unsigned>((m + form.bm - 1) / form.bm));
   config.blockDim = dim3(static_cast<unsigned>(form.threads));
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared);
@@ -199,22 +205,26 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   }
 
   int const splits = p.option[2], stages = p.option[3];
+  int const teams = p.option[5] == 0 ? 1 : p.option[5], share = p.option[6] == 0 ? 1 : p.option[6];
   int const mode = QM_BLOCK ? static_cast<int>(stream::BLOCK) : p.option[4];
   Form const* form = nullptr;
   for (Form const& each : FORMS) {
-    if (each.mode == mode && each.bm == p.option[0] && each.nt == p.option[1]) form = &each;
+    bool const same = each.mode == mode && each.bm == p.option[0] && each.nt == p.option[1];
+    if (same && each.teams == teams) form = &each;
   }
-  if (form == nullptr || splits < 1 || splits > MOST_SPLITS || splits > k_blocks || stages < 1) {
-    return QM_OPTION;
-  }
-  if (stages > 64 || form->bytes(splits, stages) > MOST_SHARED) return QM_OPTION;
+  if (form == nullptr || splits < 1 || splits > k_blocks) return QM_OPTION;
+  if (share != 1 && share != 2 && share != 4) return QM_OPTION;
+  if (splits * share > MOST_CLUSTER || form->bm % (8 * share) != 0) return QM_OPTION;
+  if (stages < teams || stages > MOST_STAGES) return QM_OPTION;
+  if (form->bytes(splits, stages) > MOST_SHARED) return QM_OPTION;
+  if (stages * (form->bm + form->nt) * stream::BK < form->ring_at_least) return QM_OPTION;
 
   OnDevice const here(p.device);
   if (here.error() != cudaSuccess) return failed(here.error());
   auto const kernel = reinterpret_cast<void const*>(form->kernel);
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            MOST_SHARED);
-  if (error == cudaSuccess && splits > 8) {
+  if (error == cudaSuccess && splits * share > 8) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
   if (error != cudaSuccess) return failed(error);
@@ -230,6 +240,7 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   plan.arguments.x_by_row = p.x_by_row;
   plan.arguments.out = p.out;
   plan.arguments.splits = splits;
+  plan.arguments.share = share;
   plan.arguments.stages = stages;
   plan.form = *form;
   plan.x_row = p.x_row;

@@ -32,9 +32,24 @@ __device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t
                : "memory");
 }
 
-// Waits until the phase of this parity has completed. Cluster scope: the bytes may come from
-// another block's shared memory.
+// Waits until the phase of this parity has completed.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "AGAIN:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra DONE;\n"
+      "bra AGAIN;\n"
+      "DONE:\n"
+      "}\n" ::"r"(barrier), "r"(parity)
+      : "memory");
+}
+
+// The same where other blocks of the cluster wrote what is read next. Acquiring that far costs an
+// invalidation of the L1 cache each time, so the ring's waits, whose data the TMA unit brings, do
+// without.
+__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -76,6 +91,18 @@ __device__ __forceinline__ void copy_box(uint32_t to, CUtensorMap const* map, in
       : "memory");
 }
 
+// The same into every block of the cluster in `blocks`, to the same offset, counted by the barrier at
+// the same offset there.
+__device__ __forceinline__ void copy_box_to(uint16_t blocks, uint32_t to, CUtensorMap const* map,
+                                            int column, int row, uint32_t barrier,
+                                            uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 // Four bytes, or four zero bytes where there is nothing to read.
 __device__ __forceinline__ void copy_word(uint32_t to, void const* from, bool exists) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
@@ -100,8 +127,10 @@ __device__ __forceinline__ void release_kernel_after() {
 
 // ---- clusters ----------------------------------------------------------------------------------
 
+// Relaxed: what it tells of, initialised barriers, has a fence of its own (barrier_init_done); a
+// release would be a fence of the whole GPU by every thread.
 __device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
 }
 
 __device__ __forceinline__ void cluster_wait() {
@@ -113,6 +142,12 @@ __device__ __forceinline__ uint32_t address_in(uint32_t address, uint32_t rank) 
   uint32_t remote;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
   return remote;
+}
+
+// Arrives at a barrier of any block of the cluster, by its address from `address_in`. It says that
+// a stage may be written again, and orders no stores of this thread.
+__device__ __forceinline__ void barrier_arrive_in(uint32_t remote) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
 }
 
 // Registers into another block's shared memory; its barrier there counts the bytes as they land.
