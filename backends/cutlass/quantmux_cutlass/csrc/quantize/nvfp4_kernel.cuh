@@ -53,7 +53,7 @@ struct GlobalScale {
 };
 
 template <class T, int kLayout, bool kAligned, int kPasses>
-__global__ void __launch_bounds__(kMostThreads, kPasses == 1 ? 8 : 6) quantize_kernel(__grid_constant__ Arguments const p) {
+__global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 ? 4 : kPasses == 1 ? 8 : 6) quantize_kernel(__grid_constant__ Arguments const p) {
   __shared__ uint32_t shared[kMostThreads / 32];
   int32_t const program = p.parts ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
   quantize_thread<T, kLayout, kAligned, kPasses>(p, program, threadIdx.x, Overlap{}, GlobalScale{p, shared});
