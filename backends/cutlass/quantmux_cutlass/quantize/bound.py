@@ -44,7 +44,9 @@ class Plan:
 
     __slots__ = ("_keep", "address", "parts", "quantize", "stream")
 
-    def __init__(self, library: Any, config: QuantizeConfig, index: int, choice: Choice) -> None:
+    def __init__(
+        self, library: Any, config: QuantizeConfig, index: int, choice: Choice, *, pdl: bool
+    ) -> None:
         """Have the library check and digest a config.
 
         Args:
@@ -52,6 +54,7 @@ class Plan:
             config: What is made.
             index: Ordinal of the GPU; -1 for the host.
             choice: Its options.
+            pdl: Whether launches may overlap the kernel before.
 
         Raises:
             LaunchError: The library refuses the config.
@@ -68,7 +71,7 @@ class Plan:
             layout=LAYOUTS[layout.scales],
             device=max(index, 0),
             sms=sms,
-            pdl=1,
+            pdl=int(pdl),
             option=choice.options,
         )
         memory = ctypes.create_string_buffer(library.plan_bytes + _PLAN_ALIGNMENT)
@@ -90,7 +93,8 @@ class Bound:
         config: What is made.
         device: Where it was bound.
         open_library: Gives the library for a GPU's ordinal.
-        choice: Options for the library.
+        choice: Options for the library, and whether launches may overlap the kernel before.
+        pdl: Whether they may at all.
     """
 
     def __init__(
@@ -99,7 +103,10 @@ class Bound:
         device: DeviceProfile,
         open_library: Callable[[int], Any],
         choice: Choice,
+        *,
+        pdl: bool = True,
     ) -> None:
+        self._pdl = pdl and choice.pdl
         self._config = config
         self._device = device
         self._open = open_library
@@ -124,7 +131,8 @@ class Bound:
         with self._lock:
             made = self._plans.get(index)
             if made is None:
-                made = Plan(self._open(index), self._config, index, self._choice)
+                library = self._open(index)
+                made = Plan(library, self._config, index, self._choice, pdl=self._pdl)
                 self._plans[index] = made
             return made
 

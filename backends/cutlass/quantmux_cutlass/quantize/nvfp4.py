@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 
 class NvFp4Quantize:
-    """A kernel that makes NVFP4; see `quantmux.registry.protocol.Producer`."""
+    """A kernel that makes NVFP4; see `quantmux.registry.protocol.Producer`.
+
+    Attributes:
+        pdl: Launches of functions bound from now on may overlap the end of the kernel before
+            (docs/decisions/0010).
+    """
+
+    def __init__(self) -> None:
+        self.pdl = True
 
     def bind(self, config: ProducerConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
         """Give ``fn(x, *, scale=None, global_scale=None, out=None)`` for x [M, n] of any strides.
@@ -47,7 +55,8 @@ class NvFp4Quantize:
                 found = libraries[there] = native.opened((NVFP4,), _device(there))[NVFP4]
             return found
 
-        return Bound(asked, device, open_library, choose(asked, device, 1)).function()
+        bound = Bound(asked, device, open_library, choose(asked, device, 1), pdl=self.pdl)
+        return bound.function()
 
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
         """Open the library, which serves every config and M; without a GPU do nothing."""

@@ -15,6 +15,14 @@ namespace qm_nvfp4 {
 
 constexpr int kMostThreads = 256;
 
+// Programs of 256 threads that a multiprocessor shall have room for: registers are limited so. fp32
+// blocks are twice as large, and one or two of them a thread want more than 32 or 40.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kShare = 3;  // sm_120 has 1536 threads; the conversion there needs few registers
+#else
+constexpr int kShare = 4;
+#endif
+
 // Waits once `known` is known; it is never all ones, so every thread does
 __device__ __forceinline__ void wait_for_the_kernel_before(uint64_t known = 0) {
   asm volatile("{\n.reg .pred known;\nsetp.ne.u64 known, %0, -1;\n@known griddepcontrol.wait;\n}" ::"l"(known) : "memory");
@@ -53,7 +61,7 @@ struct GlobalScale {
 };
 
 template <class T, int kLayout, bool kAligned, int kPasses>
-__global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 ? 4 : kPasses == 1 ? 8 : 6) quantize_kernel(__grid_constant__ Arguments const p) {
+__global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 ? kShare : kPasses == 1 ? 2 * kShare : kShare + 2) quantize_kernel(__grid_constant__ Arguments const p) {
   __shared__ uint32_t shared[kMostThreads / 32];
   int32_t const program = p.parts ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
   quantize_thread<T, kLayout, kAligned, kPasses>(p, program, threadIdx.x, Overlap{}, GlobalScale{p, shared});
