@@ -81,6 +81,9 @@ def linear(n=4096, k=7168, scheme="fp8_channel_token"):
     return LinearConfig(in_features=k, out_features=n, scheme=scheme)
 
 
+NVFP4 = linear(scheme="nvfp4")
+
+
 def rejection(registry, config, device, kernel):
     found = Context(registry, Quarantine()).survey(config, device).rejected[kernel]
     return {str(reason.code): reason for reason in found}
@@ -213,22 +216,22 @@ def test_a_kernel_without_compiler_and_library_is_rejected_with_what_to_install(
 
 
 def test_headers_that_are_too_old_reject_what_needs_newer_ones_only(registry, here):
-    here(replace(TOOLS, headers_version="4.1.0"))
-    found = rejection(registry, linear(), gpu(), "cutlass/linear_fp8")
-    assert "4.1.0" in found["needs_package"].actual
-    assert "needs_package" not in rejection(registry, linear(), gpu(), "cutlass/linear_fp8_small_m")
+    here(replace(TOOLS, headers_version="4.2.0"))
+    found = rejection(registry, NVFP4, gpu("100", "b200"), "cutlass/linear_nvfp4")
+    assert "4.2.0" in found["needs_package"].actual
+    assert "needs_package" not in rejection(registry, linear(), gpu(), "cutlass/linear_fp8")
 
 
 def test_a_kernel_needs_only_the_libraries_that_its_config_chooses(registry, here):
-    offer = next(o for o in catalog.offers() if o.spec.id == "cutlass/linear_fp8")
-    config, device = linear(), gpu()
+    offer = next(o for o in catalog.offers() if o.spec.id == "cutlass/linear_nvfp4")
+    config, device = NVFP4, gpu("100", "b200")
     needed = {u.name for u in availability._needed(offer.spec, offer.units, config, device)}
     assert needed < {unit.name for unit in offer.units}
     here(NO_NVCC, built=needed)
-    assert "needs_tool" not in rejection(registry, config, device, "cutlass/linear_fp8")
+    assert "needs_tool" not in rejection(registry, config, device, "cutlass/linear_nvfp4")
     here(NO_NVCC, built=sorted(needed)[1:])
     assert "needs_tool" in rejection(
-        Registry.of({"cutlass": plugin}), config, device, "cutlass/linear_fp8"
+        Registry.of({"cutlass": plugin}), config, device, "cutlass/linear_nvfp4"
     )
 
 
@@ -250,7 +253,7 @@ def test_for_a_named_gpu_the_compiler_is_assumed_and_listed(here):
 def test_evidence_names_the_compiler_and_the_headers_where_they_count(here):
     here()
     found = {spec.id: spec.versions() for spec in KERNELS}
-    assert found["cutlass/linear_fp8"] == {"nvcc": "13.0.88", "cutlass": "4.5.0"}
+    assert found["cutlass/linear_nvfp4"] == {"nvcc": "13.0.88", "cutlass": "4.5.0"}
     assert found["cutlass/linear_fp8_small_m"] == {"nvcc": "13.0.88"}
     here(NO_NVCC)
     assert KERNELS[0].versions() == {}

@@ -35,8 +35,12 @@ _VARIABLES: Final = ("NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 
 _LOOKS_AT: Final = ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "PATH", VARIABLE, *_VARIABLES)
 
-_GET_NVCC: Final = "install the CUDA toolkit and set CUDA_HOME, or: pip install nvidia-cuda-nvcc"
-_GET_HEADERS: Final = "pip install 'quantmux[cutlass]', or set CUTLASS_PATH to a CUTLASS checkout"
+_GET_NVCC: Final = (
+    "install the CUDA toolkit and set CUDA_HOME, or: pip install nvidia-cuda-nvcc nvidia-cuda-cccl"
+)
+_GET_HEADERS: Final = (
+    "set CUTLASS_PATH to a CUTLASS checkout, or: pip install --no-deps flashinfer-python"
+)
 _GET_HOST: Final = "install g++, or set NVCC_CCBIN to the compiler that nvcc shall use"
 
 
