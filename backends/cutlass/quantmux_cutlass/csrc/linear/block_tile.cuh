@@ -502,20 +502,33 @@ __global__ void __launch_bounds__(kThreads, 1)
           if (kHalves || split_k) {
 #pragma unroll
             for (int i = 0; i < 16; ++i) v[i] = 0.0f;
-            for (int p = 0; p < parts; ++p) {
-              int const at_rank = split_k ? (kHalves ? p / 2 : p) : rank;
-              int const at_group = kHalves ? p % 2 : group;
-              uint32_t const from = cluster_address(
-                  smem.base + (at_group * kWaves * S::kBlocks * 128 + thread) * 16, at_rank);
+            // Four parts are on their way at a time; what is added, and in which order, is fixed.
+            for (int first = 0; first < parts; first += 4) {
+              float4 f[4][4];
 #pragma unroll
-              for (int j = 0; j < 4; ++j) {
-                if (4 * g + j >= S::kBlocks) continue;
-                float4 const f = cluster_load4(from + (w * S::kBlocks + 4 * g + j) * 2048);
-                v[4 * j] += f.x;
-                v[4 * j + 1] += f.y;
-                v[4 * j + 2] += f.z;
-                v[4 * j + 3] += f.w;
+              for (int q = 0; q < 4; ++q) {
+                int const p = first + q;
+                int const at_rank = split_k ? (kHalves ? p / 2 : p) : rank;
+                int const at_group = kHalves ? p % 2 : group;
+                uint32_t const from = cluster_address(
+                    smem.base + (at_group * kWaves * S::kBlocks * 128 + thread) * 16,
+                    p < parts ? at_rank : rank);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                  f[q][j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                  if (4 * g + j >= S::kBlocks || p >= parts) continue;
+                  f[q][j] = cluster_load4(from + (w * S::kBlocks + 4 * g + j) * 2048);
+                }
               }
+#pragma unroll
+              for (int q = 0; q < 4; ++q)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                  v[4 * j] += f[q][j].x;
+                  v[4 * j + 1] += f[q][j].y;
+                  v[4 * j + 2] += f[q][j].z;
+                  v[4 * j + 3] += f[q][j].w;
+                }
             }
           }
           if (last) {
