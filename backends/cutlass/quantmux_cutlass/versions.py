@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from quantmux.errors import QuantmuxError
 from quantmux_cutlass.build.known import know
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from quantmux_cutlass.build.entries import Record
     from quantmux_cutlass.units import Unit
 
+_KEPT_S: Final = 2.0
+"""A selection asks once for every measured row; looking at files each time would take seconds."""
+
+_kept: Final[dict[tuple[Unit, ...], tuple[float, dict[str, str]]]] = {}
+
 
 def compiled_by(units: tuple[Unit, ...]) -> dict[str, str]:
     """Give the versions of nvcc and, where a unit needs them, of the CUTLASS headers.
@@ -19,6 +25,20 @@ def compiled_by(units: tuple[Unit, ...]) -> dict[str, str]:
     Of the libraries that would be loaded; of what would compile them where there are none; {}
     where neither is here.
     """
+    now = time.monotonic()
+    then, known = _kept.get(units, (-_KEPT_S, {}))
+    if now - then >= _KEPT_S:
+        known = _look(units)
+        _kept[units] = now, known
+    return dict(known)
+
+
+def forget() -> None:
+    """Look again at the next question."""
+    _kept.clear()
+
+
+def _look(units: tuple[Unit, ...]) -> dict[str, str]:
     record = next((r for unit in units for t in unit.targets if (r := _record(unit, t))), None)
     toolchain = find_toolchain()
     if record is not None:

@@ -59,6 +59,7 @@ def here(monkeypatch, tmp_path):
 
     def say(tools=TOOLS, built=(), **more):
         options.update(more)
+        versions.forget()
 
         def state(unit, _target):
             return (State.BUILT, "") if unit.name in built else (State.MISSING, "about 9 s")
@@ -257,6 +258,7 @@ def test_evidence_names_the_compiler_and_the_headers_where_they_count(here):
     assert found["cutlass/linear_fp8_small_m"] == {"nvcc": "13.0.88"}
     here(NO_NVCC)
     assert KERNELS[0].versions() == {}
+    versions.forget()
 
 
 def test_libraries_are_one_for_each_unit_and_target(registry, here):
