@@ -1,10 +1,10 @@
 """Which tile multiplies block-scaled FP8 for many tokens: arithmetic over measurements.
 
-The time of a launch is ``start + waves · (steps · step + tile)``. A step is 128 of K of one tile: it
-takes what its products take on the tensor cores, or what its bytes take from the L2, shared by all
-CTAs that run; a tile beyond its steps takes the time to fill the pipeline and to store. Where K is
-divided over a cluster, exchanging the parts comes on top. Nothing is faster than its bytes from
-memory.
+The time of a launch is ``start + waves · (steps · step + tile)``. A step is 128 of K of one tile.
+It takes the longest of three: its products on the tensor cores; its bytes on their way to the
+multiprocessor; one math group's own share of the products and promoting it. A tile beyond its steps
+takes the time to fill the pipeline and to store. Where K is divided over a cluster, exchanging the
+parts comes on top. Nothing is faster than its bytes from memory.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def best_tile(n: int, k: int, m: int, sms: int) -> Tile:
 def candidates(n: int, k: int, m: int, sms: int) -> Iterator[Tile]:
     """Give the tiles that make sense for y [m, n]; the first is always among them."""
     yield Tile(128, 128)
-    steps = -(-k // _STEP)
+    steps = _parts(k, _STEP)
     for rows in _ROWS:
         if rows > 128 and m <= 128:
             continue
@@ -112,58 +112,64 @@ def candidates(n: int, k: int, m: int, sms: int) -> Iterator[Tile]:
                 yield Tile(rows, columns, SHARE_W, 2)
             if n > columns:
                 yield Tile(rows, columns, SHARE_X, 2)
-            tiles = -(-m // rows) * -(-n // columns)
+            tiles = _parts(m, rows) * _parts(n, columns)
             for parts in range(2, 9):
                 if steps >= 2 * parts and tiles * parts <= 2 * sms:
                     yield Tile(rows, columns, SPLIT_K, parts)
 
 
-_START_US: Final = 2.5
+_CLUSTERS: Final = {1: 132, 2: 66, 3: 40, 4: 30, 5: 24, 6: 20, 7: 16, 8: 14}
+"""CTAs of a cluster → clusters that an H200 runs at a time; they lie within groups of SMs."""
+
+_START_US: Final = 3.0
 """Launch, first loads, last stores."""
 
-_TILE_US: Final = 0.5
+_TILE_US: Final = 0.6
 """A tile beyond its steps: the pipeline's end, stores."""
 
-_EXCHANGE_US: Final = 1.0
+_EXCHANGE_US: Final = 1.3
 """Parts of K through the shared memory of a cluster."""
 
-_MATH: Final = {64: 0.80, 128: 0.85, 256: 0.85}
-"""Rows of a tile → share of the tensor cores' peak that its steps reach out of the L2."""
+_PRODUCTS_US: Final = 4096 * 1.45e3
+"""Products of one multiprocessor, per µs, that a step reaches on a busy H200 …"""
 
-_PEAK: Final = 8192.0 * 1.755e3
-"""FP8 operations of one multiprocessor, per µs, at the clock of a busy H200."""
+_TWO_SCALES: Final = 1.08
+"""… and how much longer it takes where a tile may lie over two of w's scales."""
 
-_LEAST_STEP_US: Final = 0.06
-"""A step of the smallest tile."""
+_PROMOTE_US: Final = 0.17
+"""What a math group needs beside its products for 64 rows of a step."""
 
-_L2_BYTES_US: Final = 5.5e6
-"""What the L2 gives all multiprocessors, bytes per µs …"""
-
-_SM_BYTES_US: Final = 6.0e4
-"""… and one of them."""
+_BYTES_US: Final = 8.2e4
+"""Bytes that reach the shared memory of one multiprocessor, per µs."""
 
 _MEMORY_BYTES_US: Final = 4.0e6
 
 
 def tile_us(tile: Tile, n: int, k: int, m: int, sms: int) -> float:
     """Give the time to expect of a tile for y [m, n], µs."""
-    down, across = -(-m // tile.rows), -(-n // tile.columns)
-    parts = tile.cluster if tile.sharing == SPLIT_K else 1
+    down, across = _parts(m, tile.rows), _parts(n, tile.columns)
     if tile.sharing == SHARE_W:
-        down += down % 2
+        down = _parts(down, 2)
     elif tile.sharing == SHARE_X:
-        across += across % 2
-    blocks = down * across * parts
-    steps = -(-(-(-k // _STEP)) // parts)
-    rows = tile.rows / (2 if tile.sharing == SHARE_X else 1)
-    columns = tile.columns / (2 if tile.sharing == SHARE_W else 1)
-    bytes_of_step = (rows + columns) * _STEP
-    step = max(
-        2 * _STEP * tile.rows * tile.columns / (_PEAK * _MATH[tile.rows]),
-        bytes_of_step * min(blocks, sms) / _L2_BYTES_US,
-        bytes_of_step / _SM_BYTES_US,
-        _LEAST_STEP_US,
-    )
-    after = _TILE_US + (_EXCHANGE_US if parts > 1 else 0.0)
-    us = -(-blocks // sms) * (steps * step + after)
-    return _START_US + max(us, (n * k + m * k + 2 * m * n) / _MEMORY_BYTES_US)
+        across = _parts(across, 2)
+    split = tile.cluster if tile.sharing == SPLIT_K else 1
+    steps = _parts(_parts(k, _STEP), split)
+    clusters = _CLUSTERS[tile.cluster] * sms // _SMS or 1
+    after = _TILE_US + (_EXCHANGE_US if split > 1 else 0.0)
+    us = _parts(down * across, clusters) * (steps * _step_us(tile) + after)
+    # the last term prefers less work among tiles that memory makes equal
+    return _START_US + max(us, (n * k + m * k + 2 * m * n) / _MEMORY_BYTES_US) + 0.02 * us
+
+
+def _step_us(tile: Tile) -> float:
+    """Give the time of 128 of K of one tile, µs."""
+    products = tile.rows * tile.columns * _STEP / _PRODUCTS_US
+    if 128 % tile.columns:
+        products *= _TWO_SCALES
+    # a group's own share: half of the rows, or with 64 rows every other step
+    alone = products / 2 + _PROMOTE_US * (tile.rows / 128)
+    return max(products, alone, (tile.rows + tile.columns) * _STEP / _BYTES_US)
+
+
+def _parts(size: int, part: int) -> int:
+    return -(-size // part)
