@@ -278,9 +278,8 @@ def test_a_status_becomes_an_error_that_tells_whether_the_context_is_lost(
 def test_a_plan_that_the_library_refuses_is_an_error_with_what_was_asked(
     bound: Callable[..., Bound],
 ) -> None:
-    layer = bound((0, 0, 0, 0, 0, 8))
     with pytest.raises(LaunchError, match="the driver refused a TMA descriptor") as caught:
-        layer.fn(layer.q)
+        bound((0, 0, 0, 0, 0, 8))  # when it is bound, where another kernel can still be taken
     assert "[0, 0, 0, 0, 0, 8, 0]" in str(caught.value)
 
 
@@ -304,6 +303,8 @@ def test_threads_that_meet_new_ms_at_once_agree_and_make_each_plan_once(
     unit = layer.library.unit
     kernel = CutlassLinear("test", lambda *given: Choice(unit, (0, given[2])))
     fn = kernel.bind(layer.config, layer.prepared, host)
+    wide = QuantizeConfig(operand=layer.producer.operand, n=K, padded_n=K + 48)
+    parts += [quantize(layer.x[:m], wide) for m in range(1, M + 1)]  # of a layout not met at bind
     plans, start, wrong = layer.library.plans, Barrier(8), []
 
     def work() -> None:
@@ -319,4 +320,5 @@ def test_threads_that_meet_new_ms_at_once_agree_and_make_each_plan_once(
     for thread in threads:
         thread.join()
     assert not wrong
-    assert layer.library.plans - plans == M
+    # M = 3 and 5 are no samples, so their choices are new; and all of the second layout
+    assert layer.library.plans - plans == 2 + M

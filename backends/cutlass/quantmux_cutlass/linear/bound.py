@@ -5,8 +5,10 @@ allocates y, and calls ``qm_run`` with addresses. Where a cheap question has ano
 expected, the whole check says what is wrong, or that nothing is.
 
 Addresses are read anew in every call, since tensors move; plans hold what cannot: the weights,
-their scales and bias, widths and options. A plan is made at the first call with an M (some tens of
-µs, no memory of the device, legal while a stream is captured) and shared by all threads.
+their scales and bias, widths and options. Those for the layout that the join asks of a producer are
+made when the layer is bound: what a library refuses is found out there, and the driver loads every
+function that a call may launch before some call is captured. Another layout's are made at its first
+call. All threads share them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from quantmux.config.layouts import round_up
+from quantmux.dispatch.join import required_input
 from quantmux.errors import InputError, LayoutError, ShapeError
 from quantmux.ops.quantized import DATA_DTYPES, DTYPES, QuantizedTensor
 from quantmux_cutlass import abi, native
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 _READABLE: Final = {"nvfp4": ("swizzled_128x4",), "group": tuple(abi.COLUMNS)}
 """Scale layouts of x that libraries are told of or take for granted; other kinds have one only."""
 
+_USUAL: Final = {"tensor": "scalar", "row": "row_major", "group": "col_major_aligned4"}
 _MOST: Final = 4096
 """Plans, or layouts of x, that a layer keeps before it begins anew; far more than are in use."""
 
@@ -57,7 +61,9 @@ def bound_linear(
     kernel: CutlassLinear, config: LinearConfig, prepared: PreparedWeights, device: DeviceProfile
 ) -> Callable[..., torch.Tensor]:
     """Give ``fn(q, *, out=None) -> y`` [M, N]; see `CutlassLinear.bind`."""
-    return call_of(Layer(kernel, config, prepared, device))
+    layer = Layer(kernel, config, prepared, device)
+    layer.make_plans()
+    return call_of(layer)
 
 
 def call_of(layer: Layer) -> Callable[..., torch.Tensor]:
@@ -114,8 +120,24 @@ class Layer:
         self.libraries = libraries
         self._sms = device.sm_count or _multiprocessors(self.home)
 
+    def make_plans(self) -> None:
+        """Make the plans of all choices for an x as the join has it made.
+
+        Raises:
+            LaunchError: A library refuses what it is chosen for.
+        """
+        usual = _USUAL.get(self.activation.block.kind, "row_major")
+        scales = "swizzled_128x4" if self.is_nvfp4 else usual
+        base = 2 * ALIGNMENT if self.is_nvfp4 else ALIGNMENT
+        made = required_input(self.activation, self.k, scales, base, 1, self.config.in_dtype)
+        if made is None:
+            return
+        reads = self._known(made.layout)
+        for choice in dict.fromkeys(self.choices.values()):
+            reads.made[choice] = self._new_plan(made.layout, choice)
+
     def plan(self, reads: _Reads, m: int) -> native.Plan:
-        """Give the plan for M rows of x in a layout; made once."""
+        """Give the plan for M rows of x in a layout; made once for a choice."""
         with self._lock:
             choice = self._choice(m)
             found = reads.made.get(choice)
