@@ -65,7 +65,14 @@ def _made(unit: Unit, target: str, order: BuildOrder) -> LibraryMade:
     )
     entry = made.entry if order.into is None else export(unit, target, order.into)
     record = entry.record
-    return LibraryMade(entry.library, record.seconds, record.memory_mib, record.bytes, not made.now)
+    return LibraryMade(
+        entry.library,
+        record.seconds,
+        record.memory_mib,
+        record.bytes,
+        was_there=not made.now,
+        cpu_seconds=record.cpu_seconds,
+    )
 
 
 class _StopWith(Stop):

@@ -288,6 +288,7 @@ def _result_dict(result: LibraryResult) -> dict[str, Any]:
         "state": result.state,
         "path": None if made is None else str(made.path),
         "seconds": None if made is None else made.seconds,
+        "cpu_seconds": None if made is None else made.cpu_seconds,
         "memory_mib": None if made is None else made.memory_mib,
         "bytes": None if made is None else made.bytes,
         "error": None if error is None else error.to_dict(),

@@ -55,6 +55,7 @@ class LibraryMade:
         memory_mib: Memory that the compiler's largest process held, MiB; 0 when not known.
         bytes: Size of the file.
         was_there: Nothing was compiled.
+        cpu_seconds: CPU seconds of the compiler; 0 when not known.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class LibraryMade:
     memory_mib: int = 0
     bytes: int = 0
     was_there: bool = False
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
