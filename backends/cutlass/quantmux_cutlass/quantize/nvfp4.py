@@ -9,6 +9,7 @@ import torch
 from quantmux.config import QuantizeConfig
 from quantmux.errors import ConfigError
 from quantmux_cutlass import native
+from quantmux_cutlass.instructions import require_instruction
 from quantmux_cutlass.quantize.bound import Bound
 from quantmux_cutlass.quantize.nvfp4_config import choose
 from quantmux_cutlass.quantize.units import NVFP4
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from quantmux.config.layers import ProducerConfig
     from quantmux.ops.quantized import QuantizedTensor
     from quantmux.registry.protocol import CompiledCode
+
+
+_CONVERTS: Final = r"F2FP\..*E2M1.*"
+"""The instruction of sm_100 and sm_120."""
 
 
 class NvFp4Quantize:
@@ -69,12 +74,14 @@ class NvFp4Quantize:
         """Give the machine code of the library for ``arch``.
 
         Raises:
-            BuildError: The compiler refuses, or is not here.
+            BuildError: The compiler refuses or is not here, or the code for a GPU that converts to
+                e2m1 by an instruction does it otherwise.
         """
         from quantmux_cutlass.compile_ahead import compiled
 
         _quantize_config(config)
-        return [compiled(NVFP4, arch)]
+        code = compiled(NVFP4, arch)
+        return [code if code.target == "sm_90a" else require_instruction(code, _CONVERTS)]
 
     def compiled_variants(self) -> int:
         """Give how many libraries this process has opened, of all kernels of this backend."""

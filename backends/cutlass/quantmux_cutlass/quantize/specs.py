@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _SOURCES = (
     "abi.py",
+    "instructions.py",
     "interfaces.py",
     "native.py",
     "units.py",
