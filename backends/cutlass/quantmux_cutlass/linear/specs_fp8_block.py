@@ -58,7 +58,6 @@ _BLOCK: Final = Capability(
         ),
     ),
     takes_padded_n=True,
-    takes_padded_m=True,
     pad_k_to=16,
     in_dtypes=("bf16", "fp16", "fp32"),
     out_dtypes=("bf16", "fp16"),
