@@ -22,9 +22,10 @@ from quantmux.ops.linear.tolerance import compare, linear_magnitude
 from quantmux.ops.quantize.reference import quantize
 from quantmux.ops.quantized import DTYPES
 from quantmux.ops.spec import Case
-from quantmux_cutlass.linear.bound import Layer, call_of
+from quantmux_cutlass.linear.bound import call_of
 from quantmux_cutlass.linear.choice import Choice
 from quantmux_cutlass.linear.consumer import CutlassLinear
+from quantmux_cutlass.linear.layer import Layer
 from quantmux_cutlass.linear.padding import padded_k16
 
 if TYPE_CHECKING:

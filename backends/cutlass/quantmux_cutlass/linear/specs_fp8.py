@@ -22,6 +22,7 @@ _SHARED: Final = (
     "linear/bound.py",
     "linear/choice.py",
     "linear/consumer.py",
+    "linear/layer.py",
     "linear/outputs.py",
     "linear/padding.py",
     "linear/fp8_config.py",

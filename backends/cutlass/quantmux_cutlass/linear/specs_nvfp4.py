@@ -46,6 +46,7 @@ _SOURCES: Final = (
     "linear/bound.py",
     "linear/choice.py",
     "linear/consumer.py",
+    "linear/layer.py",
     "linear/nvfp4.py",
     "linear/nvfp4_config.py",
     "linear/nvfp4_weights.py",
