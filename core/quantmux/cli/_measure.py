@@ -133,7 +133,8 @@ class Runner:
         selection = self._context.select(
             entry.config, self._device, layer=entry.name, call_overrides=self._overrides
         )
-        bound = bind(selection, weights, context=self._context, layer=entry.name)
+        # "run" speaks of the kernels that were chosen, so it has time for their compilers
+        bound = bind(selection, weights, context=self._context, layer=entry.name, wait=True)
         bound.warmup(self._tokens)
         return [self._measure(entry, weights, bound, m) for m in self._tokens]
 
