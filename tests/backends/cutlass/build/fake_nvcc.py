@@ -56,6 +56,10 @@ def main() -> int:
         time.sleep(float(mood.partition(":")[2]))
         child.kill()
         child.wait()
+    if mood.startswith("gate:"):
+        gate = Path(mood.removeprefix("gate:"))
+        while not gate.exists():
+            time.sleep(0.02)
     if mood == "error":
         say("warning: many words\n" * 20 + 'source.cu(3): error: identifier "x" is undefined')
         return 1

@@ -152,7 +152,7 @@ def test_what_is_not_right_never_reaches_the_cache(machine, mood, code, says):
 def test_a_compiler_that_takes_too_long_is_ended_with_its_children(machine):
     machine.mood("sleep:30")
     with pytest.raises(BuildError) as caught:
-        make(machine.unit(), "90a", timeout=1.5)
+        make(machine.unit(), "90a", timeout=5)
     assert caught.value.code == "timeout"
     child = int(machine.log.with_suffix(".child").read_text())
     until(lambda: not alive(child))
@@ -192,23 +192,28 @@ def test_a_cache_that_cannot_be_written_is_told_of(machine, options, tmp_path):
     assert str(file) in str(error)
 
 
-def test_two_processes_make_one_library_together(machine):
-    machine.mood("sleep:1")
+def test_two_processes_make_one_library_together(machine, tmp_path):
+    gate, told = tmp_path / "gate", [tmp_path / "first", tmp_path / "second"]
+    machine.mood(f"gate:{gate}")
     code = (
-        "phases = []\n"
-        "path = build_now(unit, '90a', progress=lambda event: phases.append(event.phase))\n"
-        "print(path, *phases)\n"
+        "import pathlib\n"
+        "file = pathlib.Path({!r}).open('w', buffering=1)\n"
+        "path = build_now(unit, '90a', progress=lambda event: print(event.phase, file=file))\n"
+        "print(path)\n"
     )
-    both = [machine.python(code) for _ in range(2)]
-    outputs = []
-    for process in both:
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        outputs.append(out.split())
+    both = [machine.python(code.format(str(file))) for file in told]
+
+    def phases():
+        return [file.read_text().split() if file.exists() else [] for file in told]
+
+    until(lambda: sum("waiting" in words for words in phases()) == 1, seconds=60)
+    assert sum("compiling" in words for words in phases()) == 1
+    gate.touch()
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
     assert machine.compiled == 1
-    assert sorted(words[-1] for words in outputs) == ["done", "present"]
-    assert any("waiting" in words for words in outputs)
+    assert sorted(words[-1] for words in phases()) == ["done", "present"]
 
 
 def test_without_locks_on_the_disk_two_processes_still_give_one_whole_library(machine, monkeypatch):

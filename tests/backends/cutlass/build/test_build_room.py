@@ -27,11 +27,9 @@ def test_jobs_are_limited_by_cores_and_by_memory(gib, available, cores, jobs):
     assert jobs_here(gib, available=available, cores=cores) == jobs
 
 
-def most_at_once(monkeypatch, tmp_path, *, available, cores, gib, count, jobs=None):
+def most_at_once(tmp_path, *, gib, count, jobs, expected):
     """Run so many holders of room, and give how many held it at the same time."""
-    monkeypatch.setattr(room, "available_gib", lambda: available)
-    monkeypatch.setattr(room, "cores_here", lambda: cores)
-    place, stop, lock = Room(), Stop(), threading.Lock()
+    place, stop, lock, full = Room(), Stop(), threading.Lock(), threading.Event()
     now, most = 0, 0
 
     def hold():
@@ -40,7 +38,10 @@ def most_at_once(monkeypatch, tmp_path, *, available, cores, gib, count, jobs=No
             with lock:
                 now += 1
                 most = max(most, now)
-            time.sleep(0.05)
+                if now == expected:
+                    full.set()
+            full.wait(20)  # until as many hold it as should
+            time.sleep(0.3)  # and one too many would have come
             with lock:
                 now -= 1
 
@@ -56,6 +57,7 @@ def most_at_once(monkeypatch, tmp_path, *, available, cores, gib, count, jobs=No
     ("available", "cores", "gib", "jobs", "most"),
     [
         (22.5, 16, 6.0, None, 3),  # 18.5 GiB to spend
+        (22.5, 16, 6.0, 6, 3),  # asked for more than there is room for
         (5.0, 16, 6.0, None, 1),
         (500.0, 2, 0.5, None, 2),
         (500.0, 16, 0.5, 3, 3),
@@ -65,9 +67,9 @@ def most_at_once(monkeypatch, tmp_path, *, available, cores, gib, count, jobs=No
 def test_no_more_compilers_at_once_than_there_is_room_for(
     monkeypatch, tmp_path, available, cores, gib, jobs, most
 ):
-    found = most_at_once(
-        monkeypatch, tmp_path, available=available, cores=cores, gib=gib, count=6, jobs=jobs
-    )
+    monkeypatch.setattr(room, "available_gib", lambda: available)
+    monkeypatch.setattr(room, "cores_here", lambda: cores)
+    found = most_at_once(tmp_path, gib=gib, count=most + 1, jobs=jobs, expected=most)
     assert found == most
 
 

@@ -13,6 +13,7 @@ from quantmux.capability.arch import Arch
 from quantmux.errors import BuildError, ConfigError, NotBuiltError
 from quantmux_cutlass.build import library as loading
 from quantmux_cutlass.build import maker, toolchain
+from quantmux_cutlass.build.known import know
 from quantmux_cutlass.build.library import library
 from quantmux_cutlass.build.maker import build_now
 from quantmux_cutlass.build.making import make
@@ -188,6 +189,14 @@ def test_another_library_under_the_name_of_this_one_is_found_out(machine, option
     found = library(unit, "90a", 0)
     assert (found.about["name"], found.about["targets"]) == ("tiny", "90a")
     assert machine.compiled == 3
+
+
+def test_a_library_in_a_folder_that_was_renamed_is_not_taken_for_another(machine):
+    entry = make(machine.unit(), "90a").entry
+    (machine.sources / "tiny.cuh").write_text("#define TINY_VALUE 6.0f\n")
+    entry.folder.rename(know(machine.unit(), "90a").cache / know(machine.unit(), "90a").name)
+    assert state_of(machine.unit(), "90a")[0] is State.MISSING
+    assert make(machine.unit(), "90a").now
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1}'])
