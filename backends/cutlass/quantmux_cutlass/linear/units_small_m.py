@@ -11,6 +11,8 @@ ROW: Final = Unit(
     source="csrc/linear/fp8_stream.cu",
     targets=("90a",),
     self_test="quantmux_cutlass.linear.self_test:fp8_row",
+    # a cluster that shares K, and teams that share x; with either way of adding up
+    test_options=((16, 64, 3, 2, 0, 1, 1), (64, 128, 1, 3, 1, 2, 2)),
     seconds=9.0,
     memory_gib=0.3,
 )
@@ -21,6 +23,7 @@ BLOCK: Final = Unit(
     source="csrc/linear/fp8_block_stream.cu",
     targets=("90a",),
     self_test="quantmux_cutlass.linear.self_test:fp8_block",
+    test_options=((16, 64, 3, 2, 0, 1, 1), (64, 128, 1, 3, 0, 2, 2)),
     seconds=6.0,
     memory_gib=0.3,
 )
