@@ -35,7 +35,10 @@ def flags() -> tuple[str, ...]:
 
 def gencode(target: str) -> list[str]:
     """Give the flags for a target: one set of machine code for each of its parts, no PTX."""
-    return [f"-gencode=arch=compute_{part},code=sm_{part}" for part in target.split("+")]
+    parts = target.split("+")
+    codes = [f"-gencode=arch=compute_{part},code=sm_{part}" for part in parts]
+    # nvcc compiles the parts side by side; what comes out is the same
+    return codes if len(parts) == 1 else [*codes, f"--threads={len(parts)}"]
 
 
 def definitions(unit: Unit, target: str, digest: str) -> list[str]:

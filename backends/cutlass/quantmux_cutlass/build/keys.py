@@ -10,6 +10,7 @@ are compiled into the library, which is therefore found out under a wrong name.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def source_digest(unit: Unit, target: str) -> str:
     """
     with _lock:
         known = _sources.get((unit, target))
-        if known is not None and all(_stamp(Path(stamp[0])) == stamp for stamp in known[0]):
+        if known is not None and all(_stamp(stamp[0]) == stamp for stamp in known[0]):
             return known[1]
         closure = _closure(PACKAGE / unit.source)
         parts = [unit.name, unit.source, target, f"abi {abi.VERSION}", *flags()]
@@ -137,7 +138,7 @@ def _closure(source: Path) -> list[_File]:
 
 
 def _read(path: Path) -> _File:
-    stamp = _stamp(path)
+    stamp = _stamp(str(path))
     known = _files.get(str(path))
     if known is not None and known.stamp == stamp:
         return known
@@ -156,12 +157,12 @@ def _read(path: Path) -> _File:
     return file
 
 
-def _stamp(path: Path) -> _Stamp:
+def _stamp(path: str) -> _Stamp:
     try:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116 - asked a dozen times per library and selection
     except OSError:
-        return (str(path), -1, -1)
-    return (str(path), stat.st_size, stat.st_mtime_ns)
+        return (path, -1, -1)
+    return (path, stat.st_size, stat.st_mtime_ns)
 
 
 def _digest(data: bytes) -> str:

@@ -105,6 +105,10 @@ def read(arguments):
             parts.append(found[1])
         elif found := DEFINE.match(argument):
             macros[found[1]] = found[2]
+        elif argument.startswith("--threads="):
+            threads = int(argument.partition("=")[2])
+            if threads != len(parts):
+                sys.exit(refuse(f"{threads} threads for {len(parts)} architectures"))
         elif argument.startswith("-I"):
             folders.append(Path(argument[2:]))
         elif argument.startswith("--keep-dir="):
