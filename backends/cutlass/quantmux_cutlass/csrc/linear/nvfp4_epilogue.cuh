@@ -1,5 +1,6 @@
-// A leaf of CUTLASS's epilogue tree: alpha = RN(g_x * g_w), from two scalars in device memory.
+// Two nodes of the epilogue's tree, which gives y = round(alpha * sum + bias).
 //
+// GlobalScales, a leaf: alpha = RN(g_x * g_w), from two scalars in device memory.
 // NVFP4 has two levels of scales. Those of 16 values are multiplied in by the tensor core; one
 // fp32 multiplier for all of x and one for all of w are left for the epilogue. Both live on the
 // device: x's is written by the quantizer that ran just before, so its value must not pass through
@@ -12,9 +13,13 @@
 // batches reads later, but on sm100 the epilogue's warps start it while the loading warp may still
 // be waiting. So this leaf waits itself, in the threads that read: the instruction costs nothing
 // once the grid in front has ended, and these warps are idle until the first tile is multiplied.
+//
+// ScaleAddRound, the root: bf16 and fp16 are both 16 bits wide and TMA only moves bits, so which of
+// them is a number at run time: one kernel, one compilation, for both.
 #pragma once
 #include "cutlass/arch/grid_dependency_control.h"
-#include "cutlass/epilogue/fusion/sm90_visitor_tma_warpspecialized.hpp"
+#include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
+#include "cutlass/numeric_conversion.h"
 
 namespace quantmux {
 
@@ -75,6 +80,37 @@ struct GlobalScales {
     // and read it ahead of the wait.
     float const g_x = *static_cast<float const volatile*>(params->x);
     return Store(__fmul_rn(g_x, *params->w));
+  }
+};
+
+// Which 16 bits the result has.
+struct OutputType {
+  int half = 0;  // 0 bf16, 1 fp16
+};
+
+template <class T>
+struct ScaleAddRound {
+  using Arguments = OutputType;
+};
+
+// round(alpha * sum + bias), in fp32 until the one rounding. Values travel as bf16_t whatever they
+// are; only the bits matter from here on.
+template <int kSize>
+struct ScaleAddRound<cutlass::Array<float, kSize>> {
+  using Arguments = OutputType;
+  using Floats = cutlass::Array<float, kSize>;
+  using Bits = cutlass::Array<cutlass::bfloat16_t, kSize>;
+  CUTLASS_HOST_DEVICE Bits operator()(Floats const& alpha, Floats const& sum, Floats const& bias,
+                                      OutputType const& output) const {
+    cutlass::multiply_add<Floats> fused;
+    Floats const y = fused(alpha, sum, bias);
+    if (output.half) {
+      cutlass::NumericArrayConverter<cutlass::half_t, float, kSize> round;
+      auto const rounded = round(y);
+      return reinterpret_cast<Bits const&>(rounded);
+    }
+    cutlass::NumericArrayConverter<cutlass::bfloat16_t, float, kSize> round;
+    return round(y);
   }
 };
 

@@ -53,10 +53,9 @@
 #include "cutlass/numeric_types.h"
 #include "cutlass/version.h"
 
-#include "linear/collective_epilogue.cuh"
-#include "linear/collective_launch.cuh"
 #include "linear/nvfp4_checks.cuh"
 #include "linear/nvfp4_epilogue.cuh"
+#include "linear/nvfp4_launch.cuh"
 
 // 4.3.5 works around a driver that encodes descriptors of small tensors wrongly on Blackwell.
 #if CUTLASS_MAJOR * 10000 + CUTLASS_MINOR * 100 + CUTLASS_PATCH < 40305
@@ -106,10 +105,10 @@ using Finish = cutlass::epilogue::TmaWarpSpecialized1Sm;
 #endif
 
 // round(alpha * sum + bias): one fused multiply-add in fp32, one conversion
-using Bias = fusion::Sm90RowBroadcast<0, OwnTile, float, float, Stride<_0, _1, int64_t>>;
-using Last = fusion::Sm90EVT<
-    fusion::Sm90Compute<ScaleAddRound, Out, float, cutlass::FloatRoundStyle::round_to_nearest>,
-    GlobalScales, fusion::Sm90AccFetch, Bias>;
+using Bias = tree::Sm90RowBroadcast<0, OwnTile, float, float, Stride<_0, _1, int64_t>>;
+using Last = tree::Sm90EVT<
+    tree::Sm90Compute<ScaleAddRound, Out, float, cutlass::FloatRoundStyle::round_to_nearest>,
+    GlobalScales, tree::Sm90AccFetch, Bias>;
 
 using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
     Arch, cutlass::arch::OpClassBlockScaledTensorOp, Tile, Cluster,
@@ -135,7 +134,6 @@ static_assert(Kernel::SharedStorageSize <= (QM_SM == 120 ? 99 : 227) * 1024,
 
 struct Plan {
   QmProblem problem;
-  cutlass::KernelHardwareInfo hardware;
   int k;  // columns that are multiplied: K rounded up to whole 16 bytes of codes
 };
 
@@ -165,7 +163,8 @@ typename Kernel::Arguments arguments(Plan const& plan, void const* x, int64_t x_
   args.epilogue.thread = {globals, {}, bias, OutputType{p.out}};
   args.epilogue.ptr_D = static_cast<Out*>(y);
   args.epilogue.dD = y_stride;
-  args.hw_info = plan.hardware;
+  args.hw_info.device_id = p.device;
+  args.hw_info.sm_count = p.sms;
   return args;
 }
 
@@ -191,11 +190,11 @@ QM_API int qm_plan(QmProblem const* problem, void* plan) {
   if (!problem || !plan) return QM_NULL;
   if (!aligned(plan, 64)) return QM_ALIGNMENT;
   if (int bad = check_problem(*problem)) return bad;
+  if (int bad = quantmux::prepare_kernel<Kernel>(problem->device)) return bad;
   auto& made = *static_cast<Plan*>(plan);
   made.problem = *problem;
   made.k = static_cast<int>(up(problem->k, kRowCodes));
-  // also finds out a GPU that this library has no code for
-  return quantmux::prepare_kernel<Kernel>(*problem, made.hardware);
+  return QM_OK;
 }
 
 // x [m, x_row / 2 bytes], x_scales e4m3 [R128(m), C4(x_row / 16)] swizzled_128x4, x_global fp32
@@ -211,11 +210,8 @@ QM_API int qm_run_at(void const* plan, void const* x, int64_t x_row, void const*
   Params params = Kernel::to_underlying_arguments(args, nullptr);
   auto const& in = params.mainloop;
   // extents and addresses are new in every call: what the driver refuses must not be launched
-  if (!encoded(in.tma_load_a.get_tma_descriptor()) ||
-      !encoded(in.tma_load_b.get_tma_descriptor()) ||
-      !encoded(in.tma_load_sfa.get_tma_descriptor()) ||
-      !encoded(in.tma_load_sfb.get_tma_descriptor()) ||
-      !encoded(params.epilogue.tma_store_d.get_tma_descriptor())) {
+  if (!encoded(in.tma_load_a) || !encoded(in.tma_load_b) || !encoded(in.tma_load_sfa) ||
+      !encoded(in.tma_load_sfb) || !encoded(params.epilogue.tma_store_d)) {
     return QM_DESCRIPTOR;
   }
   return quantmux::launch<Kernel>(params, p.device, p.pdl != 0, stream);
