@@ -75,7 +75,7 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   if (QM_SCALES != qm::kBlockScales) {
     call.out.row_scales = call.sx;
   } else if (p.x_columns == QM_ROW_MAJOR) {
-    call.sx_row = (p.x_row + 127) / 128;
+    call.sx_row = (x_row + 127) / 128;  // the row of this call, not the plan's
     call.sx_block = 1;
   } else {
     call.sx_row = 1;
