@@ -57,7 +57,7 @@ def machine_memory() -> int | None:
 def worker_slots(
     device: DeviceProfile, jobs: int | None, *, only: bool
 ) -> tuple[Mapping[str, str], ...]:
-    """Give the environment of each worker: on GPUs one device each, on CPUs a share of threads.
+    """Give the environment of each worker: a share of threads, and on GPUs one device each.
 
     Args:
         device: The device, of this machine.
@@ -71,10 +71,20 @@ def worker_slots(
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = shown.split(",") if shown else None
         picked = [alike[i % len(alike)].index or 0 for i in range(count)]
+        share = _threads(count)
         return tuple(
-            {"CUDA_VISIBLE_DEVICES": names[i].strip() if names else str(i)} for i in picked
+            {**share, "CUDA_VISIBLE_DEVICES": names[i].strip() if names else str(i)} for i in picked
         )
     count = jobs or default_jobs()
-    threads = max(1, default_jobs() // count)
-    share = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
-    return (share,) * count
+    return (_threads(count),) * count
+
+
+def _threads(workers: int) -> dict[str, str]:
+    """Give each worker its share of the cores.
+
+    On GPUs too: self-tests of libraries and comparisons of small cases run on the host, where
+    fifteen pools of sixteen threads keep each other waiting.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, default_jobs() // workers))}

@@ -230,6 +230,20 @@ def test_workers_on_a_cpu_share_its_threads(monkeypatch):
     assert slots == ({"OMP_NUM_THREADS": "4"},) * 2
 
 
+def test_workers_on_a_gpu_share_the_host_s_threads(monkeypatch):
+    from quantmux.testing import sweep_slots
+
+    monkeypatch.setattr(sweep_slots, "detect_devices", lambda: (gpu(0),))
+    monkeypatch.setattr(sweep_slots, "default_jobs", lambda: 16)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    slots = sweep_slots.worker_slots(gpu(0), 15, only=True)
+    assert slots == ({"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "0"},) * 15
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    slots = sweep_slots.worker_slots(gpu(0), 2, only=True)
+    assert slots == ({"CUDA_VISIBLE_DEVICES": "0"},) * 2
+
+
 def test_memory_is_shared_and_what_the_user_says_counts(monkeypatch):
     from quantmux.testing import sweep_slots
 
