@@ -4,14 +4,18 @@ The compilation of one tile stands for all (a minute, 5 GiB); the evidence in th
 tile for every GPU, made by the same `compile_for`.
 """
 
+import ctypes
 import re
 import subprocess
 
 import pytest
+import torch
 
 from quantmux.capability.arch import Arch
 from quantmux.capability.device import DeviceProfile
+from quantmux.config import Layout, LinearConfig, scheme
 from quantmux.errors import BuildError
+from quantmux.ops.layouts import place_scales
 from quantmux.registry.protocol import CompiledCode
 from quantmux.testing.compile_cuda import compile_cuda, find_nvcc
 from quantmux_cutlass import instructions
@@ -22,6 +26,18 @@ from quantmux_cutlass.linear import nvfp4
 from quantmux_cutlass.linear.units_nvfp4 import unit, units
 
 from .conftest import CSRC
+
+LAYOUT = r"""
+#include "cutlass/detail/sm100_blockscaled_layout.hpp"
+#include <cstdint>
+using Config = cutlass::detail::Sm1xxBlockScaledConfig<16>;
+extern "C" __attribute__((visibility("default"))) int64_t offset_of(
+    int of_w, int rows, int width, int row, int group) {
+  auto const shape = cute::make_shape(of_w ? 8 : rows, of_w ? rows : 8, width, 1);
+  if (of_w) return Config::tile_atom_to_shape_SFB(shape)(row, group * 16, 0);
+  return Config::tile_atom_to_shape_SFA(shape)(row, group * 16, 0);
+}
+"""
 
 NAMES = ('-DQM_NAME="n"', '-DQM_TARGETS="t"', '-DQM_DIGEST="d"')
 
@@ -103,8 +119,6 @@ def test_evidence_looks_for_the_instruction_in_every_library_of_an_architecture(
 
     monkeypatch.setattr("quantmux_cutlass.compile_ahead.compiled", compiled)
     monkeypatch.setattr(nvfp4, "require_instruction", looks)
-    from quantmux.config import LinearConfig
-
     config = LinearConfig(scheme="nvfp4", out_features=4096, in_features=7168)
     made = nvfp4.kernel.compile_for(config, Arch.parse(arch))
     there = DeviceProfile(name="there", title="there", arch=Arch.parse(arch))
@@ -124,6 +138,36 @@ def test_a_tile_of_another_family_does_not_compile(tile, target):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "this tile is for another family" in done.stderr
+
+
+@pytest.mark.nvcc
+@pytest.mark.slow
+def test_cutlass_finds_every_scale_where_this_library_puts_it(tmp_path):
+    require_compiler(unit("sm100"))
+    source, made = tmp_path / "layout.cu", tmp_path / "layout.so"
+    source.write_text(LAYOUT)
+    command = [str(find_nvcc()), "-std=c++17", "-w", "--expt-relaxed-constexpr", "-arch=sm_90a"]
+    command += ["-shared", "-Xcompiler=-fPIC", f"-I{find_headers()}", str(source), "-o", str(made)]
+    subprocess.run(command, check=True)
+    offset_of = ctypes.CDLL(str(made)).offset_of
+    offset_of.restype = ctypes.c_int64
+    operand = scheme("nvfp4_dynamic").weight
+    for rows, width in ((1, 32), (5, 96), (128, 64), (130, 1024), (257, 1056)):
+        groups = width // 16
+        layout = Layout(scales="swizzled_128x4", padded_n=width)
+        places = [
+            torch.tensor(
+                [[offset_of(of_w, rows, width, r, g) for g in range(groups)] for r in range(rows)]
+            )
+            for of_w in (0, 1)
+        ]
+        # a byte tells too few scales apart: three readings, each of seven bits of their numbers
+        number = torch.arange(rows * groups).view(rows, groups)
+        for shift in (0, 7, 14):
+            part = (number >> shift & 127).to(torch.uint8)
+            lies = place_scales(part.view(torch.float8_e4m3fn), operand, layout, rows)
+            for at in places:
+                assert torch.equal(lies.view(torch.uint8).flatten()[at], part), (rows, width)
 
 
 @pytest.mark.nvcc
