@@ -37,7 +37,8 @@ def test_every_cut_is_one_that_the_library_holds(kind):
         assert 1 <= cut.splits <= -(-k // 128), what
         assert cut.splits * cut.share <= 16, what
         assert cut.tokens % (8 * cut.share) == 0, what
-        assert cut.least_stages <= cut.stages <= 64, what
+        assert cut.holds(cut.stages, -(-k // 128)), what
+        assert cut.stages <= 64, what
         assert cut.shared_bytes(block=kind == "block") <= MOST_SHARED, what
 
 

@@ -25,6 +25,7 @@ FORMS: Final = frozenset(
         *((tokens, 64, teams) for tokens in (8, 16, 32, 64) for teams in (1, 2)),
         *((tokens, 128, 1) for tokens in (16, 32, 64)),
         (64, 128, 2),
+        *((64, rows, 1) for rows in (96, 112, 144, 192, 224)),
     }
 )
 """Tiles that the libraries hold: tokens, rows of the weights, teams; as in stream_library.cuh."""
@@ -36,6 +37,8 @@ _SHARED_FOR_TWO: Final = 113 * 1024
 """Bytes with which a block of the next kernel fits beside it and may begin its stream."""
 
 _K_BLOCK: Final = 128
+_MOST_TALL_ROWS: Final = 128
+_REGISTERS_BY_FOUR: Final = 24
 _SMS: Final = 132
 _MOST_SPLITS: Final = 8
 """Blocks of a cluster that every sm_90 part can place."""
@@ -63,24 +66,40 @@ class Cut:
     share: int = 1
     pdl: bool = True
 
-    def shared_bytes(self, *, block: bool) -> int:
-        """Give the shared memory of one block, as ``Shape`` of stream.cuh computes it."""
-        registers = self.tokens // 2
-        vector = 4 if registers >= 32 else 2
-        groups = registers // vector
-        owned = -(-groups // self.teams // self.splits)
-        scales = (self.tokens + 4) * 4 if block else 0
-        a_stage = (self.rows + self.tokens) * _K_BLOCK + scales + 16
-        inbox = self.teams * owned * (self.splits - 1) * 2 * self.rows * vector * 4
-        return self.stages * a_stage + inbox + self.tokens * 4 + 8
+    @property
+    def upright(self) -> bool:
+        """Whether tokens are the tall side of the matrix instruction, not rows of the weights."""
+        return self.rows % 64 != 0 or self.rows > _MOST_TALL_ROWS
 
     @property
-    def least_stages(self) -> int:
-        """Stages in whose memory the sums of the teams can meet."""
+    def _registers(self) -> int:
+        """Accumulators of a thread."""
+        return self.rows // 4 if self.upright else self.tokens // 2
+
+    @property
+    def _threads(self) -> int:
+        """Threads of a team: a warp group, or two beside each other."""
+        return 256 if self.upright else 2 * self.rows
+
+    def shared_bytes(self, *, block: bool) -> int:
+        """Give the shared memory of one block, as ``Shape`` of stream.cuh computes it."""
+        vector = 4 if self._registers >= _REGISTERS_BY_FOUR else 2
+        owned = -(-(self._registers // vector // self.teams) // self.splits)
+        inbox = self.teams * owned * (self.splits - 1) * self._threads * vector * 4
+        scales = (self.tokens + 4) * 4 if block else 0
+        a_stage = (self.rows + self.tokens) * _K_BLOCK + scales + 16
+        of_rows = 2 * self.rows * 4 if self.upright else 0
+        return self.stages * a_stage + inbox + self.tokens * 4 + of_rows + 8
+
+    def holds(self, stages: int, k_blocks: int) -> bool:
+        """Tell whether the tile can work with so many stages, whatever their size."""
         if self.teams == 1:
-            return 1
-        sums = self.teams * self.rows * self.tokens * 4
-        return max(self.teams, -(-sums // ((self.rows + self.tokens) * _K_BLOCK)))
+            return stages >= 1
+        sums = self.teams * self._threads * self._registers * 4
+        if stages < self.teams or stages * (self.rows + self.tokens) * _K_BLOCK < sums:
+            return False
+        # a stage that is filled again must come back to its team
+        return stages % self.teams == 0 or stages >= -(-k_blocks // self.splits)
 
 
 def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
@@ -110,16 +129,20 @@ def cut_for(kind: Kind, *, n: int, k: int, m: int, sms: int = _SMS) -> Cut:
     k_blocks = -(-k // _K_BLOCK)
     tiles = -(-n // rows)
     splits = max(1, min(_MOST_SPLITS, k_blocks, sms // tiles))
-    return _with_stages(Cut(tokens, rows, splits, -(-k_blocks // splits)), block=kind == "block")
+    return with_stages(Cut(tokens, rows, splits, 1), k_blocks, block=kind == "block")
 
 
-def _with_stages(cut: Cut, *, block: bool) -> Cut:
-    """Give the cut with as many stages as it needs, or as leave room for the next kernel."""
-    for stages in range(cut.stages, cut.least_stages, -1):
-        fewer = replace(cut, stages=stages)
-        if fewer.shared_bytes(block=block) <= _SHARED_FOR_TWO:
-            return fewer
-    return replace(cut, stages=cut.least_stages)
+def with_stages(cut: Cut, k_blocks: int, *, block: bool, most: int = _SHARED_FOR_TWO) -> Cut:
+    """Give the cut with as many stages as it needs, or as ``most`` bytes of shared memory hold."""
+    needed = -(-k_blocks // cut.splits)
+    possible = [s for s in range(1, 65) if cut.holds(s, k_blocks)]
+    enough = next(s for s in possible if s >= needed or s == possible[-1])
+    fits = [
+        stages
+        for stages in possible
+        if stages <= enough and replace(cut, stages=stages).shared_bytes(block=block) <= most
+    ]
+    return replace(cut, stages=fits[-1] if fits else possible[0])
 
 
 def expected_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:

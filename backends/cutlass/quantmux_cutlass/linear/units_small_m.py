@@ -12,9 +12,9 @@ ROW: Final = Unit(
     targets=("90a",),
     self_test="quantmux_cutlass.linear.self_test:fp8_row",
     # a cluster that shares K, and teams that share x; with either way of adding up
-    test_options=((16, 64, 3, 2, 0, 1, 1), (64, 128, 1, 3, 1, 2, 2)),
-    seconds=9.0,
-    memory_gib=0.3,
+    test_options=((16, 64, 3, 2, 0, 1, 1), (64, 128, 1, 3, 1, 2, 2), (64, 112, 2, 2, 0)),
+    seconds=22.0,
+    memory_gib=0.4,
 )
 """One scale a tensor or a row. Seconds and memory: nvcc 13.0, 2026-11-21."""
 
@@ -23,9 +23,9 @@ BLOCK: Final = Unit(
     source="csrc/linear/fp8_block_stream.cu",
     targets=("90a",),
     self_test="quantmux_cutlass.linear.self_test:fp8_block",
-    test_options=((16, 64, 3, 2, 0, 1, 1), (64, 128, 1, 3, 0, 2, 2)),
-    seconds=6.0,
-    memory_gib=0.3,
+    test_options=((16, 64, 3, 2, 0, 1, 1), (64, 128, 1, 3, 0, 2, 2), (64, 112, 2, 2, 0)),
+    seconds=12.0,
+    memory_gib=0.4,
 )
 """Scales of 1 x 128 and 128 x 128. Seconds and memory: nvcc 13.0, 2026-11-21."""
 

@@ -59,23 +59,28 @@ struct Arguments {
 // What threads and registers hold, and where things lie in dynamic shared memory.
 template <int Mode, int BM, int NT, int Teams>
 struct Shape {
-  static constexpr int wide = NT / 64;             // warp groups of a team, 64 rows of W each
+  // Tokens are the tall operand, so that a tile may have any 16 rows of W more.
+  static constexpr bool upright = NT % 64 != 0 || NT > 128;
+  static constexpr int wide = upright ? 2 : NT / 64;  // warp groups of a team, beside each other
+  static constexpr int strip = NT / wide;             // rows of W of a warp group
   static constexpr int team = 128 * wide;          // threads of a team
   static constexpr int consumers = team * Teams;
   static constexpr int threads = consumers + 32;
-  static constexpr int registers = BM / 2;         // accumulators of a thread
-  static constexpr int vector = registers >= 32 ? 4 : 2;  // of them in a group
+  static constexpr int narrow = upright ? strip : BM;  // side of the matrix instruction
+  static constexpr int registers = narrow / 2;         // accumulators of a thread
+  static constexpr int vector = registers >= 24 ? 4 : 2;  // of them in a group
   static constexpr int groups = registers / vector;
   static constexpr int mine = groups / Teams;      // groups that a team finishes
   static constexpr int piece = team * vector * 4;  // bytes of a group of all threads of a team
   static constexpr int scale_words = Mode == BLOCK ? BM + 4 : 0;  // of a stage: x's, then W's
   static constexpr bool two_sets = Mode != FAST && threads == 160;
-  static constexpr int blocks = threads <= 288 ? 2 : 1;  // of a multiprocessor, by registers
+  static constexpr int blocks = threads <= 288 && registers <= 36 ? 2 : 1;  // of a multiprocessor, by registers
   // The teams' sums meet in the ring, once it is free.
   static constexpr int ring_at_least = Teams > 1 ? Teams * groups * piece : 0;
+  static_assert(!upright || (BM == 64 && NT % 16 == 0), "64 tokens fill the tall side");
   static_assert(groups % Teams == 0, "every team finishes as many groups");
 
-  int w, x, inbox, scales, token_scales, barriers, bytes;
+  int w, x, inbox, scales, token_scales, row_scales, barriers, bytes;
 
   __host__ __device__ Shape(int splits, int stages) {
     int const owned = (mine + splits - 1) / splits;
@@ -84,7 +89,8 @@ struct Shape {
     inbox = x + stages * BM * BK;
     scales = inbox + Teams * owned * (splits - 1) * piece;
     token_scales = scales + stages * scale_words * 4;
-    barriers = token_scales + BM * 4;
+    row_scales = token_scales + BM * 4;
+    barriers = row_scales + (upright ? 2 * NT * 4 : 0);
     bytes = barriers + (2 * stages + 1) * 8;
   }
 
@@ -174,9 +180,9 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT, Teams>::threads,
                               kb * arg.x_scales_column;
           copy_word(to + 4 * j, from, exists);
         }
-        if (lane == 0) {
-          int const row = n0 < arg.n ? n0 / 128 : 0;  // the last neighbours may have no rows
-          copy_word(to + 4 * BM, arg.w_scales + row * arg.w_scales_row + kb, true);
+        if (lane < (S::upright ? 3 : 1)) {  // a tile of 64 or 128 rows lies in one block of W's
+          int const row = min(n0 / 128 + lane, (arg.n - 1) / 128);
+          copy_word(to + 4 * (BM + lane), arg.w_scales + row * arg.w_scales_row + kb, true);
         }
         copies_arrive(full + 8 * s);
       }
@@ -215,18 +221,24 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT, Teams>::threads,
   // ---- consumers -------------------------------------------------------------------------------
   int const team = Teams == 1 ? 0 : threadIdx.x / S::team;
   int const thread = threadIdx.x - team * S::team;  // of the team
-  int const strip = thread / 128;                   // 64 rows of W
-  int const row = n0 + 64 * strip + 16 * (warp & 3) + lane / 4;  // and row + 8
-  float w_scale[2], bias[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    int const n = row + 8 * h;
+  int const strip = thread / 128;                   // S::strip rows of W
+  int const tall = 16 * (warp & 3) + lane / 4;      // row of the tall operand, and 8 more
+  float w_scale[2] = {}, bias[2] = {};
+  float* const row_scales = reinterpret_cast<float*>(memory + at.row_scales);
+  auto const of_row = [&](int n, float& scale, float& added) {
     bool const exists = n < arg.n;
-    w_scale[h] = 1.0f;
     if constexpr (Mode != BLOCK) {
-      w_scale[h] = exists ? __ldg(arg.w_scales + (arg.w_by_row ? n : 0)) : 0.0f;
+      scale = exists ? __ldg(arg.w_scales + (arg.w_by_row ? n : 0)) : 0.0f;
     }
-    bias[h] = arg.bias != nullptr && exists ? __ldg(arg.bias + n) : 0.0f;
+    added = arg.bias != nullptr && exists ? __ldg(arg.bias + n) : 0.0f;
+  };
+  if constexpr (S::upright) {
+    for (int j = threadIdx.x; j < NT; j += S::consumers) {
+      of_row(n0 + j, row_scales[j], row_scales[NT + j]);
+    }
+  } else {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) of_row(n0 + 64 * strip + tall + 8 * h, w_scale[h], bias[h]);
   }
   wait_for_kernel_before();
   float* const token_scales = reinterpret_cast<float*>(memory + at.token_scales);
@@ -248,12 +260,15 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT, Teams>::threads,
   uint32_t parity = 0;  // of its phase
   auto const multiply = [&](float(&d)[R], bool add) {
     barrier_wait(full + 8 * slot, parity);
-    uint64_t const a = descriptor(base + at.w + slot * (NT * BK) + strip * (64 * BK));
-    uint64_t const b = descriptor(base + at.x + slot * (BM * BK));
+    uint64_t const of_w = descriptor(base + at.w + slot * (NT * BK) + strip * (S::strip * BK));
+    uint64_t const of_x = descriptor(base + at.x + slot * (BM * BK));
+    uint64_t const a = S::upright ? of_x : of_w, b = S::upright ? of_w : of_x;
     pin(d);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < BK / 32; ++k) wgmma(d, a + 2 * k, b + 2 * k, add || k > 0);
+    for (int k = 0; k < BK / 32; ++k) {
+      qm::Wgmma<S::narrow>::add(d, a + 2 * k, b + 2 * k, add || k > 0);
+    }
     wgmma_commit();
     slot += Teams;
     if (slot >= stages) {
@@ -292,9 +307,23 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT, Teams>::threads,
   } else {
     auto const promote = [&](float(&d)[R]) {
       pin(d);
-      if constexpr (Mode == BLOCK) {
-        float const* const scales =
-            reinterpret_cast<float const*>(memory + at.scales) + used * S::scale_words;
+      float const* const scales =
+          reinterpret_cast<float const*>(memory + at.scales) + used * S::scale_words;
+      if constexpr (Mode == BLOCK && S::upright) {
+        float const of_x[2] = {scales[tall], scales[tall + 8]};
+        float const of_w[3] = {scales[BM], scales[BM + 1], scales[BM + 2]};
+        int const from = (n0 & 127) + strip * S::strip;
+#pragma unroll
+        for (int j = 0; j < R / 4; ++j) {
+          int const n = from + 8 * j;  // eight rows of W lie in one block
+          float const w = n < 128 ? of_w[0] : n < 256 ? of_w[1] : of_w[2];
+          float const s0 = of_x[0] * w, s1 = of_x[1] * w;
+          sum[4 * j] = fmaf(d[4 * j], s0, sum[4 * j]);
+          sum[4 * j + 1] = fmaf(d[4 * j + 1], s0, sum[4 * j + 1]);
+          sum[4 * j + 2] = fmaf(d[4 * j + 2], s1, sum[4 * j + 2]);
+          sum[4 * j + 3] = fmaf(d[4 * j + 3], s1, sum[4 * j + 3]);
+        }
+      } else if constexpr (Mode == BLOCK) {
         float const of_w = scales[BM];
 #pragma unroll
         for (int j = 0; j < BM / 8; ++j) {
@@ -358,7 +387,7 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT, Teams>::threads,
   }
 
   // ---- the sums of the teams meet, in the ring: its last bytes have come and been read ------------
-  if (Teams > 1 || Mode != BLOCK) named_barrier(1, S::consumers);
+  if (Teams > 1 || Mode != BLOCK || S::upright) named_barrier(1, S::consumers);
   if constexpr (Teams > 1) {
     auto const desk = [&](int owner, int sender, int g) {  // [owner][sender][group of the owner]
       int const index = (owner * Teams + sender) * S::mine + g / Teams;
@@ -443,22 +472,38 @@ __global__ void __launch_bounds__(Shape<Mode, BM, NT, Teams>::threads,
       int const index = (V * g + 2 * p) / 2;  // pair: 2 j + h
       int const j = index / 2, h = index & 1;
       float low = v[2 * p], high = v[2 * p + 1];
-      if constexpr (Mode != BLOCK) {
-        float2 const s =
-            *reinterpret_cast<float2 const*>(token_scales + 8 * j + 2 * (lane & 3));
-        low = low * s.x * w_scale[h];
-        high = high * s.y * w_scale[h];
+      uint32_t out;  // of token m, rows n and n + 1 of W
+      int m, n;
+      if constexpr (S::upright) {
+        int const at_row = strip * S::strip + 8 * j + 2 * (lane & 3);
+        float2 const added = *reinterpret_cast<float2 const*>(row_scales + NT + at_row);
+        if constexpr (Mode != BLOCK) {
+          float2 const s = *reinterpret_cast<float2 const*>(row_scales + at_row);
+          float const of_x = token_scales[tall + 8 * h];
+          low = low * of_x * s.x;
+          high = high * of_x * s.y;
+        }
+        out = rounded(low + added.x, high + added.y, arg.out);
+        m = m0 + tall + 8 * h;
+        n = n0 + at_row;
+      } else {
+        if constexpr (Mode != BLOCK) {
+          float2 const s =
+              *reinterpret_cast<float2 const*>(token_scales + 8 * j + 2 * (lane & 3));
+          low = low * s.x * w_scale[h];
+          high = high * s.y * w_scale[h];
+        }
+        out = transpose(rounded(low + bias[h], high + bias[h], arg.out));
+        m = m0 + 8 * j + lane / 4;
+        n = n0 + 64 * strip + 16 * (warp & 3) + 8 * h + 2 * (lane & 3);
       }
-      uint32_t const turned = transpose(rounded(low + bias[h], high + bias[h], arg.out));
-      int const m = m0 + 8 * j + lane / 4;
-      int const n = n0 + 64 * strip + 16 * (warp & 3) + 8 * h + 2 * (lane & 3);
       if (m < arg.m) {
         uint16_t* const to = arg.y + m * arg.y_row + n;
         if (pairs && n + 1 < arg.n) {
-          *reinterpret_cast<uint32_t*>(to) = turned;
+          *reinterpret_cast<uint32_t*>(to) = out;
         } else {
-          if (n < arg.n) to[0] = static_cast<uint16_t>(turned);
-          if (n + 1 < arg.n) to[1] = static_cast<uint16_t>(turned >> 16);
+          if (n < arg.n) to[0] = static_cast<uint16_t>(out);
+          if (n + 1 < arg.n) to[1] = static_cast<uint16_t>(out >> 16);
         }
       }
     }

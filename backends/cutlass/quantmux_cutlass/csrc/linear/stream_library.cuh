@@ -2,7 +2,7 @@
 //
 // Included by one .cu per library, which says whether scales come in blocks (QM_BLOCK 0 or 1).
 //
-// options: 0 tokens of a tile (8, 16, 32, 64)        1 rows of W of a tile (64, 128)
+// options: 0 tokens of a tile (8, 16, 32, 64)        1 rows of W of a tile (64, 128; see FORMS)
 //          2 blocks that share a tile's K, 1 to 16   3 stages of the ring
 //          4 accumulation: 0 fast, 1 exact           block scales are always exact
 //          5 teams of consumers (0: 1)               6 neighbours that share x: 1 (or 0), 2, 4
@@ -40,9 +40,11 @@ constexpr Form form() {
 #define QM_MODES(...) form<stream::FAST, __VA_ARGS__>(), form<stream::EXACT, __VA_ARGS__>()
 #endif
 constexpr Form FORMS[] = {
-    QM_MODES(8, 64, 1),  QM_MODES(8, 64, 2),  QM_MODES(16, 64, 1),  QM_MODES(16, 64, 2),
-    QM_MODES(32, 64, 1), QM_MODES(32, 64, 2), QM_MODES(64, 64, 1),  QM_MODES(64, 64, 2),
-    QM_MODES(16, 128, 1), QM_MODES(32, 128, 1), QM_MODES(64, 128, 1), QM_MODES(64, 128, 2)};
+    QM_MODES(8, 64, 1),   QM_MODES(8, 64, 2),   QM_MODES(16, 64, 1),  QM_MODES(16, 64, 2),
+    QM_MODES(32, 64, 1),  QM_MODES(32, 64, 2),  QM_MODES(64, 64, 1),  QM_MODES(64, 64, 2),
+    QM_MODES(16, 128, 1), QM_MODES(32, 128, 1), QM_MODES(64, 128, 1), QM_MODES(64, 128, 2),
+    QM_MODES(64, 96, 1),  QM_MODES(64, 112, 1), QM_MODES(64, 144, 1), QM_MODES(64, 192, 1),
+    QM_MODES(64, 224, 1)};
 
 constexpr int MOST_SHARED = 227 * 1024;  // of a block of sm_90
 constexpr int MOST_CLUSTER = 16;         // beyond 8 as the device can place them
@@ -216,6 +218,8 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   if (share != 1 && share != 2 && share != 4) return QM_OPTION;
   if (splits * share > MOST_CLUSTER || form->bm % (8 * share) != 0) return QM_OPTION;
   if (stages < teams || stages > MOST_STAGES) return QM_OPTION;
+  // A stage that is filled again must come back to its team, which knows phases by parity only.
+  if (stages % teams != 0 && stages < (k_blocks + splits - 1) / splits) return QM_OPTION;
   if (form->bytes(splits, stages) > MOST_SHARED) return QM_OPTION;
   if (stages * (form->bm + form->nt) * stream::BK < form->ring_at_least) return QM_OPTION;
 
