@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from quantmux.errors import BuildError, NotBuiltError
 from quantmux.ops.linear.reference import linear
 from quantmux.runtime import producers
 from quantmux.runtime.binding import bind, bind_producer
+from quantmux.runtime.context import Context
 from quantmux.runtime.events import stats
 from quantmux.runtime.waiting import patiently
 
@@ -176,6 +178,20 @@ def test_a_library_that_does_not_compile_is_quarantined_then(shop, late):
     (entry,) = context.quarantine.entries()
     assert entry.kernel == "one/late"
     assert "nvcc refuses" in entry.reason
+
+
+def test_another_compiler_lifts_the_quarantine_of_what_did_not_compile(shop):
+    release = {"nvcc": "12.9.1"}
+    shop.producer("one/quantize")
+    shop.consumer("one/bad", bind=BuildError("nvcc refuses"))
+    shop.specs[-1] = replace(shop.specs[-1], versions=lambda: dict(release))
+    shop.consumer("two/good")
+    context = shop.context(order=("one", "two"), fallback={"build": "silent"})
+    bound_of(shop, context)
+    assert shop.select(context).kernels[-1] == "two/good"
+    release["nvcc"] = "13.0.88"
+    later = Context(context.registry, context.quarantine)
+    assert shop.select(later).kernels[-1] == "one/bad"
 
 
 def test_where_nothing_else_serves_the_error_can_be_waited_for(shop, late):
