@@ -65,18 +65,9 @@ def compile_into(
     line = command(unit, target, toolchain, digest=key.text, work=way, out=out)
     # nvcc's own temporary files too go where they are swept
     env = {**os.environ, "TMPDIR": str(way), "LC_ALL": "C"}
-    try:
-        ran = run(
-            line,
-            work / "log",
-            cwd=way,
-            env=env,
-            timeout=timeout,
-            stop=stop,
-            background=background,
-        )
-    except (FileNotFoundError, PermissionError) as error:
-        raise library_wrong(unit, target, (f"{line[0]}: {error.strerror}",)) from error
+    ran = run(
+        line, work / "log", cwd=way, env=env, timeout=timeout, stop=stop, background=background
+    )
     if ran.status != 0:
         raise run_failed(unit, target, ran, timeout)
     checking()

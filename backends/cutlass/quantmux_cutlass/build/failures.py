@@ -52,12 +52,17 @@ def find_failure(cache: Path, name: str) -> Failure | None:
 
 
 def keep_failure(cache: Path, name: str, code: str, log: tuple[str, ...]) -> None:
-    """Keep a failure; does nothing where it is of a kind that may pass, or cannot be written."""
+    """Keep a failure, the only one of its unit and target.
+
+    Does nothing where it is of a kind that may pass, or cannot be written.
+    """
     if code not in KEPT:
         return
     file = _file(cache, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        for other in file.parent.glob(f"{name.rsplit('-', 2)[0]}-*.json"):
+            other.unlink(missing_ok=True)  # of other compilers, or of sources that are gone
         write_whole(file, json.dumps(asdict(Failure(code, log, time.time())), indent=1) + "\n")
     except OSError:
         return

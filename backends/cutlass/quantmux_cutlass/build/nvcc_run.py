@@ -1,24 +1,27 @@
 """One run of a compiler in a process group of its own, under a time limit.
 
 nvcc starts cicc, ptxas and the host compiler; ending nvcc alone leaves them running, so the group
-is ended. Its time and memory come from the kernel's account of the process and its children.
+is ended. Its time and memory come from `supervise`, a small program between it and this one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
+_SUPERVISE: Final = Path(__file__).with_name("supervise.py")
 _POLL_S: Final = 0.02
 _POLL_MOST_S: Final = 0.25
 
@@ -93,8 +96,18 @@ def run(
     """
     stop = stop or Stop()
     start = time.monotonic()
+    report = log.with_suffix(".json")
+    supervisor = [sys.executable, "-I", "-S", str(_SUPERVISE), str(report), str(os.getpid())]
     with log.open("wb") as out:
-        process = _start(command, out, cwd=cwd, env=env)
+        process = subprocess.Popen(
+            [*supervisor, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=dict(env),
+            process_group=0,
+        )
     if background:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PGRP, process.pid, 10)
@@ -104,76 +117,46 @@ def run(
         _kill(process)
         raise
     why = ""
-    if ended is None:
+    if not ended:
         why = "interrupted" if stop.asked else "timeout"
-        ended = _kill(process)
-    status, cpu, memory = ended
+        _kill(process)
+    found = _report(report)
     return Ran(
-        status=None if why else status,
+        status=None if why else found.get("status", process.returncode),
         why=why,
         seconds=time.monotonic() - start,
-        cpu_seconds=cpu,
-        memory_mib=memory,
+        cpu_seconds=found.get("cpu_seconds", 0.0),
+        memory_mib=found.get("memory_mib", 0),
         log=_text(log),
     )
 
 
-_End = tuple[int, float, int]
-"""Exit status, CPU seconds, memory in MiB."""
-
-
-def _start(
-    command: Sequence[str], out: IO[bytes], *, cwd: Path, env: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        list(command),
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=subprocess.STDOUT,
-        cwd=cwd,
-        env=dict(env),
-        process_group=0,
-    )
-
-
-def _wait(process: subprocess.Popen[bytes], deadline: float, stop: Stop) -> _End | None:
+def _wait(process: subprocess.Popen[bytes], deadline: float, stop: Stop) -> bool:
+    """Wait for the end; gives False when time is up, or somebody asked to stop."""
     pause = _POLL_S
-    while True:
-        ended = _reap(process, os.WNOHANG)
-        if ended is not None:
-            return ended
+    while process.poll() is None:
         left = deadline - time.monotonic()
         if left <= 0 or stop.asked:
-            return None
+            return False
         stop.sleep(min(pause, left))
         pause = min(_POLL_MOST_S, pause * 1.3)
+    return True
 
 
-def _kill(process: subprocess.Popen[bytes]) -> _End:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """End the group, and wait for its first process."""
-    if process.returncode is None:
+    if process.poll() is None:  # until it is waited for, nobody else can have its number
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        return _reap(process, 0) or (-signal.SIGKILL, 0.0, 0)
-    return process.returncode, 0.0, 0
+        process.wait()
 
 
-def _reap(process: subprocess.Popen[bytes], flags: int) -> _End | None:
-    """Ask the kernel for the end of a process; None when it still runs.
-
-    ``os.wait4`` instead of ``Popen.wait``: it tells time and memory of this process and of those
-    it waited for, whatever else this program compiles at the same time.
-    """
+def _report(report: Path) -> dict[str, Any]:
     try:
-        pid, status, usage = os.wait4(process.pid, flags)
-    except ChildProcessError:  # somebody else waits for all children of this program
-        process.returncode = -1
-        return -1, 0.0, 0
-    if pid == 0:
-        return None
-    process.returncode = os.waitstatus_to_exitcode(status)
-    memory = round(usage.ru_maxrss / 1024)  # KiB on Linux
-    return process.returncode, usage.ru_utime + usage.ru_stime, memory
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the supervisor itself was killed
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _text(log: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import resource
 import signal
 import threading
@@ -62,7 +60,13 @@ def test_the_record_tells_what_made_it_and_what_it_took(machine):
     assert (record.unit, record.target, record.nvcc) == ("tiny", "90a", "13.0.88")
     assert "g++" in record.host
     assert record.seconds > 0
-    assert record.memory_mib > 0
+
+
+def test_the_memory_of_a_compilation_is_the_compilers_not_ours(machine):
+    record = make(machine.unit(), "90a").entry.record
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert 5 < record.memory_mib < ours / 2
+    assert record.cpu_seconds > 0
 
 
 def test_the_machine_code_lies_beside_the_library_one_file_for_each_part(machine):
@@ -109,6 +113,16 @@ def test_forced_a_failure_is_forgotten(machine):
     build_now(machine.unit(), "90a", force=True)
     known = know(machine.unit(), "90a")
     assert find_failure(known.cache, known.name) is None
+
+
+def test_of_failures_only_the_last_of_a_unit_and_target_is_kept(machine):
+    machine.mood("error")
+    for version in ("13.0.88", "13.1.2"):
+        machine.version(version)
+        refused(machine.unit())
+        refused(machine.unit(name="tiny_too"))
+    kept = sorted(file.name.rsplit("-", 2)[0] for file in (cache_folder() / "failed").iterdir())
+    assert kept == ["tiny-90a", "tiny_too-90a"]
 
 
 def test_a_source_that_changed_is_another_library(machine):
@@ -245,9 +259,8 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_loaded_and_is_swept_up(
     process.communicate()
     child = int(machine.log.with_suffix(".child").read_text())
     compiler = int(machine.log.read_text().split()[-1])
-    for pid in (compiler, child):  # they outlive who was killed, and write into the work folder
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for pid in (compiler, child):
+        until(lambda pid=pid: not alive(pid))
     assert state_of(machine.unit(), "90a")[0] is State.MISSING
     assert machine.left != []
     machine.mood("")
