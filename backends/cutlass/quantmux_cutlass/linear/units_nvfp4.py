@@ -2,13 +2,11 @@
 
 Rows of a tile times its columns times the columns of K that are loaded at a time:
 
-===== =========== ==== =====================================================================
-sm100 128x128x256 1 SM five stages of 37 KiB, two accumulators in tensor memory
-sm100 256x128x256 2 SM two multiprocessors share the columns' operand: half its traffic a flop
-sm120 128x128x128 1 SM mma.sync, accumulators in registers; 99 KiB of shared memory hold 4 stages
-===== =========== ==== =====================================================================
-
-Seconds and memory: nvcc 13.0, CUTLASS 4.5.0, 2026-11-21.
+===== =========== ==== ===============================================================
+sm100 128x128x256 1 SM tcgen05, sums in tensor memory
+sm100 256x128x256 2 SM the same; two multiprocessors share what is loaded of w
+sm120 128x128x128 1 SM mma.sync, sums in registers; only 99 KiB of shared memory there
+===== =========== ==== ===============================================================
 """
 
 from __future__ import annotations
@@ -16,6 +14,9 @@ from __future__ import annotations
 from typing import Final
 
 from quantmux_cutlass.units import Unit
+
+_COST: Final = {"sm100": (45.0, 4.1), "sm100_pair": (53.0, 4.7), "sm120": (55.0, 5.6)}
+"""CPU seconds and GiB of one compilation: nvcc 13.0.88, CUTLASS 4.5.0, 2026-11-21."""
 
 _SELF_TEST: Final = "quantmux_cutlass.linear.self_test:nvfp4"
 
@@ -32,6 +33,7 @@ TILES: Final[dict[str, Tile]] = {
 
 def _unit(tile: str) -> Unit:
     rows, columns, depth, shared = TILES[tile]
+    seconds, gib = _COST[tile]
     sm = tile[2:5]
     return Unit(
         name=f"nvfp4_{tile}",
@@ -47,8 +49,8 @@ def _unit(tile: str) -> Unit:
         cutlass=">=4.3.5",
         self_test=_SELF_TEST,
         interface="linear_global",
-        seconds=130.0,
-        memory_gib=6.0,
+        seconds=seconds,
+        memory_gib=gib,
     )
 
 
