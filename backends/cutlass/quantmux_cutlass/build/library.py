@@ -259,7 +259,10 @@ def _ask_for(unit: Unit, target: str) -> None:
 
 
 def _prove(found: Library, device_index: int) -> Library | BuildError:
-    """Run the unit's self-test; gives the library, or the error that everybody gets from now on."""
+    """Run the unit's self-test; gives the library, or the error that everybody gets from now on.
+
+    What is not the library's fault is raised, and the test is run again for who asks next.
+    """
     unit = found.unit
     if not unit.self_test:
         return found
@@ -267,7 +270,12 @@ def _prove(found: Library, device_index: int) -> Library | BuildError:
     test: Callable[[Library, int], str | None] = getattr(importlib.import_module(module), name)
     try:
         problem = test(found, device_index)
-    except Exception as error:  # noqa: BLE001 - a library that makes its test raise is as wrong
+    except Exception as error:
+        # imported here: it imports torch, which who only asks for states has not paid for
+        from quantmux.runtime.failures import Failure, classify
+
+        if classify(error) is not Failure.KERNEL:  # no memory left, or the context lost before
+            raise
         refusal = _self_test(found, device_index, f"{type(error).__name__}: {error}")
         refusal.__cause__ = error
         return refusal

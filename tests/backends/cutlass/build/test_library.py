@@ -8,9 +8,10 @@ import shutil
 from ctypes import c_int, c_void_p
 
 import pytest
+import torch
 
 from quantmux.capability.arch import Arch
-from quantmux.errors import BuildError, ConfigError, NotBuiltError
+from quantmux.errors import BuildError, ConfigError, LaunchError, NotBuiltError
 from quantmux_cutlass.build import library as loading
 from quantmux_cutlass.build import maker, toolchain
 from quantmux_cutlass.build.known import know
@@ -230,6 +231,24 @@ def test_a_library_that_computes_wrong_is_not_given(proved, monkeypatch, what, s
     assert tested == [("tiny", 0)]
     says(monkeypatch, None)
     assert library(proved, "90a", 1)  # the other device has its own verdict
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        LaunchError("an earlier kernel", context_poisoned=True),
+    ],
+)
+def test_what_is_not_the_librarys_fault_is_no_verdict_on_it(proved, monkeypatch, fault):
+    build_now(proved, "90a")
+    says(monkeypatch, fault)
+    with pytest.raises(type(fault)) as caught:
+        library(proved, "90a", 0)
+    assert caught.value is fault
+    says(monkeypatch, None)
+    assert library(proved, "90a", 0)
+    assert len(tested) == 2
 
 
 def test_a_host_without_a_compiler_uses_what_the_cache_holds_of_the_same_sources(
