@@ -1,4 +1,4 @@
-// What a library of fp8_block_tiles.cu has, and what it refuses before it asks the driver. Plain
+// What the library of fp8_block_tiles.cu has, and what it refuses before it asks the driver. Plain
 // C++: a test compiles it for the host.
 //
 // option[0]  columns of a tile
@@ -13,27 +13,13 @@
 
 #include "block_order.cuh"
 
-// What the scales are: 0 of 1 x 128 and 128 x 128 blocks, 1 of rows with exact, 2 with fast sums
-// (Scales in block_tile.cuh). A library has one of them.
-#ifndef QM_SCALES
-#define QM_SCALES 0
-#endif
-
 // Columns, rows, deep of every tile.
-#if QM_SCALES == 2
-#define QM_BLOCK_TILES(X)                                                                   \
-  X(32, 0, 0) X(64, 0, 0) X(96, 0, 0) X(128, 0, 0)                                          \
-  X(32, 1, 0) X(64, 1, 0) X(96, 1, 0) X(112, 1, 0) X(128, 1, 0) X(144, 1, 0) X(160, 1, 0)   \
-  X(192, 1, 0) X(224, 1, 0) X(256, 1, 0)                                                    \
-  X(64, 2, 0) X(96, 2, 0) X(112, 2, 0) X(128, 2, 0) X(144, 2, 0) X(160, 2, 0) X(192, 2, 0)
-#else
 #define QM_BLOCK_TILES(X)                                                                   \
   X(16, 0, 0) X(32, 0, 0) X(48, 0, 0) X(64, 0, 0) X(96, 0, 0) X(128, 0, 0)                  \
   X(16, 1, 0) X(32, 1, 0) X(48, 1, 0) X(64, 1, 0) X(80, 1, 0) X(96, 1, 0) X(112, 1, 0)      \
   X(128, 1, 0) X(144, 1, 0) X(160, 1, 0)                                                    \
   X(64, 1, 1) X(96, 1, 1) X(112, 1, 1) X(128, 1, 1)                                         \
   X(64, 2, 0) X(96, 2, 0) X(112, 2, 0) X(128, 2, 0)
-#endif
 
 namespace qm {
 
@@ -68,12 +54,11 @@ inline int check_problem(QmProblem const& p) {
   if (!aligned(p.w, 16) || !aligned(p.w_scales, 4) || !aligned(p.bias, 4)) return QM_ALIGNMENT;
   if (p.n <= 0 || p.k <= 0 || p.n > INT32_MAX - 512 || p.k > INT32_MAX - 512) return QM_SHAPE;
   if (p.w_row < p.k || p.w_row % 16 || p.x_row < p.k || p.x_row % 16 || p.y_row < p.n ||
-      (QM_SCALES == 0 && p.w_scales_row < (p.k + 127) / 128)) {
+      p.w_scales_row < (p.k + 127) / 128) {
     return QM_STRIDE;
   }
   if (p.out != 0 && p.out != 1) return QM_OPTION;
-  if (p.w_by_row < 0 || p.w_by_row > 1 || p.x_by_row < 0 || p.x_by_row > 1) return QM_OPTION;
-  if (QM_SCALES == 0 && p.x_columns != QM_ROW_MAJOR && p.x_columns != QM_COL_MAJOR &&
+  if (p.x_columns != QM_ROW_MAJOR && p.x_columns != QM_COL_MAJOR &&
       p.x_columns != QM_COL_MAJOR_ALIGNED4) {
     return QM_OPTION;
   }

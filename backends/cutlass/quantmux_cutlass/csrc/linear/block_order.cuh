@@ -32,13 +32,14 @@ struct Tile {
 };
 
 QM_BOTH inline Tile tile_of(Order const& order, int unit, int sharing, int rank) {
-  int const wide = order.along_m ? order.m_units : order.n_units;   // cut into bands
-  int const length = order.along_m ? order.n_units : order.m_units; // walked
-  int const band = unit / (order.width * length);
-  int const left = wide - band * order.width;
-  int const width = left < order.width ? left : order.width;
-  int const inside = unit - band * order.width * length;
-  int const across = band * order.width + inside % width, along = inside / width;
+  unsigned const wide = order.along_m ? order.m_units : order.n_units;    // cut into bands
+  unsigned const length = order.along_m ? order.n_units : order.m_units;  // walked
+  unsigned const at = unit, band_units = order.width * length;
+  unsigned const first = at / band_units * order.width;  // of this band
+  unsigned const inside = at % band_units;
+  unsigned const left = wide - first;
+  unsigned const width = left < unsigned(order.width) ? left : order.width;
+  unsigned const along = inside / width, across = first + inside % width;
   int m = order.along_m ? across : along, n = order.along_m ? along : across;
   if (sharing == kShareW) m = 2 * m + rank;
   if (sharing == kShareX) n = 2 * n + rank;

@@ -20,9 +20,6 @@ struct Output {
   int m, n;
   int half;    // 1 fp16, 0 bf16
   int vector;  // 1: y and its rows are multiples of 16 bytes
-  // Scales of rows and columns of y that are applied here; fp32, step 1 or, one for all, 0.
-  float const *row_scales, *column_scales;
-  int row_step, column_step;
 };
 
 __device__ __forceinline__ uint32_t pack_pair(float low, float high, int half) {
@@ -51,55 +48,42 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4], int lane) {
   }
 }
 
-// Stores `kBlocks` (1 to 4) blocks of eight columns that begin at `column`: v[4 * j + 2 * h + c] is
-// block j, row `row` + 8 * h, column 8 * j + 2 * (lane % 4) + c. Whole warps only.
-template <int kBlocks, bool kScaled>
+// Adds the bias to `kBlocks` blocks of eight columns that begin at `column`: v[4 * j + 2 * h + c] is
+// block j, row h, column 8 * j + 2 * (lane % 4) + c.
+template <int kBlocks>
+__device__ __forceinline__ void add_bias(Output const& out, float (&v)[4 * kBlocks], int column,
+                                         int lane) {
+#pragma unroll
+  for (int i = 0; i < 2 * kBlocks; ++i) {
+    int const c = column + 8 * (i / 2) + 2 * (lane & 3) + i % 2;
+    float const b = c < out.n ? __ldg(out.bias + c) : 0.0f;
+    v[4 * (i / 2) + i % 2] += b;
+    v[4 * (i / 2) + 2 + i % 2] += b;
+  }
+}
+
+// Stores them, in rows `row` and `row` + 8. Whole warps only. kWhole: all columns exist, and y takes
+// vectors; only rows may be beyond the last.
+template <int kBlocks, bool kWhole>
 __device__ __forceinline__ void store_blocks(Output const& out, float const (&v)[4 * kBlocks],
                                              int row, int column, int lane) {
-  int const quad = lane & 3;
-  float bias[2 * kBlocks], by_column[2 * kBlocks], by_row[2];
-#pragma unroll
-  for (int i = 0; i < 2 * kBlocks; ++i) bias[i] = 0.0f;
-  if constexpr (kScaled) {
-#pragma unroll
-    for (int i = 0; i < 2 * kBlocks; ++i) {
-      int const c = column + 8 * (i / 2) + 2 * quad + i % 2;
-      by_column[i] = c < out.n ? __ldg(out.column_scales + c * out.column_step) : 0.0f;
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      int const r = row + 8 * h;
-      by_row[h] = r < out.m ? out.row_scales[r * out.row_step] : 0.0f;
-    }
-  }
-  if (out.bias != nullptr) {
-#pragma unroll
-    for (int i = 0; i < 2 * kBlocks; ++i) {
-      int const c = column + 8 * (i / 2) + 2 * quad + i % 2;
-      if (c < out.n) bias[i] = __ldg(out.bias + c);
-    }
-  }
+  int const quad = lane & 3, c = column + 8 * quad;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     uint32_t w[4] = {};
 #pragma unroll
     for (int j = 0; j < kBlocks; ++j) {
-      float y[2];
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float const sum = v[4 * j + 2 * h + c];
-        y[c] = kScaled ? fmaf(by_row[h] * by_column[2 * j + c], sum, bias[2 * j + c])
-                       : sum + bias[2 * j + c];
-      }
-      w[j] = pack_pair(y[0], y[1], out.half);
+      w[j] = pack_pair(v[4 * j + 2 * h], v[4 * j + 2 * h + 1], out.half);
     }
     transpose_quad(w, lane);
-    int const r = row + 8 * h, c = column + 8 * quad;
-    if (quad >= kBlocks || r >= out.m || c >= out.n) continue;
+    int const r = row + 8 * h;
     uint16_t* const to = static_cast<uint16_t*>(out.y) + r * out.row + c;
-    if (out.vector && c + 8 <= out.n) {
+    bool const mine = quad < kBlocks && r < out.m;
+    if constexpr (kWhole) {
+      if (mine) *reinterpret_cast<uint4*>(to) = make_uint4(w[0], w[1], w[2], w[3]);
+    } else if (mine && out.vector && c + 8 <= out.n) {
       *reinterpret_cast<uint4*>(to) = make_uint4(w[0], w[1], w[2], w[3]);
-    } else {
+    } else if (mine) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if (c + i < out.n) to[i] = static_cast<uint16_t>(w[i / 2] >> (16 * (i % 2)));

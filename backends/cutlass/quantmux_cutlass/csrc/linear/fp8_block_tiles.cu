@@ -1,5 +1,5 @@
-// The libraries of block_tile.cuh, one for each QM_SCALES: their plans and launches. Checks, tiles and
-// options stand in block_checks.cuh.
+// The library of block_tile.cuh: its plans and launches. Checks, tiles and options stand in
+// block_checks.cuh.
 #include "abi.cuh"
 
 #include "block_checks.cuh"
@@ -12,19 +12,18 @@ using Kernel = void (*)(qm::BlockCall, CUtensorMap, CUtensorMap);
 struct Entry {
   int bn, rows, deep;
   Kernel kernel;
-  int bm, stages, bytes;
+  int bm, bytes;
 };
 
 template <int kBn, int kRows, int kDeep>
 constexpr Entry entry() {
   constexpr int kWaves = kRows == 2 ? 2 : 1;
-  using Shape = qm::BlockShape<kBn, kWaves, kRows == 0, kDeep != 0, QM_SCALES>;
+  using Shape = qm::BlockShape<kBn, kWaves, kRows == 0>;
   return {kBn,
           kRows,
           kDeep,
-          reinterpret_cast<Kernel>(qm::block_gemm<kBn, kWaves, kRows == 0, kDeep != 0, QM_SCALES>),
+          reinterpret_cast<Kernel>(qm::block_gemm<kBn, kWaves, kRows == 0, kDeep != 0>),
           Shape::kBm,
-          Shape::kStages,
           Shape::kBytes};
 }
 
@@ -72,9 +71,7 @@ int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, vo
   qm::BlockCall call = plan.call;
   int const rows4 = static_cast<int>((m + 3) / 4 * 4);
   call.sx = static_cast<float const*>(x_scales);
-  if (QM_SCALES != qm::kBlockScales) {
-    call.out.row_scales = call.sx;
-  } else if (p.x_columns == QM_ROW_MAJOR) {
+  if (p.x_columns == QM_ROW_MAJOR) {
     call.sx_row = (x_row + 127) / 128;  // the row of this call, not the plan's
     call.sx_block = 1;
   } else {
@@ -157,9 +154,6 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   call.sw = static_cast<float const*>(p.w_scales);
   call.sw_row = p.w_scales_row;
   call.sw_rows = (p.n + 127) / 128;
-  call.out.column_scales = call.sw;
-  call.out.column_step = p.w_by_row;
-  call.out.row_step = p.x_by_row;
   call.out.bias = p.bias;
   call.out.n = p.n;
   call.out.half = p.out;
@@ -167,7 +161,6 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   call.order.width = p.option[4];
   call.order.along_m = p.option[5];
   call.k_blocks = (p.k + 127) / 128;
-  call.stages = e.stages;
   call.sharing = p.option[2];
   call.cluster = p.option[3];
 
@@ -201,7 +194,7 @@ QM_API int qm_run_at(void const* plan, void const* x, int64_t x_row, void const*
 QM_API int qm_trace(void* to) { return cudaMemcpyFromSymbol(to, qm::g_trace, sizeof(qm::g_trace)); }
 QM_API int qm_clusters(int cluster) {
   cudaLaunchConfig_t config = {};
-  auto const kernel = reinterpret_cast<void const*>(qm::block_gemm<128, 1, false, false, QM_SCALES>);
+  auto const kernel = reinterpret_cast<void const*>(qm::block_gemm<128, 1, false, false>);
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200000);
   config.gridDim = dim3(cluster);
   config.blockDim = dim3(qm::kThreads);

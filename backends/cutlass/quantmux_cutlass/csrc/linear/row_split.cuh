@@ -10,11 +10,10 @@
 // still multiply. After one barrier the owner adds the parts in the order of the ranks, scales,
 // rounds and stores. One launch, no workspace, and the same input gives the same bits.
 #pragma once
+#include "row_checks.cuh"
 #include "row_tile.cuh"
 
 namespace qm {
-
-constexpr int kMostSplits = 8;
 
 template <int kBn>
 struct SplitShape {
@@ -144,11 +143,12 @@ __global__ void __launch_bounds__(kRowThreads, 1)
       copy4_async(scales + 4 * (kBn + i), biased ? call.out.bias + column + i : call.sw, biased);
     }
     // Chunk c is columns 32 · (c / 8) of the rows that warp c % 8 multiplied. This warp finishes
-    // the chunks rank + cluster · (warp + 8 · slot).
+    // what lies in the places warp, warp + 8, ...
+    Chunks const chunks{Shape::kGroups, cluster};
     float sx[Shape::kMostSlots][1][2];
 #pragma unroll
     for (int slot = 0; slot < Shape::kMostSlots; ++slot) {
-      int const c = rank + cluster * (warp + 8 * slot);
+      int const c = chunks.at(rank, warp + 8 * slot);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         int const r = row + 16 * (c % 8) + lane / 4 + 8 * h;
@@ -166,29 +166,30 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncwarp();
     cluster_wait();
-    int const slots = (Shape::kChunks + cluster - 1) / cluster;
+    int const places = chunks.places();
 #pragma unroll
     for (int g = 0; g < Shape::kGroups; ++g) {
       int const c = 8 * g + warp;
-      uint32_t const own = Shape::parts(base) + (rank * slots + c / cluster) * Shape::kChunkBytes;
+      uint32_t const own =
+          Shape::parts(base) + (rank * places + chunks.place(c)) * Shape::kChunkBytes;
       float v[16];
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
         int const from = 16 * g + i;
         v[i] = from < Shape::kRegs ? s.sum[0][from < Shape::kRegs ? from : 0] : 0.0f;
       }
-      push_chunk(cluster_address(own, c % cluster), v, lane);
+      push_chunk(cluster_address(own, chunks.owner(c)), v, lane);
     }
     cluster_arrive();
     cluster_wait();
 
 #pragma unroll
     for (int slot = 0; slot < Shape::kMostSlots; ++slot) {
-      int const at = warp + 8 * slot, c = rank + cluster * at;
+      int const at = warp + 8 * slot, c = chunks.at(rank, at);
       if (c >= Shape::kChunks) continue;
       float v[1][16] = {};
       for (int from = 0; from < cluster; ++from) {
-        add_chunk(v, Shape::parts(base) + (from * slots + at) * Shape::kChunkBytes, lane);
+        add_chunk(v, Shape::parts(base) + (from * places + at) * Shape::kChunkBytes, lane);
       }
       int const g = c / 8, r = row + 16 * (c % 8) + lane / 4;
       constexpr int kRest = kBn % 32 / 8;
