@@ -118,8 +118,9 @@ def candidates(n: int, k: int, m: int, sms: int) -> Iterator[Tile]:
                     yield Tile(rows, columns, SPLIT_K, parts)
 
 
-_CLUSTERS: Final = {1: 132, 2: 66, 3: 40, 4: 30, 5: 24, 6: 20, 7: 16, 8: 14}
-"""CTAs of a cluster → clusters that an H200 runs at a time; they lie within groups of SMs."""
+_CLUSTERS: Final = {1: 132, 2: 66, 3: 39, 4: 30, 5: 22, 6: 17, 7: 15, 8: 15}
+"""CTAs of a cluster → clusters that an H200 runs at a time (asked of the driver, 2026-11-21): each
+lies within one of the groups that multiprocessors come in."""
 
 _START_US: Final = 3.0
 """Launch, first loads, last stores."""
