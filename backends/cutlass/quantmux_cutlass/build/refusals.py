@@ -58,10 +58,12 @@ def run_failed(unit: Unit, target: str, ran: Ran, timeout: float) -> BuildError:
     lines = tuple(last_lines(ran.log))
     what = f"{unit.name} for {target}"
     if ran.why == "interrupted":
-        return BuildError(f"compiling {what} was interrupted", code="interrupted")
+        return BuildError(
+            f"compiling {what} was interrupted: its compiler was killed", code="interrupted"
+        )
     if ran.why == "timeout":
         return BuildError(
-            f"compiling {what} took longer than {timeout:g} s and was ended",
+            f"compiling {what} timed out: it was ended after {timeout:g} s",
             facts=lines,
             hint="build when the machine is less busy: quantmux build cutlass --force --jobs 1",
             code="timeout",
@@ -72,7 +74,7 @@ def run_failed(unit: Unit, target: str, ran: Ran, timeout: float) -> BuildError:
         )
     if ran.status == _SIGKILL or any(mark in ran.log for mark in _KILLED):
         return BuildError(
-            f"compiling {what} was ended from outside, as when memory runs out",
+            f"compiling {what} was killed from outside, as when memory runs out",
             facts=(f"it takes about {unit.memory_gib:g} GiB", *lines),
             hint="free some memory, or: quantmux build cutlass --jobs 1",
             code="memory",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from quantmux.errors import BuildError
+from quantmux.runtime.quarantine_expiry import LASTING, TRANSIENT, expires_in
 from quantmux_cutlass.build.background import end_builds
 from quantmux_cutlass.build.failures import find_failure
 from quantmux_cutlass.build.known import know
@@ -173,6 +174,19 @@ def test_a_compiler_that_takes_too_long_is_ended_with_its_children(machine):
     assert machine.left == []
 
 
+@pytest.mark.parametrize("mood", ["full", "killed", "sleep:30"])
+def test_what_passes_by_itself_keeps_a_kernel_away_for_a_day_only(machine, mood):
+    machine.mood(mood)
+    with pytest.raises(BuildError) as caught:
+        make(machine.unit(), "90a", timeout=1)
+    assert expires_in(caught.value) == TRANSIENT
+
+
+def test_what_does_not_compile_keeps_a_kernel_away_for_long(machine):
+    machine.mood("error")
+    assert expires_in(refused(machine.unit())) == LASTING
+
+
 def test_a_disk_that_takes_no_more_is_told_of(machine):
     machine.mood("large")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -328,7 +342,7 @@ def test_a_background_build_that_failed_is_not_tried_again_in_this_process(machi
     build = build_in_background(machine.unit(), "90a")
     assert build.done.wait(30)
     assert build.error.code == "memory"
-    assert "ended from outside" in caplog.text
+    assert "killed from outside" in caplog.text
     machine.mood("")
     assert build_in_background(machine.unit(), "90a") is build
     assert state_of(machine.unit(), "90a")[0] is State.FAILED
