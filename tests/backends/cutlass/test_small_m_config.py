@@ -6,14 +6,8 @@ import pytest
 
 from quantmux.capability.profiles import profile
 from quantmux.config import LinearConfig
-from quantmux_cutlass.linear.fp8_small_m_config import (
-    FORMS,
-    M_MAX,
-    MOST_SHARED,
-    choose,
-    cut_for,
-    expected_us,
-)
+from quantmux_cutlass.linear.fp8_small_m_config import M_MAX, choose, cut_for, expected_us
+from quantmux_cutlass.linear.fp8_small_m_cut import FORMS, MOST_SHARED
 from quantmux_cutlass.linear.units_small_m import BLOCK, ROW
 
 KINDS = ("row", "exact", "block")

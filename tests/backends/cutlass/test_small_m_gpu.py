@@ -15,7 +15,7 @@ from quantmux_cutlass.build.making import make
 from quantmux_cutlass.linear.bound import call_of
 from quantmux_cutlass.linear.choice import Choice
 from quantmux_cutlass.linear.consumer import CutlassLinear
-from quantmux_cutlass.linear.fp8_small_m_config import FORMS, MOST_SHARED, Cut
+from quantmux_cutlass.linear.fp8_small_m_cut import FORMS, MOST_SHARED, Cut
 from quantmux_cutlass.linear.layer import Layer
 from quantmux_cutlass.linear.padding import padded_k16
 from quantmux_cutlass.linear.self_test import disagreement

@@ -15,7 +15,7 @@ import pytest
 
 from quantmux_cutlass import abi
 from quantmux_cutlass.interfaces import ALWAYS, INTERFACES
-from quantmux_cutlass.linear.fp8_small_m_config import FORMS, MOST_SHARED, Cut
+from quantmux_cutlass.linear.fp8_small_m_cut import FORMS, MOST_SHARED, Cut
 from quantmux_cutlass.linear.units_small_m import BLOCK, ROW
 from quantmux_cutlass.native import __file__ as package_file
 

@@ -1,14 +1,18 @@
-"""How the products for few tokens are cut up: which tile, how many blocks share K, how many stages.
+"""How the products for few tokens are cut up: as measured, or as the nearest measured shape was.
 
 No torch here: selection asks for expected times.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from quantmux.config.layouts import round_up
 from quantmux_cutlass.linear.choice import Choice
+from quantmux_cutlass.linear.fp8_small_m_cut import K_BLOCK, Cut, with_stages
+from quantmux_cutlass.linear.fp8_small_m_measured import H200
 from quantmux_cutlass.linear.units_small_m import BLOCK, ROW
 
 if TYPE_CHECKING:
@@ -20,86 +24,14 @@ M_MAX: Final = 64
 
 Kind = Literal["row", "exact", "block"]
 
-FORMS: Final = frozenset(
-    {
-        *((tokens, 64, teams) for tokens in (8, 16, 32, 64) for teams in (1, 2)),
-        *((tokens, 128, 1) for tokens in (16, 32, 64)),
-        (64, 128, 2),
-        *((64, rows, 1) for rows in (96, 112, 144, 192, 224)),
-    }
-)
-"""Tiles that the libraries hold: tokens, rows of the weights, teams; as in stream_library.cuh."""
+_CLASSES: Final = (8, 16, 32, 64)
+"""Tokens of a tile."""
 
-MOST_SHARED: Final = 227 * 1024
-"""Bytes of shared memory that one block of sm_90 may have."""
-
-_SHARED_FOR_TWO: Final = 113 * 1024
-"""Bytes with which a block of the next kernel fits beside it and may begin its stream."""
-
-_K_BLOCK: Final = 128
-_MOST_TALL_ROWS: Final = 128
-_REGISTERS_BY_FOUR: Final = 24
 _SMS: Final = 132
 _MOST_SPLITS: Final = 8
 """Blocks of a cluster that every sm_90 part can place."""
 
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """One way to cut up a product.
-
-    Attributes:
-        tokens: Tokens of a tile.
-        rows: Rows of the weights of a tile.
-        splits: Blocks of a cluster that share a tile's K.
-        stages: Blocks of 128 of K that are on their way at once.
-        teams: Teams of consumers of a block, which take blocks of K in turn.
-        share: Neighbouring tiles that get x together.
-        pdl: Start beside the kernel before.
-    """
-
-    tokens: int
-    rows: int
-    splits: int
-    stages: int
-    teams: int = 1
-    share: int = 1
-    pdl: bool = True
-
-    @property
-    def upright(self) -> bool:
-        """Whether tokens are the tall side of the matrix instruction, not rows of the weights."""
-        return self.rows % 64 != 0 or self.rows > _MOST_TALL_ROWS
-
-    @property
-    def _registers(self) -> int:
-        """Accumulators of a thread."""
-        return self.rows // 4 if self.upright else self.tokens // 2
-
-    @property
-    def _threads(self) -> int:
-        """Threads of a team: a warp group, or two beside each other."""
-        return 256 if self.upright else 2 * self.rows
-
-    def shared_bytes(self, *, block: bool) -> int:
-        """Give the shared memory of one block, as ``Shape`` of stream.cuh computes it."""
-        vector = 4 if self._registers >= _REGISTERS_BY_FOUR else 2
-        owned = -(-(self._registers // vector // self.teams) // self.splits)
-        inbox = self.teams * owned * (self.splits - 1) * self._threads * vector * 4
-        scales = (self.tokens + 4) * 4 if block else 0
-        a_stage = (self.rows + self.tokens) * _K_BLOCK + scales + 16
-        of_rows = 2 * self.rows * 4 if self.upright else 0
-        return self.stages * a_stage + inbox + self.tokens * 4 + of_rows + 8
-
-    def holds(self, stages: int, k_blocks: int) -> bool:
-        """Tell whether the tile can work with so many stages, whatever their size."""
-        if self.teams == 1:
-            return stages >= 1
-        sums = self.teams * self._threads * self._registers * 4
-        if stages < self.teams or stages * (self.rows + self.tokens) * _K_BLOCK < sums:
-            return False
-        # a stage that is filled again must come back to its team
-        return stages % self.teams == 0 or stages >= -(-k_blocks // self.splits)
+_UPRIGHT_ROWS: Final = (96, 112, 144, 192, 224)
 
 
 def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
@@ -124,25 +56,41 @@ def cut_for(kind: Kind, *, n: int, k: int, m: int, sms: int = _SMS) -> Cut:
         m: Tokens.
         sms: Multiprocessors.
     """
-    tokens = next((t for t in (8, 16, 32) if m <= t), M_MAX)
-    rows = 64
-    k_blocks = -(-k // _K_BLOCK)
-    tiles = -(-n // rows)
-    splits = max(1, min(_MOST_SPLITS, k_blocks, sms // tiles))
-    return with_stages(Cut(tokens, rows, splits, 1), k_blocks, block=kind == "block")
+    tokens = next(t for t in _CLASSES if m <= t or t == M_MAX)
+    measured = H200["block" if kind == "block" else "row", tokens]
+    found = measured.get((n, k)) if sms == _SMS else None
+    if found is not None:
+        return found
+    near = min(measured, key=lambda shape: _distance(shape, (n, k)))
+    return _adapted(measured[near], near, (n, k), sms, block=kind == "block")
 
 
-def with_stages(cut: Cut, k_blocks: int, *, block: bool, most: int = _SHARED_FOR_TWO) -> Cut:
-    """Give the cut with as many stages as it needs, or as ``most`` bytes of shared memory hold."""
-    needed = -(-k_blocks // cut.splits)
-    possible = [s for s in range(1, 65) if cut.holds(s, k_blocks)]
-    enough = next(s for s in possible if s >= needed or s == possible[-1])
-    fits = [
-        stages
-        for stages in possible
-        if stages <= enough and replace(cut, stages=stages).shared_bytes(block=block) <= most
-    ]
-    return replace(cut, stages=fits[-1] if fits else possible[0])
+def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
+    return sum(abs(math.log(a / b)) for a, b in zip(one, other, strict=True))
+
+
+def _adapted(
+    cut: Cut, near: tuple[int, int], shape: tuple[int, int], sms: int, *, block: bool
+) -> Cut:
+    """Give a measured cut with splits and stages for another shape.
+
+    As many blocks a multiprocessor, and as much shared memory for each, as were the fastest there.
+    """
+    n, k = shape
+    k_blocks = -(-k // K_BLOCK)
+    if cut.upright:
+        cut = replace(cut, rows=_upright_rows(n, sms))
+    blocks = -(-near[0] // cut.rows) * cut.splits / _SMS  # of a multiprocessor
+    tiles = round_up(-(-n // cut.rows), cut.share)
+    most = max(_MOST_SPLITS // cut.share, 1)
+    splits = max(1, min(most, k_blocks, int(max(blocks, 1.0) * sms / tiles)))
+    memory = cut.shared_bytes(block=block)
+    return with_stages(replace(cut, splits=splits), k_blocks, block=block, most=memory)
+
+
+def _upright_rows(n: int, sms: int) -> int:
+    """Give the rows of a tile with which all tiles run at once, or the most."""
+    return next((r for r in _UPRIGHT_ROWS if -(-n // r) <= sms), _UPRIGHT_ROWS[-1])
 
 
 def expected_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:

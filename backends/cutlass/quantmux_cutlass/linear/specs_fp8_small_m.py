@@ -23,12 +23,15 @@ _SHARED: Final = (
     "linear/outputs.py",
     "linear/padding.py",
     "linear/fp8_small_m_config.py",
+    "linear/fp8_small_m_cut.py",
+    "linear/fp8_small_m_measured.py",
     "linear/units_small_m.py",
     "csrc/abi.cuh",
     "csrc/linear/stream.cuh",
     "csrc/linear/stream_library.cuh",
     "csrc/linear/stream_ptx.cuh",
     "csrc/linear/stream_wgmma.cuh",
+    "csrc/linear/wgmma.cuh",
 )
 
 
