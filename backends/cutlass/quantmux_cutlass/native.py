@@ -69,7 +69,7 @@ class Plan:
 
         Args:
             library: From `opened`.
-            problem: What the layer is; `problem` fills one.
+            problem: What the layer is.
             keep: What the plan points into, held as long as the plan.
 
         Raises:
