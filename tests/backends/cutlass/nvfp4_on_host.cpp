@@ -55,10 +55,10 @@ QM_API int qm_quantize(void const* from, void const* x, int64_t row_stride, int6
     } else {
       g = *static_cast<float const*>(given);
     }
-    return with_form(plan.layout, call.aligned, call.passes, [&](auto layout, auto aligned, auto passes) {
+    return with_form(plan.layout, call.aligned, call.ahead, [&](auto layout, auto aligned, auto ahead) {
       for (int32_t program = 0; program < call.programs; ++program)
         for (int thread = 0; thread < 1 << call.quantize.geometry.threads; ++thread)
-          quantize_thread<T, decltype(layout)::value, decltype(aligned)::value, decltype(passes)::value>(
+          quantize_thread<T, decltype(layout)::value, decltype(aligned)::value, decltype(ahead)::value>(
               call.quantize, program, thread, Nothing{}, Known{g});
       return int(QM_OK);
     });

@@ -33,7 +33,7 @@ SHAPES = {  # (M, n, padded_n, padded_m_multiple)
     "several tiles": (300, 520, 528, 1),
     "padding wider than a program": (3, 16, 2112, 1),
 }
-OPTIONS = ((0, 0), (2, 2, 259, 259), (1, 1, 131, 131), (2, 2, 64, 64))
+OPTIONS = ((0, 0), (1, 1, 256, 256), (10, 10, 131, 131), (5, 13, 66, 258))
 
 
 @pytest.fixture(scope="module")

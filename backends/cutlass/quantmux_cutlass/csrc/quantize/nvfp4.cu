@@ -85,8 +85,8 @@ QM_API int qm_quantize(void const* from, void const* x, int64_t row_stride, int6
       int const status = launched(kernel, call.search_programs, kSearchThreads, plan.pdl, stream, &call.search);
       if (status != QM_OK) return status;
     }
-    return with_form(plan.layout, call.aligned, call.passes, [&](auto layout, auto aligned, auto passes) {
-      auto const kernel = reinterpret_cast<void const*>(&quantize_kernel<T, decltype(layout)::value, decltype(aligned)::value, decltype(passes)::value>);
+    return with_form(plan.layout, call.aligned, call.ahead, [&](auto layout, auto aligned, auto ahead) {
+      auto const kernel = reinterpret_cast<void const*>(&quantize_kernel<T, decltype(layout)::value, decltype(aligned)::value, decltype(ahead)::value>);
       return launched(kernel, call.programs, 1 << call.quantize.geometry.threads, plan.pdl, stream, &call.quantize);
     });
   });

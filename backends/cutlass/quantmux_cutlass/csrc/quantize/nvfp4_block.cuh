@@ -19,6 +19,16 @@ QM_DEVICE float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
 QM_DEVICE float widened(__half v) { return __half2float(v); }
 QM_DEVICE float widened(float v) { return v; }
 
+// The low (0) or the high (1) half of a word, widened
+template <class T>
+QM_DEVICE float half_of(uint32_t word, int which) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return as_float(which ? word & 0xFFFF0000u : word << 16);
+  } else {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(which ? word >> 16 : word & 0xFFFFu)));
+  }
+}
+
 template <class T>
 struct Block {  // bf16, fp16
   uint32_t w[8];
@@ -43,25 +53,14 @@ struct Block {  // bf16, fp16
     }
   }
   QM_DEVICE float value(int i) const {
-    uint32_t const word = w[i >> 1];
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      return as_float(i & 1 ? word & 0xFFFF0000u : word << 16);
-    } else {
-      unsigned short const half = static_cast<unsigned short>(i & 1 ? word >> 16 : word & 0xFFFFu);
-      return __half2float(__ushort_as_half(half));
-    }
+    return half_of<T>(w[i >> 1], i & 1);
   }
-  // without sign, as integers: NaN is above Inf, Inf above every number
+  // NaN where one is
   QM_DEVICE float amax() const {
-    uint32_t most = 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) most = larger_halves(most, w[i] & 0x7FFF7FFFu);
-    uint32_t const one = larger(most >> 16, most & 0xFFFFu);
-    if constexpr (std::is_same_v<T, __half>) {
-      return __half2float(__ushort_as_half(static_cast<unsigned short>(one)));
-    } else {
-      return as_float(one << 16);
-    }
+    uint32_t const low = larger_halves(T{}, larger_halves(T{}, w[0], w[1]), larger_halves(T{}, w[2], w[3]));
+    uint32_t const high = larger_halves(T{}, larger_halves(T{}, w[4], w[5]), larger_halves(T{}, w[6], w[7]));
+    uint32_t const both = larger_halves(T{}, low, high);
+    return larger_magnitude(half_of<T>(both, 0), half_of<T>(both, 1));
   }
   QM_DEVICE uint32_t signs(int half) const {
     return signs_of_halves(w[4 * half], w[4 * half + 1], w[4 * half + 2], w[4 * half + 3]);
@@ -139,32 +138,35 @@ QM_DEVICE uint32_t any_word(Block<T> const& block, int half, float m) {
   return word;
 }
 
-// Codes and scale of a block; all lanes of a warp take the same branches
+// Codes and scale of a block by the plain form; false, and nothing done, where some lane's block wants
+// the other. All lanes of a warp call it.
+template <class T>
+QM_DEVICE bool plainly_quantized(Block<T> const& block, float inverse_global, Codes* codes, uint32_t* scale_code) {
+  float const amax = block.amax();
+  Scale const s = plain_scale(amax, inverse_global);
+  float const m = plain_multiplier(s, inverse_global);
+  if (!whole_warp(times(amax, m) < kBeyond)) return false;
+  uint32_t const low = plain_word(block, 0, m), high = plain_word(block, 1, m);
+  codes->low = s.usable ? low : 0;
+  codes->high = s.usable ? high : 0;
+  *scale_code = s.code;
+  return true;
+}
+
+template <class T>
+QM_DEVICE void anyhow_quantized(Block<T> const& block, float inverse_global, Codes* codes, uint32_t* scale_code) {
+  Scale const s = any_scale(block.amax(), inverse_global);
+  float const m = over(inverse_global, s.value);
+  codes->low = s.usable ? any_word(block, 0, m) : 0;
+  codes->high = s.usable ? any_word(block, 1, m) : 0;
+  *scale_code = s.code;
+}
+
 template <class T>
 QM_DEVICE Codes quantized(Block<T> const& block, float inverse_global, uint32_t* scale_code) {
-  float const amax = block.amax();
   Codes made;
-  bool plain = is_plain(inverse_global);
-  if (plain) {
-    Scale const s = plain_scale(amax, inverse_global);
-    float const m = plain_multiplier(s, inverse_global);
-#if !QM_E2M1_INSTRUCTION
-    plain = whole_warp(!s.usable || times(amax, m) < kBeyond);
-    if (plain)
-#endif
-    {
-      made.low = s.usable ? plain_word(block, 0, m) : 0;
-      made.high = s.usable ? plain_word(block, 1, m) : 0;
-      *scale_code = s.code;
-    }
-  }
-  if (!plain) {
-    Scale const s = any_scale(amax, inverse_global);
-    float const m = over(inverse_global, s.value);
-    made.low = s.usable ? any_word(block, 0, m) : 0;
-    made.high = s.usable ? any_word(block, 1, m) : 0;
-    *scale_code = s.code;
-  }
+  if (!is_plain(inverse_global) || !plainly_quantized(block, inverse_global, &made, scale_code))
+    anyhow_quantized(block, inverse_global, &made, scale_code);
   return made;
 }
 

@@ -19,8 +19,8 @@ struct QmQuantizeProblem {
   int32_t device;     // CUDA ordinal
   int32_t sms;        // multiprocessors of the device
   int32_t pdl;        // 1: may start while the kernel before it ends
-  int32_t option[4];  // for few rows, for many: blocks of a thread (1, 2); threads of a program and, in
-                      // swizzled layouts, quads of its lowest lanes (threads + quads); 0: the library's choice
+  int32_t option[4];  // for few rows, for many: 1 + log2 of the tiles of a program, + 8 to ask for the next
+                      // early; threads of a program + log2 of the quads of its lowest lanes; 0: its choice
 };
 
 namespace qm_nvfp4 {
@@ -42,17 +42,23 @@ constexpr int kSearchLog = 7;   // at most so many threads (their log2) side by 
 
 // From so many blocks on there are many rows
 constexpr int64_t kMany = 1024 * 448;
+constexpr int kFewShape = 256 + 3, kManyShape = 256 + 3, kAheadByItself = 0;
+constexpr int kProgramsOfSm = 12;  // a program goes down several tiles where so many are left
+constexpr int kMostTiles = 3;      // log2
 constexpr uint32_t kMagic = 0x514D5134u;
 constexpr int64_t kMostRows = INT32_MAX - (1 << 21);
+
+struct Form {
+  int32_t tiles;  // log2 of those of a program; -1: by the number of rows
+  int32_t ahead;
+  Geometry geometry;
+  Divisor across;  // programs side by side
+};
 
 struct Plan {
   uint32_t magic;
   int32_t n, groups, rows, in, layout, device, sms, pdl, quads;
-  struct {
-    int32_t passes;
-    Geometry geometry;
-    Divisor across[2];  // for one block a thread and for two
-  } few, many;
+  Form few, many;
   int32_t threads_log;
   Divisor search_across;
 };
@@ -62,13 +68,34 @@ static_assert(sizeof(Plan) <= 256 && std::is_trivially_copyable_v<Plan>);
 struct Call {
   Arguments quantize;
   SearchArguments search;
-  int32_t programs, passes;
+  int32_t programs;
+  bool ahead;
   bool aligned;       // 16 bytes of x and 8 of data at once
   bool readable;      // 16 bytes of x
   int32_t search_programs;  // 0: no search
 };
 
 inline int32_t rounded_up(int64_t value, int32_t multiple) { return int32_t((value + multiple - 1) / multiple * multiple); }
+
+// One form of the kernel from its two options; false where there is none such
+inline bool make_form(QmQuantizeProblem const& q, int quads, int way, int shape, int own, Form* form) {
+  if (way < 0 || way > 13 || shape < 0) return false;
+  form->tiles = way ? (way - 1) & 7 : -1;
+  form->ahead = way ? (way - 1) >> 3 : kAheadByItself;
+  if (form->tiles > 4) return false;
+  if (shape == 0) shape = own;
+  Geometry& g = form->geometry;
+  g.lane_quads = shape & 15;
+  for (g.threads = 6; g.threads < 8 && (1 << g.threads) < shape - g.lane_quads; ++g.threads) {}
+  if ((1 << g.threads) != shape - g.lane_quads || g.lane_quads > 3) return false;
+  // 8 rows fill a sector of scales; in row_major a warp does
+  int most = g.threads - 5;
+  if (q.layout == kRowMajor && most < g.lane_quads) most = g.lane_quads;
+  for (g.quads = 0; g.quads < most && (1 << g.quads) < quads; ++g.quads) {}
+  if (g.lane_quads > g.quads) g.lane_quads = g.quads;
+  form->across = divisor((quads + (1 << g.quads) - 1) >> g.quads);
+  return true;
+}
 
 inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   if (!problem || !into) return QM_NULL;
@@ -89,23 +116,8 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   plan.pdl = q.pdl != 0;
   int const quads = (plan.groups + 3) / 4;
   plan.quads = q.layout == kRowMajor ? plan.groups : quads;
-  for (int i = 0; i < 2; ++i) {
-    auto& form = i ? plan.many : plan.few;
-    int const passes = q.option[i] ? q.option[i] : 1 + i, shape = q.option[2 + i] ? q.option[2 + i] : 256;
-    if (passes < 1 || passes > 2 || shape < 64) return QM_OPTION;
-    Geometry g{};
-    g.lane_quads = shape & 15;
-    for (g.threads = 6; g.threads < 8 && (1 << g.threads) < shape - g.lane_quads; ++g.threads) {}
-    if ((1 << g.threads) != shape - g.lane_quads || g.lane_quads > 3) return QM_OPTION;
-    while (g.quads < g.threads - 5 && (1 << g.quads) < quads) ++g.quads;
-    if (g.lane_quads > g.quads) g.lane_quads = g.quads;
-    form.passes = passes;
-    form.geometry = g;
-    for (int j = 0; j < 2; ++j) {
-      int const side = (j + 1) << g.quads;
-      form.across[j] = divisor(q.layout == kRowMajor ? plan.groups : (quads + side - 1) / side);
-    }
-  }
+  for (int i = 0; i < 2; ++i)
+    if (!make_form(q, quads, q.option[i], q.option[2 + i], i ? kManyShape : kFewShape, i ? &plan.many : &plan.few)) return QM_OPTION;
   int const eights = (q.n + 7) / 8;
   while (plan.threads_log < kSearchLog && (1 << plan.threads_log) < eights) ++plan.threads_log;
   plan.search_across = divisor((eights + (1 << plan.threads_log) - 1) >> plan.threads_log);
@@ -167,29 +179,34 @@ inline int make_call(Plan const& plan, void const* x, int64_t row_stride, int64_
     a.source = partial;
     a.parts = call->search_programs;
   }
-  auto const& form = m * plan.groups >= kMany ? plan.many : plan.few;
-  call->passes = call->aligned ? form.passes : 1;
-  a.geometry = form.geometry;
-  a.across = form.across[call->passes - 1];
+  Form const& form = m * plan.groups >= kMany ? plan.many : plan.few;
+  call->ahead = call->aligned && form.ahead;
+  Geometry& g = a.geometry = form.geometry;
+  a.across = form.across;
   a.zero_rows = divisor(1);
-  int64_t programs, zeros = 0;
-  if (plan.layout == kRowMajor) {
-    int64_t const tile = int64_t(call->passes) << a.geometry.threads;
-    programs = (int64_t(a.padded_m) * plan.groups + tile - 1) / tile;
-  } else {
-    a.scale_rows = rounded_up(a.padded_m, plan.layout == kSwizzled128x4 ? 128 : 8);
-    int const rows = 1 << rows_log(a.geometry);
-    int64_t down = (int64_t(a.scale_rows) + rows - 1) / rows;
-    if (plan.layout == kSwizzled128x4 && a.padded_m == m && m % 128 && m % 128 <= 32 - rows / 4) {
+  int const rows = 1 << rows_log(g), step = plan.layout == kSwizzled128x4 ? rows / 4 : rows;
+  a.scale_rows = plan.layout == kRowMajor ? a.padded_m : rounded_up(a.padded_m, plan.layout == kSwizzled128x4 ? 128 : 8);
+  int64_t down = (int64_t(a.scale_rows) + rows - 1) / rows, zeros = 0;
+  g.tiles = form.tiles;
+  if (form.tiles < 0)
+    for (g.tiles = kMostTiles; g.tiles > 0 && (down * a.across.by >> g.tiles) < kProgramsOfSm * int64_t(plan.sms);) --g.tiles;
+  if (plan.layout == kSwizzled128x4) {
+    while ((step << g.tiles) > 32) --g.tiles;  // tiles of one program are of the same 128 rows
+    if (g.tiles == 0 && a.padded_m == m && m % 128 && m % 128 <= 32 - step) {
       // of the last 128 rows only the first of each quarter's 32 have values
-      int32_t const step = rows / 4;
       a.zero_row = rounded_up(m % 128, step);
       a.zero_rows = divisor(32 - a.zero_row);
       down -= (32 - a.zero_row) / step;
-      zeros = ((int64_t(32 - a.zero_row) * plan.quads - 1) >> a.geometry.threads) + 1;
+      zeros = ((int64_t(32 - a.zero_row) * plan.quads - 1) >> g.threads) + 1;
     }
-    programs = down * a.across.by;
   }
+  a.down = step;
+  a.x_down = step * row_stride * size;
+  a.data_down = int64_t(step) * plan.groups * 8;
+  // in 128x4 within the same 128 rows
+  a.scales_down = plan.layout == kRowMajor ? int64_t(step) * plan.groups
+                  : plan.layout == kSwizzled8x4 ? int64_t(step / 8) * plan.quads * 32 : step * 16;
+  int64_t programs = ((down + (int64_t(1) << g.tiles) - 1) >> g.tiles) * a.across.by;
   if (programs + zeros > INT32_MAX) return QM_SHAPE;
   a.programs = int32_t(programs);
   programs += zeros;
@@ -207,13 +224,13 @@ int with_type(int in, F const& run) {
   }
 }
 
-// run(layout, aligned, passes) with integral constants
+// run(layout, aligned, ahead) with integral constants
 template <class F>
-int with_form(int layout, bool aligned, int passes, F const& run) {
+int with_form(int layout, bool aligned, bool ahead, F const& run) {
   auto const with_layout = [&](auto chosen) {
-    if (!aligned) return run(chosen, std::false_type{}, std::integral_constant<int, 1>{});
-    if (passes == 1) return run(chosen, std::true_type{}, std::integral_constant<int, 1>{});
-    return run(chosen, std::true_type{}, std::integral_constant<int, 2>{});
+    if (!aligned) return run(chosen, std::false_type{}, std::false_type{});
+    if (!ahead) return run(chosen, std::true_type{}, std::false_type{});
+    return run(chosen, std::true_type{}, std::true_type{});
   };
   switch (layout) {
     case kRowMajor: return with_layout(std::integral_constant<int, kRowMajor>{});

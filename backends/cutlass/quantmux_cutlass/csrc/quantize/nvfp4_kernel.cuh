@@ -16,7 +16,7 @@ namespace qm_nvfp4 {
 constexpr int kMostThreads = 256;
 
 // Programs of 256 threads that a multiprocessor shall have room for: registers are limited so. fp32
-// blocks are twice as large, and one or two of them a thread want more than 32 or 40.
+// blocks are twice as large; asking for the next block early takes some, too.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kShare = 3;  // sm_120 has 1536 threads; the conversion there needs few registers
 #else
@@ -60,11 +60,11 @@ struct GlobalScale {
   }
 };
 
-template <class T, int kLayout, bool kAligned, int kPasses>
-__global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 ? kShare : kPasses == 1 ? 2 * kShare : kShare + 2) quantize_kernel(__grid_constant__ Arguments const p) {
+template <class T, int kLayout, bool kAligned, bool kAhead>
+__global__ void __launch_bounds__(kMostThreads, sizeof(T) == 4 ? kShare : kAhead ? kShare + 1 : kShare + 2) quantize_kernel(__grid_constant__ Arguments const p) {
   __shared__ uint32_t shared[kMostThreads / 32];
   int32_t const program = p.parts ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-  quantize_thread<T, kLayout, kAligned, kPasses>(p, program, threadIdx.x, Overlap{}, GlobalScale{p, shared});
+  quantize_thread<T, kLayout, kAligned, kAhead>(p, program, threadIdx.x, Overlap{}, GlobalScale{p, shared});
 }
 
 // The bits of the largest finite magnitude of eight values
@@ -93,21 +93,13 @@ struct Eight {
   __device__ __forceinline__ uint32_t largest() const {
     uint32_t most = 0;
     if constexpr (sizeof(T) == 2) {
-      constexpr bool kHalf = std::is_same_v<T, __half>;
-      constexpr uint32_t kInf = kHalf ? 0x7C00u : 0x7F80u;
+      uint32_t const all = larger_halves(T{}, larger_halves(T{}, w[0], w[1]), larger_halves(T{}, w[2], w[3]));
+      most = as_bits(larger_magnitude(half_of<T>(all, 0), half_of<T>(all, 1)));
+      if (most >= kInfinity) {  // rare: leave out what is not finite
+        most = 0;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) most = larger_halves(most, w[i] & 0x7FFF7FFFu);
-      uint32_t one = max(most >> 16, most & 0xFFFFu);
-      if (one >= kInf) {  // rare: leave out what is not finite
-        one = 0;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          uint32_t const low = w[i] & 0x7FFFu, high = (w[i] >> 16) & 0x7FFFu;
-          one = max(one, max(low < kInf ? low : 0u, high < kInf ? high : 0u));
-        }
+        for (int i = 0; i < 4; ++i) most = max(most, max(finite_bits<T>(half_of<T>(w[i], 0)), finite_bits<T>(half_of<T>(w[i], 1))));
       }
-      float const value = kHalf ? __half2float(__ushort_as_half(static_cast<unsigned short>(one))) : as_float(one << 16);
-      most = as_bits(value);
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) most = max(most, finite_bits<T>(as_float(w[i])));

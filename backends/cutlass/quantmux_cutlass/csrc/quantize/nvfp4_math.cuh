@@ -7,7 +7,8 @@
 // * plain: G is an ordinary number (2^-60 < G < 2^100, so no intermediate result is subnormal or
 //   overflows) and no |x| * m of the block reaches 7. Both divisions are products corrected by their
 //   residual, the rounding to e2m1 is five fp32 operations, of which none is a clamp.
-// * any: IEEE divisions, clamps, NaN looked at. For the others; rare, so its cost does not matter.
+// * any: IEEE divisions, clamps, NaN looked at. For all other blocks, and the 31 beside such a one: they
+//   are rare, so its cost does not matter.
 //
 // Division a / b by way of y, which is 1 / b within a unit in the last place: q = a * y is off by a
 // few units at most, and fma(fma(-b, q, a), y, q) is RN(a / b) for b = 6 and every a, and for b of
@@ -51,7 +52,6 @@ constexpr uint32_t kInfinity = 0x7F800000u;
 constexpr uint32_t kMagnitude = 0x7FFFFFFFu;
 constexpr uint32_t kNanCode = 0x7Fu;
 constexpr float kSixth = 0.16666667163372039795f;  // RN(1/6)
-constexpr float kSaturated = 1048576.0f;           // 2^20: far above 448, far below overflow
 constexpr float kLeastPlain = 8.6736173798840355e-19f;  // 2^-60
 constexpr float kMostPlain = 1.2676506002282294e30f;    // 2^100
 constexpr float kBeyond = 7.0f;                    // from here on the plain rounding gives code 8
@@ -78,7 +78,22 @@ QM_DEVICE float near_inverse(float b) {
 QM_DEVICE uint32_t permuted(uint32_t a, uint32_t b, uint32_t how) {
   return __byte_perm(a, b, how);
 }
-QM_DEVICE uint32_t larger_halves(uint32_t a, uint32_t b) { return __vmaxu2(a, b); }
+// The larger magnitude of each half of two words, with some sign; NaN where one is
+QM_DEVICE uint32_t larger_halves(__nv_bfloat16, uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+QM_DEVICE uint32_t larger_halves(__half, uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+QM_DEVICE float larger_magnitude(float a, float b) {
+  float d;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(fabsf(a)), "f"(fabsf(b)));
+  return d;
+}
 QM_DEVICE uint4 read16(void const* at) {
   // Read once, so first to leave L1. Not by the read-only path: with overlapping launches x may have
   // been written while this kernel was already there, waiting.
@@ -89,14 +104,6 @@ QM_DEVICE uint4 read16(void const* at) {
 }
 QM_DEVICE float inverse(float v) { return __frcp_rn(v); }
 QM_DEVICE bool some_of_warp(bool mine) { return __any_sync(0xFFFFFFFFu, mine); }
-// Four lanes side by side have a byte each: their word, in all of them
-QM_DEVICE uint32_t quad_word(uint32_t byte, int lane) {
-  uint32_t word = byte << (8 * lane);
-  word |= __shfl_xor_sync(0xFFFFFFFFu, word, 1);
-  return word | __shfl_xor_sync(0xFFFFFFFFu, word, 2);
-}
-QM_DEVICE bool owns_quad_word(int lane) { return lane == 0; }
-QM_DEVICE void store_quad_word(uint8_t* to, uint32_t word, int) { *reinterpret_cast<uint32_t*>(to) = word; }
 QM_DEVICE bool whole_warp(bool mine) { return __all_sync(0xFFFFFFFFu, mine); }
 // the lowest byte: nearest even, saturated at 448, NaN 0x7F
 QM_DEVICE uint32_t to_e4m3(float value) {
@@ -125,9 +132,16 @@ inline uint32_t permuted(uint32_t a, uint32_t b, uint32_t how) {
   for (int i = 0; i < 4; ++i) made |= uint32_t((all >> (8 * ((how >> (4 * i)) & 7))) & 0xFF) << (8 * i);
   return made;
 }
-inline uint32_t larger_halves(uint32_t a, uint32_t b) {
+template <class T>
+uint32_t larger_halves(T, uint32_t a, uint32_t b) {  // as integers: NaN above Inf above every number
+  a &= 0x7FFF7FFFu;
+  b &= 0x7FFF7FFFu;
   uint32_t const low = (a & 0xFFFFu) > (b & 0xFFFFu) ? a & 0xFFFFu : b & 0xFFFFu;
   return ((a >> 16) > (b >> 16) ? a >> 16 : b >> 16) << 16 | low;
+}
+inline float larger_magnitude(float a, float b) {
+  uint32_t const x = as_bits(a) & kMagnitude, y = as_bits(b) & kMagnitude;
+  return as_float(x > y ? x : y);
 }
 inline uint4 read16(void const* at) {
   uint4 v;
@@ -137,10 +151,6 @@ inline uint4 read16(void const* at) {
 }
 inline float inverse(float v) { return 1.0f / v; }
 inline bool some_of_warp(bool) { return true; }
-// One thread after the other: each stores its own byte
-inline uint32_t quad_word(uint32_t byte, int) { return byte; }
-inline bool owns_quad_word(int) { return true; }
-inline void store_quad_word(uint8_t* to, uint32_t word, int) { *to = uint8_t(word); }
 inline bool whole_warp(bool mine) { return mine; }
 inline uint32_t to_e4m3(float value) {
   if (!(value == value)) return kNanCode;
@@ -178,14 +188,12 @@ QM_DEVICE bool is_plain(float inverse_global) {
   return inverse_global > kLeastPlain && inverse_global < kMostPlain;
 }
 
-// s of a block, plain
+// s and m of a block whose |x| * m stay below kBeyond, which the caller sees to: it leaves those to
+// `any_scale`, and with them the blocks that hold NaN or Inf and those where G * amax overflows
 QM_DEVICE Scale plain_scale(float amax, float inverse_global) {
-  float const wanted = times(amax, inverse_global);
-  float const q = corrected(wanted < kSaturated ? wanted : kSaturated, 6.0f, kSixth);
-  return scale_of_code(to_e4m3(as_bits(amax) < kInfinity ? q : as_float(0x7FC00000u)));
+  return scale_of_code(to_e4m3(corrected(times(amax, inverse_global), 6.0f, kSixth)));
 }
 
-// m of a block, plain
 QM_DEVICE float plain_multiplier(Scale scale, float inverse_global) {
   float const rough = near_inverse(scale.value);
   float const y = fused(fused(-scale.value, rough, 1.0f), rough, rough);

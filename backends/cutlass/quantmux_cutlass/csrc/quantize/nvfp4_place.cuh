@@ -1,14 +1,13 @@
 // Which block of 16 values a thread has, and where its scale goes.
 //
-// row_major: threads take consecutive blocks of the whole stored matrix: 32 lanes then write 256
-// bytes of codes and 32 bytes of scales in one piece each.
+// A program takes a tile of rows and quads (4 blocks) and goes down from tile to tile, so that what a
+// thread computes of places is done once: afterwards everything moves by fixed amounts.
 //
-// In the swizzled layouts the 32 bytes of a sector of scales are those of 4 columns (a quad) and 8
+// From its lowest bits up, a thread's index counts: 4 columns of a quad, `lane_quads` quads, rows, the
+// other quads. In the swizzled layouts the 32 bytes of a sector of scales are those of a quad and 8
 // rows: in 8x4 of 8 rows in sequence, in 128x4 of the rows r and r + 1 and both 32, 64 and 96 further
-// down. A program takes such 8 rows (or a power of two times as many, where rows are short) and some
-// quads side by side, so that sectors are filled by one program. From its lowest bits up, a thread's
-// index counts: 4 columns of a quad, `lane_quads` quads, 8 rows, the other quads, further rows. With
-// 8 quads first a warp reads 1 KiB of one row; with 1 quad first it fills a sector by itself.
+// down. So there a tile has 8 rows, or a power of two times as many where rows are short, and a sector
+// is filled by one program. With 8 quads first a warp reads 1 KiB of one row.
 #pragma once
 #include <cstdint>
 
@@ -36,48 +35,40 @@ QM_DEVICE int32_t quotient(int32_t n, Divisor const& d) {
   return int32_t((uint64_t(uint32_t(n)) * d.factor) >> d.shift);
 }
 
-// How a program's threads lie over the matrix; all are logarithms to base 2
+// How a program's threads lie over a tile; all are logarithms to base 2
 struct Geometry {
   int32_t threads;     // 6, 7 or 8
-  int32_t quads;       // side by side; threads - 5 at most
+  int32_t quads;       // of a tile
   int32_t lane_quads;  // of these, the first; 3 at most
+  int32_t tiles;       // that a program goes down
 };
 
-inline int rows_log(Geometry const& g) { return g.threads - 2 - g.quads; }  // rows of a program, 8 at least
+inline int rows_log(Geometry const& g) { return g.threads - 2 - g.quads; }
 
 struct Place {
   int32_t row;
   int32_t group;  // block of the row
 };
 
-// The block of a thread, and the least row of its program; `pass` counts the blocks of a thread.
+// The block of a thread in the first tile of its program, and the least row of that tile
 template <int kLayout>
-QM_DEVICE Place place_of(int32_t program, int thread, int pass, int passes, Divisor const& across, Geometry const& g,
-                         int32_t* first) {
+QM_DEVICE Place place_of(int32_t program, int thread, Divisor const& across, Geometry const& g, int32_t* first) {
   Place p;
-  if (kLayout == kRowMajor) {
-    // `across` programs take as many blocks as that many rows have: below 2^31, whatever M is
-    int32_t const tile = passes << g.threads, down = quotient(program, across);
-    int32_t const base = down * tile, start = (program - down * across.by) * tile;
-    int32_t const at = start + (pass << g.threads) + thread, r = quotient(at, across);
-    *first = base + quotient(start, across);
-    p.row = base + r;
-    p.group = at - r * across.by;
+  int32_t const down = quotient(program, across), column = program - down * across.by, tile = down << g.tiles;
+  int const rows = g.threads - 2 - g.quads, others = g.quads - g.lane_quads;
+  // sectors of scales want 8 rows before further quads; without them all rows come first
+  int const near = kLayout == kRowMajor ? rows : 3;
+  int const low = (thread >> 2) & ((1 << g.lane_quads) - 1), t = thread >> (2 + g.lane_quads);
+  int const high = (t >> near) & ((1 << others) - 1);
+  int const i = (t & ((1 << near) - 1)) + ((t >> (near + others)) << near);
+  p.group = ((column << g.quads) + (high << g.lane_quads) + low) * 4 + (thread & 3);
+  if (kLayout == kSwizzled128x4) {
+    int const step = rows - 2;  // a quarter of the rows
+    *first = ((tile >> (5 - step)) << 7) + ((tile & ((32 >> step) - 1)) << step);
+    p.row = *first + ((i & 3) << 5) + (i >> 2);
   } else {
-    int32_t const down = quotient(program, across), column = program - down * across.by;
-    int const low = (thread >> 2) & ((1 << g.lane_quads) - 1), t = thread >> (2 + g.lane_quads);
-    int const others = g.quads - g.lane_quads, high = (t >> 3) & ((1 << others) - 1);
-    int const i = (t & 7) + ((t >> (3 + others)) << 3);
-    int const rows = g.threads - 2 - g.quads;
-    p.group = (((column * passes + pass) << g.quads) + (high << g.lane_quads) + low) * 4 + (thread & 3);
-    if (kLayout == kSwizzled128x4) {
-      int const step = rows - 2;  // a quarter of the rows
-      *first = ((down >> (5 - step)) << 7) + ((down & ((32 >> step) - 1)) << step);
-      p.row = *first + ((i & 3) << 5) + (i >> 2);
-    } else {
-      *first = down << rows;
-      p.row = *first + i;
-    }
+    *first = tile << rows;
+    p.row = *first + i;
   }
   return p;
 }

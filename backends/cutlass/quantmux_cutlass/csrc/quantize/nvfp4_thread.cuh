@@ -16,6 +16,8 @@ struct Arguments {
   int32_t n, groups, quads;  // blocks of a stored row; columns of scales over 4 (row_major: blocks)
   int32_t parts, programs;   // programs that quantize; those after them only store zeros
   int32_t zero_row;          // 128x4: in the last tiles, rows from here on (of 32) are such zeros
+  int32_t down;              // rows from tile to tile of a program, and what that is in bytes
+  int64_t x_down, data_down, scales_down;
   Geometry geometry;
   Divisor across, zero_rows;
 };
@@ -29,53 +31,60 @@ QM_DEVICE void zero_thread(Arguments const& p, int32_t program, int thread) {
   *reinterpret_cast<uint4*>(p.scales + tile * 512 + row * 16) = make_uint4(0, 0, 0, 0);
 }
 
-// Where a block begins in x, whether it is there or not
+// `address` is where the block begins in x, whether it is there or not
 template <class T, bool kAligned>
-QM_DEVICE T const* address_of(Arguments const& p, Place at) {
-  int64_t const column = at.group * 16;
-  return static_cast<T const*>(p.x) + (int64_t(at.row) * p.row_stride + (kAligned ? column : column * p.column_stride));
-}
-
-template <class T, bool kAligned>
-QM_DEVICE void read_block(Arguments const& p, Place at, T const* address, Block<T>* block) {
-  int const column = at.group * 16;
-  bool const inside = at.row < p.m;
-  if (kAligned && inside && column + 16 <= p.n) {
+QM_DEVICE void read_block(Arguments const& p, bool row_inside, int column, T const* address, Block<T>* block) {
+  if (kAligned && row_inside && column + 16 <= p.n) {
     block->read(address);
-  } else if (inside && column < p.n) {
+  } else if (row_inside && column < p.n) {
     block->read(address, kAligned ? 1 : p.column_stride, p.n - column);
   } else {
     block->clear();
   }
 }
 
-template <int kLayout, bool kAligned>
-QM_DEVICE void store_block(Arguments const& p, Place at, Codes codes, uint32_t scale) {
-  if (kLayout == kRowMajor) {
-    if (at.row < p.padded_m) p.scales[scale_byte<kLayout>(at, p.quads)] = static_cast<uint8_t>(scale);
+template <bool kAligned>
+QM_DEVICE void store_codes(uint8_t* to, Codes codes) {
+  if (kAligned) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(codes.low, codes.high);
   } else {
-    // the four lanes of a quad put their bytes together
-    uint32_t const word = quad_word(scale, at.group & 3);
-    if (owns_quad_word(at.group & 3) && at.row < p.scale_rows && (at.group >> 2) < p.quads)
-      store_quad_word(p.scales + scale_byte<kLayout>(at, p.quads), word, at.group & 3);
-  }
-  if (at.row < p.padded_m && at.group < p.groups) {
-    uint8_t* to = p.data + int64_t(at.row) * p.groups * 8 + at.group * 8;
-    if (kAligned) {
-      *reinterpret_cast<uint2*>(to) = make_uint2(codes.low, codes.high);
-    } else {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        to[j] = static_cast<uint8_t>(codes.low >> (8 * j));
-        to[4 + j] = static_cast<uint8_t>(codes.high >> (8 * j));
-      }
+    for (int j = 0; j < 4; ++j) {
+      to[j] = static_cast<uint8_t>(codes.low >> (8 * j));
+      to[4 + j] = static_cast<uint8_t>(codes.high >> (8 * j));
     }
   }
 }
 
+// The tiles of a program for a warp that has whole blocks in all of them: no question but for the
+// values. `block` is that of the first, read already. With kAhead the next is asked for before this one
+// is worked on.
+template <class T, bool kAhead>
+QM_DEVICE void whole_tiles(Arguments const& p, Block<T> block, char const* x, uint8_t* data, uint8_t* scales,
+                           int32_t tiles, float inverse_global) {
+#pragma unroll 1
+  for (;;) {
+    Block<T> next;
+    --tiles;
+    x += p.x_down;
+    if (kAhead && tiles) next.read(reinterpret_cast<T const*>(x));
+    Codes codes;
+    uint32_t scale;
+    if (!plainly_quantized(block, inverse_global, &codes, &scale)) anyhow_quantized(block, inverse_global, &codes, &scale);
+    *scales = static_cast<uint8_t>(scale);
+    store_codes<true>(data, codes);
+    if (tiles == 0) return;
+    data += p.data_down;
+    scales += p.scales_down;
+    if (kAhead) block = next;
+    else block.read(reinterpret_cast<T const*>(x));
+  }
+}
+
 // `before` waits for the kernel before, not sooner than its argument is known: what a thread computes of
-// places and addresses is done while it would wait. `global` gives g, to all threads of a program at once
-template <class T, int kLayout, bool kAligned, int kPasses, class Before, class Global>
+// places and addresses is done while it would wait. `global` gives g, to all threads of a program at
+// once, and is asked after x is: both come from afar.
+template <class T, int kLayout, bool kAligned, bool kAhead, class Before, class Global>
 QM_DEVICE void quantize_thread(Arguments const& p, int32_t program, int thread, Before const& before,
                                Global const& global) {
   if (kLayout == kSwizzled128x4 && program >= p.programs) {
@@ -84,34 +93,50 @@ QM_DEVICE void quantize_thread(Arguments const& p, int32_t program, int thread, 
     return;
   }
   int32_t first;
-  Place place[kPasses];
-  T const* address[kPasses];
-#pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    place[i] = place_of<kLayout>(program, thread, i, kPasses, p.across, p.geometry, &first);
-    address[i] = address_of<T, kAligned>(p, place[i]);
-  }
-  before(reinterpret_cast<uint64_t>(address[kPasses - 1]));
-  Block<T> block[kPasses];
+  Place const place = place_of<kLayout>(program, thread, p.across, p.geometry, &first);
+  int32_t row = place.row, tiles = 1 << p.geometry.tiles;
+  int const group = place.group, column = group * 16;
+  int64_t const at = row * p.row_stride + (kAligned ? int64_t(column) : column * p.column_stride);
+  char const* x = static_cast<char const*>(p.x) + at * int64_t(sizeof(T));
+  uint8_t* data = p.data + (int64_t(row) * p.groups + group) * 8;
+  uint8_t* scales = p.scales + scale_byte<kLayout>(place, p.quads);
+  bool const is_whole = kAligned && whole_warp(row + (tiles - 1) * p.down < p.m && column + 16 <= p.n);
+  before(reinterpret_cast<uint64_t>(x));
+
+  bool knows_g = first >= p.m;
   float inverse_global = 0.0f;
-  if (first < p.m) {
-#pragma unroll
-    for (int i = 0; i < kPasses; ++i) read_block<T, kAligned>(p, place[i], address[i], &block[i]);
+  auto const know_g = [&] {
     float const g = global();
     if (program == 0 && thread == 0) *p.made = g;
     inverse_global = inverse(g);
+    knows_g = true;
+  };
+  if (is_whole) {
+    Block<T> block;
+    block.read(reinterpret_cast<T const*>(x));
+    know_g();
+    if (is_plain(inverse_global)) return whole_tiles<T, kAhead>(p, block, x, data, scales, tiles, inverse_global);
   }
-#pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    Place const at = place[i];
-    bool const inside = at.row < p.m && at.group * 16 < p.n;
+#pragma unroll 1
+  for (;;) {
+    bool const inside = row < p.m && column < p.n;
+    Block<T> block;
+    read_block<T, kAligned>(p, row < p.m, column, reinterpret_cast<T const*>(x), &block);
+    if (!knows_g) know_g();
     uint32_t scale = 0;
     Codes codes{0, 0};
     if (some_of_warp(inside)) {
-      codes = quantized(block[i], inverse_global, &scale);
+      codes = quantized(block, inverse_global, &scale);
       if (!inside) scale = 0;
     }
-    store_block<kLayout, kAligned>(p, at, codes, scale);
+    if (kLayout == kRowMajor ? row < p.padded_m && group < p.groups : row < p.scale_rows && (group >> 2) < p.quads)
+      *scales = static_cast<uint8_t>(scale);
+    if (row < p.padded_m && group < p.groups) store_codes<kAligned>(data, codes);
+    if (--tiles == 0) return;
+    row += p.down;
+    x += p.x_down;
+    data += p.data_down;
+    scales += p.scales_down;
   }
 }
 
