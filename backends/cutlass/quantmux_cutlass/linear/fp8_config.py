@@ -35,7 +35,9 @@ _START_US: Final = 2.0
 _EXCHANGE_US: Final = 1.0
 """What CTAs that divide K take to exchange their sums."""
 
-_MOST_SPLITS: Final = 8
+_CLUSTERS: Final = {1: 132, 2: 66, 3: 39, 4: 30, 5: 22, 6: 17, 7: 15, 8: 15}
+"""Clusters of so many CTAs that run at the same time on an H200's 132 multiprocessors: they lie in
+groups of 16 or 18, and none reaches over two (cudaOccupancyMaxActiveClusters, 2026-11-21)."""
 
 _FAST: Final = (Form.PING_PONG, Form.TOGETHER, Form.SPLIT)
 _EXACT: Final = (Form.EXACT, Form.SPLIT_EXACT)
@@ -136,5 +138,5 @@ def _cuts(tile: Tile, n: int, m: int, steps: int, sms: int) -> list[Cut]:
     if tile.form not in (Form.SPLIT, Form.SPLIT_EXACT):
         return [Cut(tile)]
     tiles = -(-m // tile.rows) * -(-n // tile.columns)
-    most = min(_MOST_SPLITS, steps, sms // tiles)
-    return [Cut(tile, splits) for splits in range(2, most + 1)]
+    fitting = [s for s in _CLUSTERS if 1 < s <= steps and tiles <= _CLUSTERS[s] * sms // _SMS]
+    return [Cut(tile, splits) for splits in fitting]

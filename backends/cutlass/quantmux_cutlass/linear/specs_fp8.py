@@ -34,6 +34,7 @@ _SHARED: Final = (
     "csrc/linear/fp8_tiles.cu",
     "csrc/linear/hopper.cuh",
     "csrc/linear/on_device.cuh",
+    "csrc/linear/row_checks.cuh",
     "csrc/linear/row_split.cuh",
     "csrc/linear/row_store.cuh",
     "csrc/linear/row_tile.cuh",
