@@ -13,6 +13,7 @@ from quantmux.ops.quantized import QuantizedTensor
 if TYPE_CHECKING:
     from quantmux.config import Layout, Operand
 
+_ONE: Final = (1,)
 _KEPT: Final = 1024
 """Row counts whose extents are kept."""
 
@@ -24,11 +25,15 @@ class Extents(NamedTuple):
         data: Shape of the codes, in bytes.
         scales: Shape of the scales.
         logical: The logical shape.
+        data_strides: Strides of the codes.
+        scale_strides: Strides of the scales.
     """
 
     data: tuple[int, ...]
     scales: tuple[int, ...]
     logical: tuple[int, int]
+    data_strides: tuple[int, ...]
+    scale_strides: tuple[int, ...]
 
 
 class Outputs:
@@ -50,9 +55,10 @@ class Outputs:
         """Allocate an output for m rows; nothing of it is written."""
         e = self._extents.get(m) or self._measure(m)
         return QuantizedTensor(
-            torch.empty(e.data, dtype=torch.uint8, device=home),
-            torch.empty(e.scales, dtype=torch.float8_e4m3fn, device=home),
-            torch.empty(1, dtype=torch.float32, device=home),
+            # with strides: `torch.empty` takes half a microsecond longer
+            torch.empty_strided(e.data, e.data_strides, dtype=torch.uint8, device=home),
+            torch.empty_strided(e.scales, e.scale_strides, dtype=torch.float8_e4m3fn, device=home),
+            torch.empty_strided(_ONE, _ONE, dtype=torch.float32, device=home),
             self._operand,
             self._layout,
             e.logical,
@@ -93,9 +99,13 @@ class Outputs:
     def _measure(self, m: int) -> Extents:
         if len(self._extents) >= _KEPT:
             self._extents = {}  # a new one: another thread may be reading
+        data = data_shape(self._operand, self._layout, m)
+        scales = scale_shape(self._operand, self._layout, m)
         found = self._extents[m] = Extents(
-            data=data_shape(self._operand, self._layout, m),
-            scales=scale_shape(self._operand, self._layout, m),
+            data=data,
+            scales=scales,
             logical=(m, self._n),
+            data_strides=(data[1], 1),
+            scale_strides=(scales[1], 1),
         )
         return found
