@@ -264,39 +264,55 @@ __global__ void __launch_bounds__(kThreads, 1)
             }
         }
       };
-      bool const whole = call.out.vector && column + kBn <= call.out.n;
-      auto store = [&](auto is_whole) {
+      constexpr int kRest = S::kBlocks % 4 == 0 ? 4 : S::kBlocks % 4;
+      // Columns [32 g, 32 g + 32) of a wave, fewer in the last group; from registers or from parts.
+      auto store = [&](auto is_whole, float (&v)[16], int w, int g) {
+        if (g == kGroups - 1 && kRest < 4) {
+          float rest[4 * kRest];
+#pragma unroll
+          for (int i = 0; i < 4 * kRest; ++i) rest[i] = v[i];
+          store_blocks<kRest, decltype(is_whole)::value>(call.out, rest, row + 64 * w,
+                                                         column + 32 * g, lane);
+        } else {
+          store_blocks<4, decltype(is_whole)::value>(call.out, v, row + 64 * w, column + 32 * g,
+                                                     lane);
+        }
+      };
+      auto store_sums = [&](auto is_whole) {
 #pragma unroll
         for (int w = 0; w < kWaves; ++w)
 #pragma unroll
           for (int g = 0; g < kGroups; ++g) {
-            if ((w * kGroups + g) % parts != part) continue;
-            constexpr int kRest = S::kBlocks % 4 == 0 ? 4 : S::kBlocks % 4;
             float v[16];
 #pragma unroll
             for (int i = 0; i < 16; ++i) {
               int const from = 16 * g + i;
               v[i] = from < S::kRegs ? s.sum[w][from < S::kRegs ? from : 0] : 0.0f;
             }
-            if (kHalves || split_k) fetch_parts(v, w, g);
-            if (g == kGroups - 1) {
-              float rest[4 * kRest];
-#pragma unroll
-              for (int i = 0; i < 4 * kRest; ++i) rest[i] = v[i];
-              if (call.out.bias != nullptr) {
-                add_bias<kRest>(call.out, rest, column + 32 * g, lane);
-              }
-              store_blocks<kRest, decltype(is_whole)::value>(call.out, rest, row + 64 * w,
-                                                             column + 32 * g, lane);
-            } else {
-              if (call.out.bias != nullptr) add_bias<4>(call.out, v, column + 32 * g, lane);
-              store_blocks<4, decltype(is_whole)::value>(call.out, v, row + 64 * w,
-                                                         column + 32 * g, lane);
-            }
+            store(is_whole, v, w, g);
           }
       };
-      if (whole) store(std::true_type{});
-      else store(std::false_type{});
+      if (kHalves || split_k) {
+#pragma unroll
+        for (int w = 0; w < kWaves; ++w)
+#pragma unroll
+          for (int g = 0; g < kGroups; ++g) {
+            if ((w * kGroups + g) % parts != part) continue;
+            float v[16];
+            fetch_parts(v, w, g);
+            if (call.out.bias != nullptr) add_bias<4>(call.out, v, column + 32 * g, lane);
+            store(std::false_type{}, v, w, g);
+          }
+      } else {
+        if (call.out.bias != nullptr) {
+#pragma unroll
+          for (int w = 0; w < kWaves; ++w) {
+            add_bias<S::kBlocks>(call.out, s.sum[w], column, lane);
+          }
+        }
+        if (call.out.vector && column + kBn <= call.out.n) store_sums(std::true_type{});
+        else store_sums(std::false_type{});
+      }
       trace(8);
     }
   }
