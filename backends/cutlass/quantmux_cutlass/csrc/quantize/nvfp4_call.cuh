@@ -37,7 +37,7 @@ struct SearchArguments {
 constexpr int kMostParts = 1024;  // programs of the search
 constexpr int kPartsOfSm = 4;     // and of these, for a multiprocessor: all that fit
 constexpr int kSearchThreads = 512;
-constexpr int kSearchRows = 4;  // rows of a thread in a tile
+constexpr int kSearchRows = 2;  // rows of a thread in a tile: small tiles, so that all programs end together
 constexpr int kSearchLog = 7;   // at most so many threads (their log2) side by side, eight columns each
 
 // From so many blocks on there are many rows
