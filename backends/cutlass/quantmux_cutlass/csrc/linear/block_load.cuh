@@ -100,6 +100,13 @@ __device__ __forceinline__ void for_each_block(BlockCall const& call, Smem<Shape
       load(ring.stage, tile, block);
     }
   }
+  // A neighbour tells these barriers when it has read what was loaded for both: a CTA must not end
+  // before it has heard of all.
+  if (call.sharing == kShareW || call.sharing == kShareX) {
+    for (int s = 0; s < Shape::kStages; ++s, ring.next()) {
+      barrier_wait(smem.empty(ring.stage), ring.phase ^ 1);
+    }
+  }
 }
 
 // Boxes of one operand: rows `row` of [rows, 128] tiles of `kRows`; by pairs, each CTA loads half

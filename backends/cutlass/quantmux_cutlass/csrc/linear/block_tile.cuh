@@ -76,8 +76,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     tensor_map_prefetch(&w_map);
   }
   __syncthreads();
-  if (call.cluster > 1) {
-    cluster_arrive();
+  if (pair) {
+    // The barriers are ready before a neighbour's transfers arrive at them.
+    cluster_arrive_relaxed();
     cluster_wait();
   }
 
@@ -316,10 +317,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       trace(8);
     }
   }
-  // A CTA whose shared memory or barriers a neighbour still uses must not end.
-  if (call.cluster > 1) {
+  // A CTA whose shared memory a neighbour still reads must not end.
+  if (call.sharing == kSplitK) {
     __syncwarp();
-    cluster_arrive();
+    cluster_arrive_relaxed();
     cluster_wait();
   }
 }
