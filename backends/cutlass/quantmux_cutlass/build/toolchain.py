@@ -141,6 +141,7 @@ def target_for(unit: Unit, arch: Arch) -> str | None:
     return next((target for target in unit.targets if runs_on(target, arch)), None)
 
 
+@cache
 def runs_on(target: str, arch: Arch) -> bool:
     """Tell whether code for a target runs there: ``90a`` exactly, ``100f`` the family.
 
