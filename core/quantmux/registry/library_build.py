@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from quantmux.errors import BuildError, QuantmuxError
 from quantmux.registry.guard import describe, guarded
+from quantmux.registry.interrupts import remembered_ctrl_c
 from quantmux.registry.library_unit import BuildOrder, LibraryMade, LibraryUnit
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TICK: Final = 0.2
-"""Seconds after which a wait looks up, so that Ctrl-C is heard also where a lock swallows it."""
+"""Seconds after which a wait looks whether Ctrl-C was pressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +104,22 @@ def make_libraries(
 
     order = sorted(range(len(units)), key=lambda place: -units[place].seconds)
     pool = ThreadPoolExecutor(len(units), "quantmux-libraries")
-    try:
-        places: dict[Future[LibraryResult], int] = {
-            pool.submit(one, units[place]): place for place in order
-        }
-        waiting = set(places)
-        while waiting:
-            done, waiting = wait(waiting, _TICK, FIRST_COMPLETED)
-            results.update({places[future]: future.result() for future in done})
-    except KeyboardInterrupt:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        raise Interrupted(tuple(results[place] for place in sorted(results))) from None
-    finally:
-        stop.set()  # nobody waits any longer, whatever ended the wait
-        pool.shutdown(cancel_futures=True)
+    with remembered_ctrl_c() as pressed:
+        try:
+            places: dict[Future[LibraryResult], int] = {
+                pool.submit(one, units[place]): place for place in order
+            }
+            waiting = set(places)
+            while waiting and not pressed:
+                done, waiting = wait(waiting, _TICK, FIRST_COMPLETED)
+                results.update({places[future]: future.result() for future in done})
+        except KeyboardInterrupt:
+            pressed.append(0)
+        finally:
+            stop.set()  # nobody waits any longer, whatever ended the wait
+            pool.shutdown(cancel_futures=True)
+        if pressed:
+            raise Interrupted(tuple(results[place] for place in sorted(results)))
     return tuple(results[place] for place in range(len(units)))
 
 

@@ -7,11 +7,8 @@ print(result.counts, result.failures)
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -19,6 +16,7 @@ from quantmux.capability.detect import device_here
 from quantmux.config._base import closest
 from quantmux.config.policy_file import load_policy
 from quantmux.errors import ConfigError
+from quantmux.registry.interrupts import remembered_ctrl_c
 from quantmux.registry.manager import load_registry
 from quantmux.registry.user_folder import user_folder
 from quantmux.testing.cell import Verdict
@@ -31,9 +29,8 @@ from quantmux.testing.sweep_slots import memory_limit, worker_slots
 from quantmux.testing.worker_wire import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
-    from types import FrameType
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.registry.manager import Registry
@@ -192,7 +189,10 @@ def sweep(
         if progress is not None:
             progress.begin(len(cells), kept)
         notes = [journal.note] if journal.note else []
-        with _ctrl_c() as pressed, Pool(hello, registry.fingerprint, options, notes) as pool:
+        with (
+            remembered_ctrl_c() as pressed,
+            Pool(hello, registry.fingerprint, options, notes) as pool,
+        ):
             try:
                 asked = {cell.kernel for cell in todo if cell.check != COMPILES}
                 notes += compile_libraries(registry, asked, profile)
@@ -220,31 +220,6 @@ def sweep(
         notes=tuple(notes),
         is_part=bool(selection.checks or selection.labels),
     )
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[list[int]]:
-    """Give a list that is no longer empty once Ctrl-C was pressed.
-
-    An interrupt that Python raises inside a destructor or a callback is printed and forgotten; the
-    list remembers it.
-    """
-    pressed: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or before is not signal.default_int_handler:
-        yield pressed
-        return
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def check_selection(selection: Selection, registry: Registry, checks: Collection[str]) -> None:
