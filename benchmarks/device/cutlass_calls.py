@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,9 @@ from quantmux.bench.materials import Materials
 from quantmux.bench.run import versions
 from quantmux.capability.detect import resolve_device
 from quantmux.config import LinearConfig
+from quantmux.dispatch.pipeline import Pipeline
 from quantmux.runtime.context import default_context
+from quantmux.runtime.steps import build
 
 BATCHES: Final = 30
 CALLS: Final = 100
@@ -63,31 +66,54 @@ def launches(call: Callable[[], Any]) -> list[str]:
     return [e.name.partition("(")[0][:80] for e in profile.events() if e.device_type == on_gpu]
 
 
-def linear(shape: tuple[int, int], m: int, scheme: str, kernel: str) -> tuple[Any, Any, Any]:
-    """Give the bound pipeline of a kernel, its consumer alone, and a plain x."""
+@dataclass(frozen=True)
+class Linear:
+    """One linear in three forms.
+
+    Attributes:
+        alone: The kernel's own function on a quantized x, as a pipeline calls it.
+        checked: The same behind the checks that a `QuantizedTensor` of the caller's gets.
+        whole: The pipeline from a plain x.
+        q: The quantized x.
+    """
+
+    alone: Callable[..., Any]
+    checked: Callable[..., Any]
+    whole: Callable[[], Any]
+    q: Any
+
+
+def linear(shape: tuple[int, int], m: int, scheme: str, kernel: str) -> Linear:
+    """Give a linear bound to a kernel, behind one of Triton's producers."""
     n, k = shape
     config = LinearConfig(in_features=k, out_features=n, scheme=scheme)
-    device = resolve_device("cuda:0")
-    context = default_context()
-    found = pipelines_of(config, m, context, device, only=[kernel])
-    pipeline = next(p for p in found if p.main.id == kernel and not p.relayouts)
-    binder = Binder(context, Materials(config, device))
+    device, context = resolve_device("cuda:0"), default_context()
+    pipeline = next(
+        p
+        for p in pipelines_of(config, m, context, device, only=[kernel])
+        if p.main.id == kernel and len(p.steps) == 2 and p.ids[0].startswith("triton/")
+    )
+    materials = Materials(config, device)
+    binder = Binder(context, materials)
     inputs = binder.materials.inputs(m, 1)
-    whole = binder.contender(pipeline, inputs)
-    alone = binder.gemm(pipeline, inputs)
-    return whole, alone, inputs[0].args[0]
+    whole = binder.contender(pipeline, inputs).calls[0]
+    first, last = pipeline.steps
+    q = build(Pipeline((first,), pipeline.tier), context, device).run(inputs[0].args[0])
+    loaded = context.load(last.kernel)
+    prepared = loaded.prepare(materials.weights, last.config, device)
+    alone = loaded.bind(last.config, prepared, device)
+    return Linear(alone, binder.builts(pipeline, 1)[0].run, whole, q)
 
 
 def calls_of(scheme: str, kernel: str) -> dict[str, Callable[[], Any]]:
-    """Give a kernel's calls: the consumer with and without ``out=``, and the pipeline."""
-    whole, alone, _ = linear(SHAPE, M, scheme, kernel)
-    call = alone.calls[0]
-    y = call()
-    short = kernel.partition("/linear_")[2]
+    """Give a kernel's calls: with and without ``out=``, checked, and the pipeline."""
+    made = linear(SHAPE, M, scheme, kernel)
+    y = made.alone(made.q)
     return {
-        f"{short}, out= given": partial(call, out=y),
-        f"{short}": call,
-        f"{short}, with its producer": whole.calls[0],
+        f"{kernel}, out= given": partial(made.alone, made.q, out=y),
+        f"{kernel}": partial(made.alone, made.q),
+        f"{kernel}, checked as a caller's x": partial(made.checked, made.q),
+        f"{kernel}, behind Triton's quantizer": made.whole,
     }
 
 
@@ -128,8 +154,7 @@ def main(folder: Path) -> None:
     counted: list[dict[str, Any]] = []
     for shape in (PADDED, ODD):
         for m, kernel in ((M, "cutlass/linear_fp8_small_m"), (1024, "cutlass/linear_fp8")):
-            whole, _, _ = linear(shape, m, row, kernel)
-            names = launches(whole.calls[0])
+            names = launches(linear(shape, m, row, kernel).whole)
             what = f"a call of {kernel}, N×K = {shape[0]}×{shape[1]}, M = {m}"
             counted.append({"what": what, "count": len(names), "names": names})
     device = resolve_device("cuda:0")
