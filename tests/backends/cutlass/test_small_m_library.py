@@ -114,7 +114,9 @@ def test_a_short_row_of_block_scales_is_refused(library):
         (64, 64, 2, 4, 0, 1, 3),
         (16, 64, 2, 0, 0),
         (16, 64, 2, 1, 0, 2),  # fewer stages than teams
-        (16, 64, 1, 3, 0, 2),  # stages would change teams
+        (16, 64, 1, 5, 0, 2),  # stages would change teams
+        (16, 64, 1, 2, 0, 2),  # a team holds its only stage and waits for it
+        (16, 64, 1, 1, 0, 1),
         (32, 112, 1, 3, 0),  # upright tiles have 64 tokens
         (64, 64, 1, 1, 0, 2),  # no room for the sums of the teams
         (16, 64, 2, 65, 0),

@@ -75,13 +75,12 @@ class Cut:
 
     def holds(self, stages: int, k_blocks: int) -> bool:
         """Tell whether the tile can work with so many stages, whatever their size."""
-        if self.teams == 1:
-            return stages >= 1
-        sums = self.teams * self._threads * self._registers * 4
+        sums = self.teams * self._threads * self._registers * 4 if self.teams > 1 else 0
         if stages < self.teams or stages * (self.rows + self.tokens) * K_BLOCK < sums:
             return False
-        # a stage that is filled again must come back to its team
-        return stages % self.teams == 0 or stages >= -(-k_blocks // self.splits)
+        # a stage that is filled again must come back to its team, which holds one and waits for one
+        again = stages < -(-k_blocks // self.splits)
+        return not again or (stages % self.teams == 0 and stages >= 2 * self.teams)
 
 
 def with_stages(cut: Cut, k_blocks: int, *, block: bool, most: int = SHARED_FOR_TWO) -> Cut:

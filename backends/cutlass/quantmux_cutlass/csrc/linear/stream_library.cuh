@@ -218,8 +218,11 @@ QM_API int qm_plan(QmProblem const* problem, void* memory) {
   if (share != 1 && share != 2 && share != 4) return QM_OPTION;
   if (splits * share > MOST_CLUSTER || form->bm % (8 * share) != 0) return QM_OPTION;
   if (stages < teams || stages > MOST_STAGES) return QM_OPTION;
-  // A stage that is filled again must come back to its team, which knows phases by parity only.
-  if (stages % teams != 0 && stages < (k_blocks + splits - 1) / splits) return QM_OPTION;
+  if (stages < (k_blocks + splits - 1) / splits) {  // stages are filled again
+    // A stage must come back to its team, which knows phases by parity only; and a team asks for
+    // its next stage before it gives back the one in use, so it needs two.
+    if (stages % teams != 0 || stages < 2 * teams) return QM_OPTION;
+  }
   if (form->bytes(splits, stages) > MOST_SHARED) return QM_OPTION;
   if (stages * (form->bm + form->nt) * stream::BK < form->ring_at_least) return QM_OPTION;
 
