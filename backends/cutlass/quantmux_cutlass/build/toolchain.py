@@ -38,7 +38,11 @@ _LOOKS_AT: Final = ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "PATH", VARIABLE, *_VAR
 _GET_NVCC: Final = (
     "install the CUDA toolkit and set CUDA_HOME, or: pip install nvidia-cuda-nvcc nvidia-cuda-cccl"
 )
-_GET_HEADERS: Final = (
+_PACKAGED: Final = "4.2.0"
+"""The newest headers that ``nvidia-cutlass`` carries (2026-11)."""
+
+_GET_HEADERS: Final = "pip install 'quantmux[cutlass]', or set CUTLASS_PATH to a CUTLASS checkout"
+_GET_NEWER_HEADERS: Final = (
     "set CUTLASS_PATH to a CUTLASS checkout, or: pip install --no-deps flashinfer-python"
 )
 _GET_HOST: Final = "install g++, or set NVCC_CCBIN to the compiler that nvcc shall use"
@@ -222,4 +226,6 @@ def _tool(required: str, actual: str, hint: str) -> Rejection:
 
 def _headers(unit: Unit, actual: str) -> Rejection:
     required = f"CUTLASS headers {unit.cutlass}"
-    return Rejection(RejectionCode.NEEDS_PACKAGE, "cutlass", required, actual, _GET_HEADERS)
+    enough = SpecifierSet(unit.cutlass).contains(_PACKAGED)
+    hint = _GET_HEADERS if enough else _GET_NEWER_HEADERS
+    return Rejection(RejectionCode.NEEDS_PACKAGE, "cutlass", required, actual, hint)
