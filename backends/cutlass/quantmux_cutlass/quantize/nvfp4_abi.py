@@ -20,7 +20,7 @@ class Problem(ctypes.Structure):
         ("device", ctypes.c_int32),
         ("sms", ctypes.c_int32),
         ("pdl", ctypes.c_int32),
-        ("option", ctypes.c_int32 * 4),
+        ("option", ctypes.c_int32 * 2),
     )
 
 

@@ -1,4 +1,4 @@
-"""How many blocks of 16 a thread of the NVFP4 quantizer takes."""
+"""Which library the NVFP4 quantizers need: always the one, with its own choice of tiles."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def choose(config: ProducerConfig, device: DeviceProfile, m: int) -> Choice:
-    """Give the library and its options: blocks of a thread for few rows and for many; 0: its own.
+    """Give the library and its options, all of them its own choice.
 
     The library itself tells few rows from many, by the blocks of the whole matrix, so that one plan
-    serves every M.
+    serves every M; ``csrc/quantize/nvfp4_call.cuh`` has the measurements.
 
     Args:
         config: What is made.
         device: Where.
-        m: Rows; looked at by the library.
+        m: Rows.
     """
     del config, device, m
     return Choice(NVFP4, (0, 0))

@@ -19,8 +19,8 @@ struct QmQuantizeProblem {
   int32_t device;     // CUDA ordinal
   int32_t sms;        // multiprocessors of the device
   int32_t pdl;        // 1: may start while the kernel before it ends
-  int32_t option[4];  // for few rows, for many: 1 + log2 of the tiles of a program, + 8 to ask for the next
-                      // early; threads of a program + log2 of the quads of its lowest lanes; 0: its choice
+  int32_t option[2];  // 0: the library's choice, else for every M: [0] 1 + log2 of the tiles of a program, + 8
+                      // to ask for the next one early; [1] threads of a program + log2 of its lanes' quads
 };
 
 namespace qm_nvfp4 {
@@ -40,16 +40,23 @@ constexpr int kSearchThreads = 512;
 constexpr int kSearchRows = 2;  // rows of a thread in a tile: small tiles, so that all programs end together
 constexpr int kSearchLog = 7;   // at most so many threads (their log2) side by side, eight columns each
 
-// From so many blocks on there are many rows
-constexpr int64_t kMany = 1024 * 448;
-constexpr int kFewShape = 256 + 3, kManyShape = 256 + 3, kAheadByItself = 0;
-constexpr int kProgramsOfSm = 12;  // a program goes down several tiles where so many are left
-constexpr int kMostTiles = 3;      // log2
+// How the work is divided, by the number of blocks: few, more, many. H200, 2026-11-21, CUDA graph, cold L2,
+// bf16, n = 7168 (448 blocks a row) unless said, swizzled_128x4: 16 rows 1.21 us by one tile a program of 256
+// threads, 1.53 by 128; 512 rows 4.41 by two tiles, the next asked for early, 4.55 by four, 5.09 by one; 1024
+// rows of 2048 3.15 by two, 3.79 by four; 1024 rows 6.93 by four, 7.35 by two; 8192 rows 41.1 by four, 42.3 by
+// eight, 43.6 by two, 46.6 by one. With quads side by side in a warp (lanes' quads) few rows are faster in every
+// layout, many in row_major and 8x4 (8192 rows row_major 38.7 by 128 threads, 39.1 by 256).
+constexpr int64_t kMore = 100000, kMany = 300000;
+struct Way {
+  int tiles, ahead;      // tiles is a log2
+  int shape[3];          // by layout; threads + log2 of lanes' quads
+};
+constexpr Way kWays[3] = {{0, 0, {128 + 3, 256 + 3, 256 + 3}}, {1, 1, {256 + 3, 256 + 3, 256 + 3}}, {2, 1, {128 + 3, 256 + 0, 128 + 3}}};
 constexpr uint32_t kMagic = 0x514D5134u;
 constexpr int64_t kMostRows = INT32_MAX - (1 << 21);
 
 struct Form {
-  int32_t tiles;  // log2 of those of a program; -1: by the number of rows
+  int32_t tiles;  // log2 of those of a program
   int32_t ahead;
   Geometry geometry;
   Divisor across;  // programs side by side
@@ -58,11 +65,11 @@ struct Form {
 struct Plan {
   uint32_t magic;
   int32_t n, groups, rows, in, layout, device, sms, pdl, quads;
-  Form few, many;
+  Form forms[3];  // few, more, many
   int32_t threads_log;
   Divisor search_across;
 };
-static_assert(sizeof(Plan) <= 256 && std::is_trivially_copyable_v<Plan>);
+static_assert(sizeof(Plan) <= 512 && std::is_trivially_copyable_v<Plan>);
 
 // One call, ready to launch
 struct Call {
@@ -77,13 +84,13 @@ struct Call {
 
 inline int32_t rounded_up(int64_t value, int32_t multiple) { return int32_t((value + multiple - 1) / multiple * multiple); }
 
-// One form of the kernel from its two options; false where there is none such
-inline bool make_form(QmQuantizeProblem const& q, int quads, int way, int shape, int own, Form* form) {
+// One form of the kernel; false where there is none such
+inline bool make_form(QmQuantizeProblem const& q, int quads, Way const& own, Form* form) {
+  int const way = q.option[0], shape = q.option[1] ? q.option[1] : own.shape[q.layout];
   if (way < 0 || way > 13 || shape < 0) return false;
-  form->tiles = way ? (way - 1) & 7 : -1;
-  form->ahead = way ? (way - 1) >> 3 : kAheadByItself;
+  form->tiles = way ? (way - 1) & 7 : own.tiles;
+  form->ahead = way ? (way - 1) >> 3 : own.ahead;
   if (form->tiles > 4) return false;
-  if (shape == 0) shape = own;
   Geometry& g = form->geometry;
   g.lane_quads = shape & 15;
   for (g.threads = 6; g.threads < 8 && (1 << g.threads) < shape - g.lane_quads; ++g.threads) {}
@@ -116,8 +123,8 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   plan.pdl = q.pdl != 0;
   int const quads = (plan.groups + 3) / 4;
   plan.quads = q.layout == kRowMajor ? plan.groups : quads;
-  for (int i = 0; i < 2; ++i)
-    if (!make_form(q, quads, q.option[i], q.option[2 + i], i ? kManyShape : kFewShape, i ? &plan.many : &plan.few)) return QM_OPTION;
+  for (int i = 0; i < 3; ++i)
+    if (!make_form(q, quads, kWays[i], &plan.forms[i])) return QM_OPTION;
   int const eights = (q.n + 7) / 8;
   while (plan.threads_log < kSearchLog && (1 << plan.threads_log) < eights) ++plan.threads_log;
   plan.search_across = divisor((eights + (1 << plan.threads_log) - 1) >> plan.threads_log);
@@ -179,7 +186,8 @@ inline int make_call(Plan const& plan, void const* x, int64_t row_stride, int64_
     a.source = partial;
     a.parts = call->search_programs;
   }
-  Form const& form = m * plan.groups >= kMany ? plan.many : plan.few;
+  int64_t const blocks = m * plan.groups;
+  Form const& form = plan.forms[blocks < kMore ? 0 : blocks < kMany ? 1 : 2];
   call->ahead = call->aligned && form.ahead;
   Geometry& g = a.geometry = form.geometry;
   a.across = form.across;
@@ -188,8 +196,6 @@ inline int make_call(Plan const& plan, void const* x, int64_t row_stride, int64_
   a.scale_rows = plan.layout == kRowMajor ? a.padded_m : rounded_up(a.padded_m, plan.layout == kSwizzled128x4 ? 128 : 8);
   int64_t down = (int64_t(a.scale_rows) + rows - 1) / rows, zeros = 0;
   g.tiles = form.tiles;
-  if (form.tiles < 0)
-    for (g.tiles = kMostTiles; g.tiles > 0 && (down * a.across.by >> g.tiles) < kProgramsOfSm * int64_t(plan.sms);) --g.tiles;
   if (plan.layout == kSwizzled128x4) {
     while ((step << g.tiles) > 32) --g.tiles;  // tiles of one program are of the same 128 rows
     if (g.tiles == 0 && a.padded_m == m && m % 128 && m % 128 <= 32 - step) {

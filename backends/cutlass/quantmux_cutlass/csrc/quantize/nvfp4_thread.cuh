@@ -56,28 +56,29 @@ QM_DEVICE void store_codes(uint8_t* to, Codes codes) {
   }
 }
 
-// The tiles of a program for a warp that has whole blocks in all of them: no question but for the
-// values. `block` is that of the first, read already. With kAhead the next is asked for before this one
-// is worked on.
+// The tiles of a program for a warp that has rows of x in all of them, and in none a part of a block: no
+// question but for the values. Lanes beyond the last column of x have blocks of 0. `block` is that of the
+// first tile, read already. With kAhead the next is asked for before this one is worked on.
 template <class T, bool kAhead>
 QM_DEVICE void whole_tiles(Arguments const& p, Block<T> block, char const* x, uint8_t* data, uint8_t* scales,
-                           int32_t tiles, float inverse_global) {
+                           int32_t tiles, float inverse_global, bool has_x, bool has_codes, bool has_scale) {
+  Block<T> next;
+  next.clear();
 #pragma unroll 1
   for (;;) {
-    Block<T> next;
     --tiles;
     x += p.x_down;
-    if (kAhead && tiles) next.read(reinterpret_cast<T const*>(x));
+    if (kAhead && tiles && has_x) next.read(reinterpret_cast<T const*>(x));
     Codes codes;
     uint32_t scale;
     if (!plainly_quantized(block, inverse_global, &codes, &scale)) anyhow_quantized(block, inverse_global, &codes, &scale);
-    *scales = static_cast<uint8_t>(scale);
-    store_codes<true>(data, codes);
+    if (has_scale) *scales = static_cast<uint8_t>(scale);
+    if (has_codes) store_codes<true>(data, codes);
     if (tiles == 0) return;
     data += p.data_down;
     scales += p.scales_down;
     if (kAhead) block = next;
-    else block.read(reinterpret_cast<T const*>(x));
+    else if (has_x) block.read(reinterpret_cast<T const*>(x));
   }
 }
 
@@ -100,7 +101,9 @@ QM_DEVICE void quantize_thread(Arguments const& p, int32_t program, int thread, 
   char const* x = static_cast<char const*>(p.x) + at * int64_t(sizeof(T));
   uint8_t* data = p.data + (int64_t(row) * p.groups + group) * 8;
   uint8_t* scales = p.scales + scale_byte<kLayout>(place, p.quads);
-  bool const is_whole = kAligned && whole_warp(row + (tiles - 1) * p.down < p.m && column + 16 <= p.n);
+  bool const is_there = column < p.n, has_codes = group < p.groups;
+  bool const has_scale = kLayout == kRowMajor ? has_codes : (group >> 2) < p.quads;
+  bool const is_whole = kAligned && whole_warp(row + (tiles - 1) * p.down < p.m && (!is_there || column + 16 <= p.n));
   before(reinterpret_cast<uint64_t>(x));
 
   bool knows_g = first >= p.m;
@@ -113,13 +116,15 @@ QM_DEVICE void quantize_thread(Arguments const& p, int32_t program, int thread, 
   };
   if (is_whole) {
     Block<T> block;
-    block.read(reinterpret_cast<T const*>(x));
+    block.clear();
+    if (is_there) block.read(reinterpret_cast<T const*>(x));
     know_g();
-    if (is_plain(inverse_global)) return whole_tiles<T, kAhead>(p, block, x, data, scales, tiles, inverse_global);
+    if (is_plain(inverse_global))
+      return whole_tiles<T, kAhead>(p, block, x, data, scales, tiles, inverse_global, is_there, has_codes, has_scale);
   }
 #pragma unroll 1
   for (;;) {
-    bool const inside = row < p.m && column < p.n;
+    bool const inside = row < p.m && is_there;
     Block<T> block;
     read_block<T, kAligned>(p, row < p.m, column, reinterpret_cast<T const*>(x), &block);
     if (!knows_g) know_g();
@@ -129,9 +134,8 @@ QM_DEVICE void quantize_thread(Arguments const& p, int32_t program, int thread, 
       codes = quantized(block, inverse_global, &scale);
       if (!inside) scale = 0;
     }
-    if (kLayout == kRowMajor ? row < p.padded_m && group < p.groups : row < p.scale_rows && (group >> 2) < p.quads)
-      *scales = static_cast<uint8_t>(scale);
-    if (row < p.padded_m && group < p.groups) store_codes<kAligned>(data, codes);
+    if (row < p.scale_rows && has_scale) *scales = static_cast<uint8_t>(scale);
+    if (row < p.padded_m && has_codes) store_codes<kAligned>(data, codes);
     if (--tiles == 0) return;
     row += p.down;
     x += p.x_down;
