@@ -10,7 +10,7 @@ from quantmux.registry.kernel_spec import BackendStatus
 from quantmux_cutlass.availability import THERE
 from quantmux_cutlass.build.library import build_mode
 from quantmux_cutlass.build.settings import cache_folder, prebuilt_folder
-from quantmux_cutlass.build.state import state_of
+from quantmux_cutlass.build.state import State, state_of
 from quantmux_cutlass.build.toolchain import Missing, can_build, find_toolchain, target_for
 from quantmux_cutlass.catalog import all_units
 
@@ -49,14 +49,25 @@ def _of_libraries(
         f"{count} {state}" for state, count in counts.items()
     )
     if any(counts[str(state)] for state in THERE):
-        return BackendStatus(details=details)
+        return BackendStatus(hint=_what_is_left(counts), details=details)
     refusals = [can_build(unit, target, toolchain) for unit, target in wanted]
     given = [refusal for refusal in refusals if refusal is not None]
     if len(given) < len(refusals):
-        return BackendStatus(details=details)
+        return BackendStatus(hint=_what_is_left(counts), details=details)
     reasons = tuple(dict.fromkeys(f"{r.field} {r.text}" for r in given))
     hints = dict.fromkeys(r.hint for r in given if r.hint)
     return BackendStatus("unavailable", reasons, "; ".join(hints) or None, details)
+
+
+def _what_is_left(counts: Counter[str]) -> str | None:
+    """Give what a user may do beforehand, or should look at; None when all is there."""
+    if counts[State.FAILED]:
+        return "quantmux build cutlass --list says why libraries do not compile"
+    missing = counts[State.MISSING]
+    if not missing:
+        return None
+    words = "library is" if missing == 1 else "libraries are"
+    return f"quantmux build cutlass; else {missing} {words} compiled when first needed"
 
 
 def _tools(toolchain: Toolchain | Missing) -> dict[str, str]:

@@ -196,6 +196,15 @@ def test_without_a_compiler_libraries_that_are_there_make_it_ok(registry, here):
     assert "1 built" in found.details["libraries"]
 
 
+def test_the_probe_says_how_libraries_that_are_missing_are_compiled(registry, here):
+    here()
+    found = registry.probe(gpu())["cutlass"]
+    assert found.state == "ok"
+    assert found.hint.startswith("quantmux build cutlass; else ")
+    here(built=[unit.name for unit in catalog.all_units()])
+    assert Registry.of({"cutlass": plugin}).probe(gpu())["cutlass"].hint is None
+
+
 def test_an_option_that_is_none_is_told_by_the_probe_and_no_exception(registry, here):
     here(build="sometimes")
     found = registry.probe(gpu())["cutlass"]
