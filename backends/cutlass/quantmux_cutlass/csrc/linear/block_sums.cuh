@@ -55,15 +55,18 @@ struct Sums {
       scale[h][0] = b.sx[wave][h] * b.sw[0];
       scale[h][1] = kOneScale ? 0.0f : b.sx[wave][h] * b.sw[1];
     }
+    // A tile begins at a multiple of kBn, so the border between two scales is a multiple of this.
+    constexpr int kBorder = ((kBn & -kBn) < 128 ? (kBn & -kBn) : 128) / 8;
+    float now[2];
 #pragma unroll
     for (int j = 0; j < kBlocks; ++j) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float const s = kOneScale || j < split ? scale[h][0] : scale[h][1];
+        if (j % kBorder == 0) now[h] = kOneScale || j < split ? scale[h][0] : scale[h][1];
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           int const i = 4 * j + 2 * h + c;
-          sum[wave][i] = fmaf(tmp[i], s, sum[wave][i]);
+          sum[wave][i] = fmaf(tmp[i], now[h], sum[wave][i]);
         }
       }
     }

@@ -151,22 +151,33 @@ __global__ void __launch_bounds__(kThreads, 1)
       };
 
       if constexpr (!kDeep) {
-        for (int i = 0; i < n_blocks; ++i, ring.next()) {
-          if (kHalves && i % 2 != group) continue;
-          typename S::Block b;
-          trace(1);
+        // A K block's scales are taken while the block before is multiplied.
+        constexpr int kStep = kHalves ? 2 : 1;
+        auto take_next = [&](typename S::Block& b, int i) {
+          if (i >= n_blocks) return;
           take(b, i);
+          ring.next();
+          if (kHalves) ring.next();
+        };
+        typename S::Block b, next;
+        if (kHalves && group == 1) ring.next();
+        int i = kHalves ? group : 0;
+        trace(1);
+        take_next(b, i);
+        for (; i < n_blocks; i += kStep) {
           trace(2);
 #pragma unroll
           for (int wave = 0; wave < kWaves; ++wave) {
             float tmp[S::kRegs];
             start(tmp, b, wave);
             trace(3);
+            if (wave == 0) take_next(next, i + kStep);
             wgmma_wait<0>();
             trace(4);
             if (wave == kWaves - 1) release(b);
             s.promote(wave, tmp, b, split);
           }
+          b = next;
         }
       } else if constexpr (kWaves == 1) {
         static_assert(!kHalves);
@@ -221,10 +232,13 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int w = 0; w < kWaves; ++w)
 #pragma unroll
           for (int j = 0; j < S::kBlocks; ++j) {
+            // By addition: as copies, the compiler would keep the sums in fours from the start, in
+            // the register bank of the products they are added to.
+            float const v[4] = {s.sum[w][4 * j] + 0.0f, s.sum[w][4 * j + 1] + 0.0f,
+                                s.sum[w][4 * j + 2] + 0.0f, s.sum[w][4 * j + 3] + 0.0f};
             asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(
                              own + (w * S::kBlocks + j) * 2048),
-                         "f"(s.sum[w][4 * j]), "f"(s.sum[w][4 * j + 1]), "f"(s.sum[w][4 * j + 2]),
-                         "f"(s.sum[w][4 * j + 3])
+                         "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
                          : "memory");
           }
         trace(6);
