@@ -30,6 +30,7 @@ _SHARED: Final = (
     "csrc/linear/stream.cuh",
     "csrc/linear/stream_library.cuh",
     "csrc/linear/stream_ptx.cuh",
+    "csrc/linear/stream_shape.cuh",
     "csrc/linear/stream_wgmma.cuh",
     "csrc/linear/wgmma.cuh",
 )
