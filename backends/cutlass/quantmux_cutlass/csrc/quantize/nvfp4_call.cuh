@@ -45,13 +45,17 @@ constexpr int kSearchLog = 7;   // at most so many threads (their log2) side by 
 // threads, 1.53 by 128; 512 rows 4.41 by two tiles, the next asked for early, 4.55 by four, 5.09 by one; 1024
 // rows of 2048 3.15 by two, 3.79 by four; 1024 rows 6.93 by four, 7.35 by two; 8192 rows 41.1 by four, 42.3 by
 // eight, 43.6 by two, 46.6 by one. With quads side by side in a warp (lanes' quads) few rows are faster in every
-// layout, many in row_major and 8x4 (8192 rows row_major 38.7 by 128 threads, 39.1 by 256).
+// layout, many in row_major and 8x4 (8192 rows row_major 38.7 by 128 threads, 39.1 by 256), and where rows do
+// not begin at multiples of 128 bytes (4096 rows of 7152: 23.5 by 128 threads, 23.8 by 256).
 constexpr int64_t kMore = 100000, kMany = 300000;
 struct Way {
   int tiles, ahead;      // tiles is a log2
   int shape[3];          // by layout; threads + log2 of lanes' quads
 };
-constexpr Way kWays[3] = {{0, 0, {128 + 3, 256 + 3, 256 + 3}}, {1, 1, {256 + 3, 256 + 3, 256 + 3}}, {2, 1, {128 + 3, 256 + 0, 128 + 3}}};
+constexpr Way kWays[4] = {{0, 0, {128 + 3, 256 + 3, 256 + 3}},   // few
+                          {1, 1, {256 + 3, 256 + 3, 256 + 3}},   // more
+                          {2, 1, {128 + 3, 256 + 0, 128 + 3}},   // many
+                          {2, 1, {128 + 3, 128 + 3, 128 + 3}}};  // many, rows across lines of the cache
 constexpr uint32_t kMagic = 0x514D5134u;
 constexpr int64_t kMostRows = INT32_MAX - (1 << 21);
 
@@ -65,7 +69,7 @@ struct Form {
 struct Plan {
   uint32_t magic;
   int32_t n, groups, rows, in, layout, device, sms, pdl, quads;
-  Form forms[3];  // few, more, many
+  Form forms[4];  // as kWays
   int32_t threads_log;
   Divisor search_across;
 };
@@ -123,7 +127,7 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   plan.pdl = q.pdl != 0;
   int const quads = (plan.groups + 3) / 4;
   plan.quads = q.layout == kRowMajor ? plan.groups : quads;
-  for (int i = 0; i < 3; ++i)
+  for (int i = 0; i < 4; ++i)
     if (!make_form(q, quads, kWays[i], &plan.forms[i])) return QM_OPTION;
   int const eights = (q.n + 7) / 8;
   while (plan.threads_log < kSearchLog && (1 << plan.threads_log) < eights) ++plan.threads_log;
@@ -187,7 +191,8 @@ inline int make_call(Plan const& plan, void const* x, int64_t row_stride, int64_
     a.parts = call->search_programs;
   }
   int64_t const blocks = m * plan.groups;
-  Form const& form = plan.forms[blocks < kMore ? 0 : blocks < kMany ? 1 : 2];
+  bool const straddles = ((address(x) | uintptr_t(row_stride * size)) & 127) != 0;
+  Form const& form = plan.forms[blocks < kMore ? 0 : blocks < kMany ? 1 : straddles ? 3 : 2];
   call->ahead = call->aligned && form.ahead;
   Geometry& g = a.geometry = form.geometry;
   a.across = form.across;
