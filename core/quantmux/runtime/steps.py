@@ -11,6 +11,7 @@ from quantmux.config.layers import LinearConfig, QuantizeConfig, RelayoutConfig
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.registry.guard import guarded
 from quantmux.runtime.inputs import check_device, check_quantized
+from quantmux.runtime.quick_check import QuickCheck
 
 if TYPE_CHECKING:
     import torch
@@ -193,11 +194,11 @@ def _acceptor(
 ) -> Callable[[QuantizedTensor], None]:
     where = str(pipeline)
 
-    def accept(q: QuantizedTensor) -> None:
+    def check(q: QuantizedTensor) -> None:
         check_device(q, device)
         check_quantized(q, config, reads, where)
 
-    return accept
+    return check if reads is None else QuickCheck(config.k, device, check)
 
 
 def _output_of(made: LayerConfig, config: LinearConfig) -> QuantizeConfig | None:
