@@ -18,12 +18,15 @@ from quantmux_cutlass.quantize.units import NVFP4
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config.formats import Dtype
+    from quantmux.ops.quantized import QuantizedTensor
     from quantmux_cutlass.build.library import Library
 
 _M: Final = 9
 _N: Final = 100
 _PADDED_N: Final = 128
 _POISON: Final = 0xA5
+_OPTIONS: Final = ((0, 0), (11, 256))
+"""As few rows are made, and as many are: programs that go down four tiles and read ahead."""
 
 
 def nvfp4(library: Library, device_index: int) -> str | None:
@@ -57,16 +60,26 @@ def disagreement(library: Library, device: DeviceProfile) -> str | None:
                 in_dtype=in_dtype,
             )
             want = quantize(x, config, global_scale=g)
-            run = Bound(config, device, lambda _index: library, Choice(NVFP4, (0, 0))).function()
-            made = run(x, global_scale=g)
-            made.data.fill_(_POISON)
-            made.scales.view(torch.uint8).fill_(_POISON)
-            made = run(x, global_scale=g, out=made)
-            for what, a, b in (
-                ("codes", made.data, want.data),
-                ("scales", made.scales.view(torch.uint8), want.scales.view(torch.uint8)),
-                ("global scale", made.global_scale, want.global_scale),
-            ):
-                if a is None or b is None or not torch.equal(a, b):
+            for options in _OPTIONS:
+                choice = Choice(NVFP4, options)
+                run = Bound(config, device, lambda _index: library, choice).function()
+                made = run(x, global_scale=g)
+                made.data.fill_(_POISON)
+                made.scales.view(torch.uint8).fill_(_POISON)
+                what = _difference(run(x, global_scale=g, out=made), want)
+                if what:
                     return f"{what} of {operand} from {in_dtype}, {scales}, are not the reference's"
     return None
+
+
+def _difference(made: QuantizedTensor, want: QuantizedTensor) -> str:
+    """Name what of two outputs differs, nothing if they are equal."""
+    pairs = {
+        "codes": (made.data, want.data),
+        "scales": (made.scales.view(torch.uint8), want.scales.view(torch.uint8)),
+        "global scale": (made.global_scale, want.global_scale),
+    }
+    for what, (a, b) in pairs.items():
+        if a is None or b is None or not torch.equal(a, b):
+            return what
+    return ""
