@@ -15,6 +15,7 @@ from quantmux.ops.linear.reference import linear_exact
 from quantmux.ops.linear.spec import make_inputs
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
 from quantmux.ops.spec import Case
+from quantmux.runtime.binding import bind
 from quantmux.testing.checks.launches import launched
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def bound(
     config = LinearConfig(in_features=k, out_features=n, scheme=scheme)
     x, weights = make_inputs(Case(config, m), device, seed=3).args
     selection = qm.select(config, torch.device(device), m=m, force=force)
-    return qm.bind(selection, weights, wait=True), x, weights, config
+    return bind(selection, weights, wait=True), x, weights, config
 
 
 @pytest.mark.parametrize(("n", "k"), PADDED)
