@@ -8,13 +8,15 @@ from quantmux.capability.capability import Capability, OperandOffer, SchemeOffer
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import FULL, Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_cutlass.linear import fp8_collective_config
+from quantmux_cutlass.linear.fp8_collective_config import M_MIN
 from quantmux_cutlass.linear.fp8_config import expected_us
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig
 
-_SHARED: Final = (
+_HOST: Final = (
     "abi.py",
     "native.py",
     "units.py",
@@ -25,20 +27,35 @@ _SHARED: Final = (
     "linear/layer.py",
     "linear/outputs.py",
     "linear/padding.py",
+    "csrc/abi.cuh",
+    "csrc/linear/on_device.cuh",
+)
+_SHARED: Final = (
+    *_HOST,
     "linear/fp8_config.py",
     "linear/fp8_forms.py",
     "linear/units_fp8.py",
-    "csrc/abi.cuh",
+    "linear/units_fp8_collective.py",
     "csrc/linear/block_order.cuh",
     "csrc/linear/block_store.cuh",
     "csrc/linear/fp8_tiles.cu",
     "csrc/linear/hopper.cuh",
-    "csrc/linear/on_device.cuh",
     "csrc/linear/row_checks.cuh",
     "csrc/linear/row_split.cuh",
     "csrc/linear/row_store.cuh",
     "csrc/linear/row_tile.cuh",
     "csrc/linear/wgmma.cuh",
+)
+_COLLECTIVE_SOURCES: Final = (
+    *_HOST,
+    "linear/fp8_collective.py",
+    "linear/fp8_collective_config.py",
+    "linear/units_fp8_collective.py",
+    "csrc/linear/collective_epilogue.cuh",
+    "csrc/linear/collective_fp8.cuh",
+    "csrc/linear/collective_launch.cuh",
+    "csrc/linear/collective_pdl.cuh",
+    "csrc/linear/fp8_collective.cu",
 )
 
 
@@ -76,6 +93,7 @@ _FP8: Final = Capability(
     tags={"cuda_graph", "deterministic"},
 )
 _DIRECT: Final = _FP8.replace(output_row_multiple=1)
+_COLLECTIVE: Final = _FP8.replace(accumulations=("fast",), m_min=M_MIN)
 
 _UNALIGNED: Final = 1.1
 """Stores of two bytes instead of sixteen, where N is no multiple of 8."""
@@ -86,7 +104,7 @@ def _direct_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
 
 
 def specs() -> tuple[KernelSpec, ...]:
-    """Give the spec whose rows of y begin at 16 bytes, and the one that stores y contiguously."""
+    """Give the tiles of our own, with rows of y in 16 bytes and contiguous, and CUTLASS's."""
     return (
         KernelSpec(
             id="cutlass/linear_fp8",
@@ -105,5 +123,14 @@ def specs() -> tuple[KernelSpec, ...]:
             sources=("linear/fp8_direct.py", *_SHARED),
             summary="FP8, one scale a tensor or a row, many tokens; y contiguous for any N",
             estimate=_direct_us,
+        ),
+        KernelSpec(
+            id="cutlass/linear_fp8_collective",
+            op="linear",
+            capability=_COLLECTIVE,
+            load="quantmux_cutlass.linear.fp8_collective:kernel",
+            sources=_COLLECTIVE_SOURCES,
+            summary="FP8, one scale a tensor or a row, many tokens; CUTLASS's CollectiveBuilder",
+            estimate=fp8_collective_config.expected_us,
         ),
     )

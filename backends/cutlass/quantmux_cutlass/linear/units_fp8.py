@@ -1,9 +1,10 @@
-"""The library of the FP8 linears with tensor or row scales for many tokens: all tiles in one."""
+"""Libraries of the FP8 linears with tensor or row scales for many tokens."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from quantmux_cutlass.linear import units_fp8_collective
 from quantmux_cutlass.linear.fp8_forms import Form
 from quantmux_cutlass.units import Unit
 
@@ -27,5 +28,5 @@ TILES_LIBRARY: Final = Unit(
 
 
 def units() -> tuple[Unit, ...]:
-    """Give it."""
-    return (TILES_LIBRARY,)
+    """Give the hand-written tiles' and those of CUTLASS's CollectiveBuilder."""
+    return (TILES_LIBRARY, *units_fp8_collective.units())

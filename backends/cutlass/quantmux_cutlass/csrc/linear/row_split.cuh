@@ -105,25 +105,33 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 
   if (group == 2) {
     registers_down<24>();
-    if (warp == 8 && lane == 0) {
+    if (warp == 8) {
+      bool const leader = elect_one();
       int const ahead = blocks < Shape::kStages ? blocks : Shape::kStages;
       for (int i = 0; i < ahead; ++i) {
-        barrier_arrive_expect(Shape::full(base, i), Shape::kStageBytes);
-        tma_load(Shape::w(base, i), &w_map, (first + i) * 128, column, Shape::full(base, i),
-                 kEvictNormal);
+        if (leader) {
+          barrier_arrive_expect(Shape::full(base, i), Shape::kStageBytes);
+          tma_load(Shape::w(base, i), &w_map, (first + i) * 128, column, Shape::full(base, i),
+                   kEvictNormal);
+        }
+        __syncwarp();
       }
       dependency_wait();
       dependency_launch();
       RowRing<Shape::kStages> ring;
       for (int i = 0; i < blocks; ++i, ring.next()) {
-        if (i >= ahead) {
-          barrier_wait(Shape::empty(base, ring.stage), ring.phase ^ 1);
-          barrier_arrive_expect(Shape::full(base, ring.stage), Shape::kStageBytes);
-          tma_load(Shape::w(base, ring.stage), &w_map, (first + i) * 128, column,
+        bool const asked = i < ahead;
+        if (!asked) barrier_wait(Shape::empty(base, ring.stage), ring.phase ^ 1);
+        if (leader) {
+          if (!asked) {
+            barrier_arrive_expect(Shape::full(base, ring.stage), Shape::kStageBytes);
+            tma_load(Shape::w(base, ring.stage), &w_map, (first + i) * 128, column,
+                     Shape::full(base, ring.stage), kEvictNormal);
+          }
+          tma_load(Shape::x(base, ring.stage), &x_map, (first + i) * 128, row,
                    Shape::full(base, ring.stage), kEvictNormal);
         }
-        tma_load(Shape::x(base, ring.stage), &x_map, (first + i) * 128, row,
-                 Shape::full(base, ring.stage), kEvictNormal);
+        __syncwarp();
       }
     } else {
       dependency_wait();
@@ -160,9 +168,10 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 
     RowSums<Shape, kBn, 1, kExact> s;
     RowRing<Shape::kStages> ring;
-    s.multiply(base, ring, blocks, group * 64, [&](int stage) {
+    auto const release = [&](int stage) {
       if (lane == 0) barrier_arrive(Shape::empty(base, stage));
-    });
+    };
+    s.multiply(base, ring, blocks, group * 64, release, [] {});
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncwarp();
     cluster_wait();

@@ -5,8 +5,9 @@
 //
 //   kPingPong    each group has its own tile of 64 · kWaves rows by kBn columns. While one stores
 //                its tile the other multiplies, so the tensor cores never wait for stores. The
-//                loading warp fills the ring tile after tile, and that order alone makes the groups
-//                take turns: the second group's first block lies behind the first group's last.
+//                loading warp fills the ring tile after tile. A group begins only when the other
+//                has seen the last block before its own: an mbarrier tells phases apart by their
+//                parity alone, so nobody may wait for a block more than one round ahead.
 //   otherwise    both groups share a tile of 128 · kWaves rows: half the traffic of w for the
 //                same registers, and stores that nothing hides.
 //   kExact       the tensor core's accumulator keeps only some 13 bits below its largest addend.
@@ -90,11 +91,15 @@ struct RowRing {
   }
 };
 
+// The loading warp. All of its lanes walk the loop and one of them loads: what the loads need is
+// then the same for the warp, and the compiler keeps it in uniform registers, as the TMA unit's
+// instructions want it, instead of making it uniform before every load.
 template <class Shape, int kBn>
 __device__ __forceinline__ void row_produce(RowCall const& call, CUtensorMap const* x_map,
                                             CUtensorMap const* w_map, uint32_t base, int rank,
                                             int cluster) {
   int const clusters = gridDim.x / cluster, first = blockIdx.x / cluster;
+  bool const leader = elect_one();
   RowRing<Shape::kStages> ring;
   auto load_w = [&](int s, Tile tile, int block) {
     if (call.sharing == kShareW) {
@@ -123,8 +128,11 @@ __device__ __forceinline__ void row_produce(RowCall const& call, CUtensorMap con
     Tile const tile = tile_of(call.order, first, call.sharing, rank);
     ahead = call.k_blocks < Shape::kStages ? call.k_blocks : Shape::kStages;
     for (int i = 0; i < ahead; ++i) {
-      barrier_arrive_expect(Shape::full(base, i), Shape::kStageBytes);
-      load_w(i, tile, i);
+      if (leader) {
+        barrier_arrive_expect(Shape::full(base, i), Shape::kStageBytes);
+        load_w(i, tile, i);
+      }
+      __syncwarp();
     }
   }
   dependency_wait();
@@ -132,14 +140,20 @@ __device__ __forceinline__ void row_produce(RowCall const& call, CUtensorMap con
   for (int unit = first; unit < call.units; unit += clusters) {
     Tile const tile = tile_of(call.order, unit, call.sharing, rank);
     for (int block = 0; block < call.k_blocks; ++block, ring.next()) {
-      if (ahead > 0) {
+      bool const asked = ahead > 0;
+      if (asked) {
         --ahead;
       } else {
         barrier_wait(Shape::empty(base, ring.stage), ring.phase ^ 1);
-        barrier_arrive_expect(Shape::full(base, ring.stage), Shape::kStageBytes);
-        load_w(ring.stage, tile, block);
       }
-      load_x(ring.stage, tile, block);
+      if (leader) {
+        if (!asked) {
+          barrier_arrive_expect(Shape::full(base, ring.stage), Shape::kStageBytes);
+          load_w(ring.stage, tile, block);
+        }
+        load_x(ring.stage, tile, block);
+      }
+      __syncwarp();
     }
   }
 }
@@ -156,10 +170,10 @@ struct RowSums {
   }
 
   // All K blocks of a tile. `x_row` is the group's first row within the stage's x; `release`
-  // says that this group has read a stage.
-  template <class Release>
+  // says that this group has read a stage, `seen` that all blocks of the tile have arrived.
+  template <class Release, class Seen>
   __device__ __forceinline__ void multiply(uint32_t base, RowRing<Shape::kStages>& ring,
-                                           int k_blocks, int x_row, Release release) {
+                                           int k_blocks, int x_row, Release release, Seen seen) {
     if constexpr (kExact) {
 #pragma unroll
       for (int w = 0; w < kWaves; ++w)
@@ -208,6 +222,7 @@ struct RowSums {
         }
         before = ring.stage;
       }
+      seen();
       wgmma_wait<0>();
       hold();
       release(before);
@@ -248,7 +263,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 
   if (group == 2) {
     registers_down<24>();
-    if (warp == 8 && lane == 0) {
+    if (warp == 8) {
       row_produce<Shape, kBn>(call, &x_map, &w_map, base, rank, cluster);
     } else {
       dependency_wait();
@@ -287,8 +302,11 @@ __global__ void __launch_bounds__(kRowThreads, 1)
           sx[w][h] = r < call.out.m ? call.sx[static_cast<int64_t>(r) * call.sx_step] : 0.0f;
         }
 
-      RowSums<Shape, kBn, kWaves, kExact> s;
-      s.multiply(base, ring, call.k_blocks, x_row, [&](int stage) {
+      // The tile before this one is the other group's; so is the one after it.
+      if (kPingPong && unit != static_cast<int>(blockIdx.x) / cluster) {
+        named_barrier(3 + group, 256);
+      }
+      auto const release = [&](int stage) {
         // A stage is free when all that read it are done, in both CTAs of a pair: each writes
         // into the other's.
         if (pair) {
@@ -296,7 +314,12 @@ __global__ void __launch_bounds__(kRowThreads, 1)
         } else if (lane == 0) {
           barrier_arrive(Shape::empty(base, stage));
         }
-      });
+      };
+      auto const seen = [&] {
+        if (kPingPong && unit + clusters < call.units) named_barrier_arrive(4 - group, 256);
+      };
+      RowSums<Shape, kBn, kWaves, kExact> s;
+      s.multiply(base, ring, call.k_blocks, x_row, release, seen);
       if (kPingPong) ring.skip(call.k_blocks);
 
       asm volatile("cp.async.wait_all;" ::: "memory");
