@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cutlass_quantizers
 from cutlass_others import calls, padded, units
 from triton_cases import PDL_OFF, SHORT, Cases, Row, geomean, us_text
 from triton_markdown import filled_by, head
@@ -88,6 +89,10 @@ def field(rows: Sequence[Row], scheme: str, few: bool | None = None) -> Field:
     return Field(rows, pick)
 
 
+def _quantizers(rows: Sequence[Row]) -> Field:
+    return Field(rows, lambda row: row["op"] == "quantize")
+
+
 def brief(data: Mapping[str, Any]) -> str:
     """Give ceilings, the issue's lines filled in, and what has no time."""
     return "\n".join([*head(data), "", *_summary(data["rows"]), "", *_foot(data)]).rstrip() + "\n"
@@ -103,9 +108,9 @@ def table(data: Mapping[str, Any]) -> str:
             if len(found):
                 size = f"M ≤ {FEW}" if few else "many rows"
                 lines += [f"### {title}, {size}", "", *_every(found, peers), ""]
-    quantizers = Field(rows, lambda r: r["op"] == "quantize")
+    quantizers = _quantizers(rows)
     if len(quantizers):
-        lines += ["### NVFP4 quantizer, swizzled_128x4", "", *_quantizers(quantizers), ""]
+        lines += ["### NVFP4 quantizer", "", *cutlass_quantizers.table(quantizers), ""]
     return "\n".join([*lines, *_foot(data)]).rstrip() + "\n"
 
 
@@ -129,6 +134,7 @@ def _summary(rows: Sequence[Row]) -> list[str]:
         _line("", "≥ 1.5x torch's block", block_few, BLOCK_PEERS[2:]),
         _line("block, M ≥ 1024", "≥ 0.9x DeepGEMM", block_many, BLOCK_PEERS[:1]),
         _line("", "(torch's block)", block_many, BLOCK_PEERS[2:]),
+        *cutlass_quantizers.summary(_quantizers(rows)),
     ]
 
 
@@ -162,27 +168,6 @@ def _every(found: Field, peers: Sequence[str]) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "µs; the last column is % of the run's ceiling, of bytes or of operations."]
-    return lines
-
-
-def _quantizers(found: Field) -> list[str]:
-    lines = [
-        "| M×n | padded_n | CUTLASS | PDL off | Triton | quantize, then pad | % of copy |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for case in found:
-        row, off = found.best(case, "cutlass/"), found.best(case, "cutlass/", off=True)
-        triton, first = found.best(case, "triton/"), found.first(case)
-        cells = [
-            f"{first['m']}×{first['n']}",
-            "7168",
-            us_text(row["us"] if row else None),
-            us_text(off["us"] if off else None),
-            us_text(triton["us"] if triton else None),
-            us_text(found.peer(case, "quantize, then pad")),
-            f"{row['pct_of_ceiling']:.0f}" if row and row["pct_of_ceiling"] else "–",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

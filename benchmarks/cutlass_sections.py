@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+import cutlass_quantizers
 from cutlass_padded import PaddedByTorch
 from speed_sections import Section, linears
 from triton_twins import QuantizeThenPad
@@ -12,8 +13,6 @@ from triton_twins import QuantizeThenPad
 from quantmux.bench.peers.deepgemm import DeepGemm
 from quantmux.bench.peers.torch_scaled_mm import TorchScaledMm
 from quantmux.bench.peers.vllm_ops import VllmScaledMm
-from quantmux.bench.rows import BenchCase
-from quantmux.config import QuantizeConfig
 
 SHAPES: Final = (
     (576, 7168),
@@ -72,7 +71,7 @@ def sections() -> tuple[Section, ...]:
         Section(
             "nvfp4-quantize",
             ("cutlass/quantize_nvfp4*", "triton/quantize_nvfp4*"),
-            _quantizations(),
+            cutlass_quantizers.cases(),
             (QuantizeThenPad,),
         ),
         Section(
@@ -84,16 +83,4 @@ def sections() -> tuple[Section, ...]:
             ),
             (VllmScaledMm, *deepgemm, fast),
         ),
-    )
-
-
-def _quantizations() -> tuple[BenchCase, ...]:
-    """Give NVFP4 with a given global scale: a full width, one that is padded to it, few rows."""
-    return tuple(
-        BenchCase(
-            QuantizeConfig(operand="nvfp4_static", n=n, padded_n=7168, layout="swizzled_128x4"),
-            m,
-        )
-        for n in (7168, 7152)
-        for m in (16, 4096, 8192)
     )

@@ -127,6 +127,34 @@ def test_padding_is_held_against_both_ways_and_the_next_aligned_size(markdown):
     assert "8.00x pad on every call." in text
 
 
+def quantizer(kernel, us, *, m, n=7168, scheme="nvfp4_static", layout="swizzled_128x4", **more):
+    case = f"quantize {scheme} n={n} {layout} padded_n=7168 from bf16 M={m}"
+    return row(kernel, us, op="quantize", case=case, m=m, n=n, scheme=scheme, **more)
+
+
+def test_quantizers_are_held_against_copy_the_other_backend_and_the_full_width(markdown):
+    ours, theirs = "cutlass/quantize_nvfp4", "triton/quantize_nvfp4"
+    text = markdown.table(
+        report(
+            quantizer(ours, 20.0, m=4096, pct_of_ceiling=83.0),
+            quantizer(ours + ", PDL off", 21.0, m=4096, pct_of_ceiling=79.0),
+            quantizer(theirs, 24.0, m=4096),
+            quantizer(ours, 20.5, m=4096, n=7152, pct_of_ceiling=81.0),
+            quantizer("quantize, then pad", 60.0, m=4096, n=7152, kind="peer"),
+            quantizer(ours, 1.0, m=16, layout="row_major"),
+            quantizer(theirs, 1.2, m=16, layout="row_major"),
+            quantizer(ours + "_dynamic", 30.0, m=4096, scheme="nvfp4", pct_of_ceiling=50.0),
+        )
+    )
+    assert "| NVFP4 quantizer, M ≥ 4096 | ≥ 80 % of copy | 81–83 % | 79–79 % |" in text
+    assert "(our Triton quantizer) | 1.20x (1.20x), 2 cases |" in text
+    assert "padded 7152 → 7168 ≤ 3 % | +2.5% at M = 4096 |" in text
+    assert "| 4096×7168 | swizzled_128x4 | given | **20.00** | 21.00 | 24.00 | – | 83 |" in text
+    assert "| 4096×7152 | swizzled_128x4 | given | **20.50** | – | – | 60.00 | 81 |" in text
+    assert "| 4096×7168 | swizzled_128x4 | found | **30.00** | – | – | – | 50 |" in text
+    assert "| 16×7168 | row_major | given | **1.00** |" in text
+
+
 @pytest.mark.skipif(not PAGE.exists(), reason="the page is written from the last run on a GPU")
 def test_tables_of_the_page_are_those_of_the_results_it_names(markdown):
     page = PAGE.read_text(encoding="utf-8")
