@@ -28,7 +28,7 @@ SHARE_X: Final = 2
 SPLIT_K: Final = 3
 """What a cluster does: ``Sharing`` of ``csrc/linear/block_order.cuh``."""
 
-_SMS: Final = 132
+SMS: Final = 132
 """Multiprocessors of an H200 and of an H100 SXM: for a device that does not say how many it has."""
 
 _STEP: Final = 128
@@ -75,13 +75,16 @@ _COLUMNS: Final = {
 }
 """Rows of a tile → columns that the library has it with."""
 
+_AHEAD: Final = (64, 96, 112, 128)
+"""Columns of tiles of 128 rows that it also has with a second set of accumulators."""
+
 _WIDTH: Final = 8
 """Tiles along N of a band that is walked along M."""
 
 
 def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
     """Give the tile and the order of tiles for y [m, N]."""
-    tile = best_tile(config.n, config.k, m, device.sm_count or _SMS)
+    tile = best_tile(config.n, config.k, m, device.sm_count or SMS)
     return Choice(UNIT, tile.options(width=_WIDTH, along_m=False))
 
 
@@ -89,7 +92,7 @@ def expected_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
     """Give the time to expect of the tile that is chosen, µs; it orders this backend's kernels."""
     if config.op != "linear":
         return float("inf")
-    sms = device.sm_count or _SMS
+    sms = device.sm_count or SMS
     return tile_us(best_tile(config.n, config.k, m, sms), config.n, config.k, m, sms)
 
 
@@ -99,10 +102,19 @@ def best_tile(n: int, k: int, m: int, sms: int) -> Tile:
     return min(candidates(n, k, m, sms), key=lambda tile: tile_us(tile, n, k, m, sms))
 
 
+def tiles() -> Iterator[Tile]:
+    """Give every tile that the library has, without a cluster."""
+    for rows, widths in _COLUMNS.items():
+        for columns in widths:
+            yield Tile(rows, columns)
+            if rows == 128 and columns in _AHEAD:
+                yield Tile(rows, columns, ahead=True)
+
+
 def candidates(n: int, k: int, m: int, sms: int) -> Iterator[Tile]:
     """Give the tiles that make sense for y [m, n]; the first is always among them."""
     yield Tile(128, 128)
-    steps = _parts(k, _STEP)
+    steps = parts(k, _STEP)
     for rows in _ROWS:
         if rows > 128 and m <= 128:
             continue
@@ -112,10 +124,10 @@ def candidates(n: int, k: int, m: int, sms: int) -> Iterator[Tile]:
                 yield Tile(rows, columns, SHARE_W, 2)
             if n > columns:
                 yield Tile(rows, columns, SHARE_X, 2)
-            tiles = _parts(m, rows) * _parts(n, columns)
-            for parts in range(2, 9):
-                if steps >= 2 * parts and tiles * parts <= 2 * sms:
-                    yield Tile(rows, columns, SPLIT_K, parts)
+            count = parts(m, rows) * parts(n, columns)
+            for split in range(2, 9):
+                if steps >= 2 * split and count * split <= 2 * sms:
+                    yield Tile(rows, columns, SPLIT_K, split)
 
 
 _CLUSTERS: Final = {1: 132, 2: 66, 3: 39, 4: 30, 5: 22, 6: 17, 7: 15, 8: 15}
@@ -148,16 +160,16 @@ _MEMORY_BYTES_US: Final = 4.0e6
 
 def tile_us(tile: Tile, n: int, k: int, m: int, sms: int) -> float:
     """Give the time to expect of a tile for y [m, n], µs."""
-    down, across = _parts(m, tile.rows), _parts(n, tile.columns)
+    down, across = parts(m, tile.rows), parts(n, tile.columns)
     if tile.sharing == SHARE_W:
-        down = _parts(down, 2)
+        down = parts(down, 2)
     elif tile.sharing == SHARE_X:
-        across = _parts(across, 2)
+        across = parts(across, 2)
     split = tile.cluster if tile.sharing == SPLIT_K else 1
-    steps = _parts(_parts(k, _STEP), split)
-    clusters = _CLUSTERS[tile.cluster] * sms // _SMS or 1
+    steps = parts(parts(k, _STEP), split)
+    clusters = _CLUSTERS[tile.cluster] * sms // SMS or 1
     after = _TILE_US + (_EXCHANGE_US if split > 1 else 0.0)
-    us = _parts(down * across, clusters) * (steps * _step_us(tile) + after)
+    us = parts(down * across, clusters) * (steps * _step_us(tile) + after)
     # the last term prefers less work among tiles that memory makes equal
     return _START_US + max(us, (n * k + m * k + 2 * m * n) / _MEMORY_BYTES_US) + 0.02 * us
 
@@ -172,5 +184,6 @@ def _step_us(tile: Tile) -> float:
     return max(products, alone, (tile.rows + tile.columns) * _STEP / _BYTES_US)
 
 
-def _parts(size: int, part: int) -> int:
+def parts(size: int, part: int) -> int:
+    """Give how many parts of a size a length has, the last one perhaps smaller."""
     return -(-size // part)

@@ -1,4 +1,4 @@
-"""Spec of the block-scaled FP8 linear that is made for many tokens."""
+"""Specs of the block-scaled FP8 linears that are made for many tokens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from quantmux.capability.capability import Capability, OperandOffer, SchemeOffer
 from quantmux.config.formats import ElementFormat
 from quantmux.config.operands import Block
 from quantmux.registry.kernel_spec import KernelSpec
+from quantmux_cutlass.linear.fp8_block_collective_config import collective_us
 from quantmux_cutlass.linear.fp8_block_config import expected_us
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig
 
-_SOURCES: Final = (
+_HOST: Final = (
     "abi.py",
     "native.py",
     "units.py",
@@ -25,10 +26,13 @@ _SOURCES: Final = (
     "linear/layer.py",
     "linear/outputs.py",
     "linear/padding.py",
-    "linear/fp8_block.py",
     "linear/fp8_block_config.py",
     "linear/units_fp8_block.py",
     "csrc/abi.cuh",
+)
+_BY_HAND: Final = (
+    *_HOST,
+    "linear/fp8_block.py",
     "csrc/linear/block_checks.cuh",
     "csrc/linear/block_load.cuh",
     "csrc/linear/block_order.cuh",
@@ -38,6 +42,16 @@ _SOURCES: Final = (
     "csrc/linear/fp8_block_tiles.cu",
     "csrc/linear/hopper.cuh",
     "csrc/linear/wgmma.cuh",
+)
+_FROM_CUTLASS: Final = (
+    *_HOST,
+    "linear/fp8_block_collective.py",
+    "linear/fp8_block_collective_config.py",
+    "csrc/linear/collective_epilogue.cuh",
+    "csrc/linear/collective_launch.cuh",
+    "csrc/linear/collective_pdl.cuh",
+    "csrc/linear/fp8_block_collective.cu",
+    "csrc/linear/on_device.cuh",
 )
 
 
@@ -75,20 +89,45 @@ _BLOCK: Final = Capability(
 )
 
 
+_COLLECTIVE: Final = _BLOCK.replace(
+    schemes=(
+        SchemeOffer(
+            weight=_reads(Block(rows=128, cols=128), "row_major"),
+            activation=_reads(Block(rows=1, cols=128), "col_major_aligned4"),
+        ),
+    ),
+    m_min=65,
+    output_row_multiple=8,
+)
+
+
 def _us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
     return expected_us(config, device, m)
 
 
+def _collective_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
+    return collective_us(config, device, m)
+
+
 def specs() -> tuple[KernelSpec, ...]:
-    """Give the one spec."""
+    """Give the spec of the tiles by hand and that of CUTLASS's."""
     return (
         KernelSpec(
             id="cutlass/linear_fp8_block",
             op="linear",
             capability=_BLOCK,
             load="quantmux_cutlass.linear.fp8_block:kernel",
-            sources=_SOURCES,
+            sources=_BY_HAND,
             summary="FP8 1x128 by 128x128 scales, promoted every 128 of K; hand-written tiles",
             estimate=_us,
+        ),
+        KernelSpec(
+            id="cutlass/linear_fp8_block_collective",
+            op="linear",
+            capability=_COLLECTIVE,
+            load="quantmux_cutlass.linear.fp8_block_collective:kernel",
+            sources=_FROM_CUTLASS,
+            summary="FP8 1x128 by 128x128 scales; CUTLASS's 128x128 tile, stored by TMA",
+            estimate=_collective_us,
         ),
     )

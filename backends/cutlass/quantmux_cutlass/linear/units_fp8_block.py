@@ -1,4 +1,7 @@
-"""The library of the block-scaled FP8 linear for many tokens: all tiles in one, hand-written."""
+"""Libraries of the block-scaled FP8 linears for many tokens.
+
+One has all tiles by hand; one is CUTLASS's tile, of bf16 and fp16 outputs alike.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,20 @@ TILES: Final = Unit(
 """Plain CUDA and PTX, no CUTLASS headers; seconds and memory: nvcc 13.0, 2026-11-21."""
 
 
+COLLECTIVE: Final = Unit(
+    name="fp8_block_collective",
+    source="csrc/linear/fp8_block_collective.cu",
+    targets=("90a",),
+    macros=(("QM_CM", "1"), ("QM_CN", "2")),
+    cutlass=">=4.3.5",
+    self_test="quantmux_cutlass.linear.self_test:fp8_block",
+    test_options=((0, 1), (1, 8), (2, 2)),
+    seconds=48.0,
+    memory_gib=5.0,
+)
+"""Seconds and memory: nvcc 13.0, CUTLASS 4.5.0 headers, 2026-11-21."""
+
+
 def units() -> tuple[Unit, ...]:
-    """Give the one library."""
-    return (TILES,)
+    """Give both."""
+    return (TILES, COLLECTIVE)

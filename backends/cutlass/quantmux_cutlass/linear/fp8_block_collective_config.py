@@ -1,0 +1,40 @@
+"""What CUTLASS's block-scaled tile is told for a layer, and the time to expect of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from quantmux_cutlass.linear.choice import Choice
+from quantmux_cutlass.linear.fp8_block_config import SMS, parts
+from quantmux_cutlass.linear.units_fp8_block import COLLECTIVE
+
+if TYPE_CHECKING:
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LayerConfig, LinearConfig
+
+_ROWS: Final = 128
+_COLUMNS: Final = 128
+_STEP: Final = 128
+
+_START_US: Final = 4.0
+_STEP_US: Final = 0.46
+_TILE_US: Final = 0.8
+
+_CUTLASS_CHOOSES: Final = 0
+_SIDE_BY_SIDE: Final = 8
+
+
+def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
+    """Give the library and the order of tiles for y [m, N]."""
+    del config, device, m
+    return Choice(COLLECTIVE, (_CUTLASS_CHOOSES, _SIDE_BY_SIDE))
+
+
+def collective_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
+    """Give the time to expect, µs; it orders this backend's kernels."""
+    if config.op != "linear":
+        return float("inf")
+    # clusters of two tiles along N
+    units = parts(m, _ROWS) * parts(parts(config.n, _COLUMNS), 2)
+    waves = parts(units, (device.sm_count or SMS) // 2)
+    return _START_US + waves * (parts(config.k, _STEP) * _STEP_US + _TILE_US)
