@@ -1,6 +1,6 @@
 """Which tile multiplies FP8 with tensor or row scales for many tokens, from measured times.
 
-The time of a launch is ``start + waves · (steps · step_us + tile_us)``, but at least what its bytes
+The time of a launch is ``start + waves · (steps · step + tile)``, but at least what its bytes
 take: every multiprocessor makes tile after tile, each takes a time for every 128 of K and a time
 to be stored, and the last wave takes as long as a full one. Where K is divided over a cluster each
 CTA takes its share of the steps, and all exchange their sums.
@@ -98,7 +98,8 @@ def cut_us(cut: Cut, n: int, k: int, m: int, sms: int, copy_gb_s: float, tflops:
     waves = -(-tiles * splits // sms)
     all_steps = -(-k // _STEP_K)
     steps = -(-all_steps // splits)
-    multiplied = waves * (steps * tile.step_us * _FP8_TFLOPS / tflops + tile.tile_us)
+    step = (tile.step_us + tile.busy_us * min(tiles * splits / sms, 1.0)) * _FP8_TFLOPS / tflops
+    multiplied = waves * (steps * step + tile.tile_us)
     if splits > 1:
         multiplied += _EXCHANGE_US
     moved = (n * k + m * (k + 2 * n)) / (copy_gb_s * 1e3)
