@@ -25,7 +25,6 @@ _SMS: Final = 132
 """Multiprocessors of an H200 and of an H100 SXM: for a device that does not say how many it has."""
 
 _COPY_GB_S: Final = 4100.0
-_FP8_TFLOPS: Final = 1979.0
 _START_US: Final = 3.2
 
 _ORDER: Final = (0, 1)
@@ -56,7 +55,6 @@ def tile_us(name: str, n: int, k: int, device: DeviceProfile, m: int) -> float:
     step = tile.step_us + tile.busy_us * min(tiles / sms, 1.0)
     if tiles > sms:
         step += tile.again_us
-    slower = _FP8_TFLOPS / (device.fp8_tflops or _FP8_TFLOPS)
-    multiplied = -(-tiles // sms) * (-(-k // _STEP_K) * step * slower + tile.tile_us)
+    multiplied = -(-tiles // sms) * (-(-k // _STEP_K) * step + tile.tile_us)
     moved = (n * k + m * (k + 2 * n)) / ((device.copy_gb_s or _COPY_GB_S) * 1e3)
     return _START_US + max(multiplied, moved)

@@ -27,7 +27,6 @@ _SMS: Final = 132
 """Multiprocessors of an H200 and of an H100 SXM: for a device that does not say how many it has."""
 
 _COPY_GB_S: Final = 4000.0
-_FP8_TFLOPS: Final = 1979.0
 
 _START_US: Final = 2.0
 """Launch, first loads, last stores."""
@@ -70,7 +69,6 @@ def choose(config: LinearConfig, device: DeviceProfile, m: int) -> Choice:
         config.scheme.accumulation == "exact",
         device.sm_count or _SMS,
         device.copy_gb_s or _COPY_GB_S,
-        device.fp8_tflops or _FP8_TFLOPS,
     )
     return Choice(TILES_LIBRARY, options(cut, config.n, m, device.sm_count or _SMS))
 
@@ -86,19 +84,18 @@ def expected_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
         config.scheme.accumulation == "exact",
         device.sm_count or _SMS,
         device.copy_gb_s or _COPY_GB_S,
-        device.fp8_tflops or _FP8_TFLOPS,
     )
     return us
 
 
-def cut_us(cut: Cut, n: int, k: int, m: int, sms: int, copy_gb_s: float, tflops: float) -> float:
+def cut_us(cut: Cut, n: int, k: int, m: int, sms: int, copy_gb_s: float) -> float:
     """Give the time to expect of a tile for y [m, n] over k, µs."""
     tile, splits = cut.tile, cut.splits
     tiles = -(-m // tile.rows) * -(-n // tile.columns)
     waves = -(-tiles * splits // sms)
     all_steps = -(-k // _STEP_K)
     steps = -(-all_steps // splits)
-    step = (tile.step_us + tile.busy_us * min(tiles * splits / sms, 1.0)) * _FP8_TFLOPS / tflops
+    step = tile.step_us + tile.busy_us * min(tiles * splits / sms, 1.0)
     multiplied = waves * (steps * step + tile.tile_us)
     if splits > 1:
         multiplied += _EXCHANGE_US
@@ -128,7 +125,7 @@ def _best(
         if tile.form not in forms:
             continue
         for cut in _cuts(tile, n, m, steps, sms):
-            us = cut_us(cut, n, k, m, sms, copy_gb_s, tflops)
+            us = cut_us(cut, n, k, m, sms, copy_gb_s)
             if best is None or us < best[1]:
                 best = (cut, us)
     if best is None:
