@@ -113,8 +113,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     trace(0);
     if (QM_ORDER && group == 1) named_barrier_arrive(2, kMathThreads);
 
+    Tile tile = tile_of(call.order, blockIdx.x / call.cluster, call.sharing, rank), following;
     for (int unit = blockIdx.x / call.cluster; unit < call.units; unit += clusters) {
-      Tile const tile = tile_of(call.order, unit, call.sharing, rank);
+      // Divisions: they are made while the first products of the tile before are.
+      auto look_ahead = [&] {
+        following = tile_of(call.order, min(unit + clusters, call.units - 1), call.sharing, rank);
+      };
       int const column = tile.n * kBn;
       int const split = (128 - column % 128) / 8;
       int const last_scale = call.sw_rows - 1;
@@ -172,6 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             start(tmp, b, wave);
             trace(3);
             if (wave == 0) take_next(next, i + kStep);
+            if (wave == 0 && i < kStep) look_ahead();
             wgmma_wait<0>();
             trace(4);
             if (wave == kWaves - 1) release(b);
@@ -186,6 +191,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         take(b0, 0);
         ring.next();
         start(even, b0, 0);
+        look_ahead();
         int i = 1;
         for (; i + 1 < n_blocks; i += 2) {
           take(b1, i);
@@ -329,6 +335,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         else store_sums(std::false_type{});
       }
       trace(8);
+      tile = following;
     }
   }
   // A CTA whose shared memory a neighbour still reads must not end.
