@@ -114,9 +114,7 @@ def options(cut: Cut, n: int, m: int, sms: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _best(
-    n: int, k: int, m: int, exact: bool, sms: int, copy_gb_s: float, tflops: float
-) -> tuple[Cut, float]:
+def _best(n: int, k: int, m: int, exact: bool, sms: int, copy_gb_s: float) -> tuple[Cut, float]:
     """Give the tile of least expected time and that time; of equals the first."""
     forms = _EXACT if exact else _FAST
     steps = -(-k // _STEP_K)
