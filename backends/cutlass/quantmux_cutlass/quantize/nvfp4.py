@@ -61,6 +61,8 @@ class NvFp4Quantize:
             return found
 
         bound = Bound(asked, device, open_library, choose(asked, device, 1), pdl=self.pdl)
+        if device.is_cuda:
+            bound.plan(index)  # now, since a first call may come while a stream is captured
         return bound.function()
 
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:

@@ -33,6 +33,29 @@ int launched(void const* kernel, int grid, int threads, bool pdl, void* stream, 
   return error == cudaSuccess ? QM_OK : QM_CUDA + int(error);
 }
 
+template <class T>
+void const* search_kernel_of(bool readable) {
+  return readable ? reinterpret_cast<void const*>(&search_kernel<T, true>) : reinterpret_cast<void const*>(&search_kernel<T, false>);
+}
+
+template <class T>
+void const* kernel_of(int layout, bool aligned, bool ahead) {
+  void const* found = nullptr;
+  with_form(layout, aligned, ahead, [&](auto chosen, auto is_aligned, auto is_ahead) {
+    found = reinterpret_cast<void const*>(
+        &quantize_kernel<T, decltype(chosen)::value, decltype(is_aligned)::value, decltype(is_ahead)::value>);
+    return 0;
+  });
+  return found;
+}
+
+// The runtime loads a kernel when it is first asked for, which it must not do while a stream is captured
+int loaded(void const* kernel) {
+  cudaFuncAttributes attributes;
+  cudaError_t const error = cudaFuncGetAttributes(&attributes, kernel);
+  return error == cudaSuccess ? QM_OK : QM_CUDA + int(error);
+}
+
 // The device of the plan for as long as a call takes, where another is current
 class OnDevice {
  public:
@@ -64,7 +87,20 @@ QM_API char const* qm_about() {
 
 QM_API size_t qm_plan_bytes() { return sizeof(Plan); }
 
-QM_API int qm_plan(QmQuantizeProblem const* problem, void* into) { return make_plan(problem, into); }
+QM_API int qm_plan(QmQuantizeProblem const* problem, void* into) {
+  int const refused = make_plan(problem, into);
+  if (refused != QM_OK) return refused;
+  Plan const& plan = *static_cast<Plan const*>(into);
+  OnDevice const here(plan.device);
+  if (here.error() != cudaSuccess) return QM_CUDA + int(here.error());
+  return with_type(plan.in, [&](auto type) {
+    using T = decltype(type);
+    int status = loaded(search_kernel_of<T>(true));
+    if (status == QM_OK) status = loaded(search_kernel_of<T>(false));
+    for (int i = 0; i < 3 && status == QM_OK; ++i) status = loaded(kernel_of<T>(plan.layout, i < 2, i == 1));
+    return status;
+  });
+}
 
 QM_API int64_t qm_search_parts(void const* from) { return from ? most_parts(*static_cast<Plan const*>(from)) : -1; }
 
@@ -81,13 +117,10 @@ QM_API int qm_quantize(void const* from, void const* x, int64_t row_stride, int6
   return with_type(plan.in, [&](auto type) {
     using T = decltype(type);
     if (call.search_programs) {
-      auto const kernel = call.readable ? reinterpret_cast<void const*>(&search_kernel<T, true>) : reinterpret_cast<void const*>(&search_kernel<T, false>);
-      int const status = launched(kernel, call.search_programs, kSearchThreads, plan.pdl, stream, &call.search);
+      int const status = launched(search_kernel_of<T>(call.readable), call.search_programs, kSearchThreads, plan.pdl, stream, &call.search);
       if (status != QM_OK) return status;
     }
-    return with_form(plan.layout, call.aligned, call.ahead, [&](auto layout, auto aligned, auto ahead) {
-      auto const kernel = reinterpret_cast<void const*>(&quantize_kernel<T, decltype(layout)::value, decltype(aligned)::value, decltype(ahead)::value>);
-      return launched(kernel, call.programs, 1 << call.quantize.geometry.threads, plan.pdl, stream, &call.quantize);
-    });
+    int const threads = 1 << call.quantize.geometry.threads;
+    return launched(kernel_of<T>(plan.layout, call.aligned, call.ahead), call.programs, threads, plan.pdl, stream, &call.quantize);
   });
 }
