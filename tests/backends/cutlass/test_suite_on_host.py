@@ -36,10 +36,18 @@ KINDS = {
     "linear_fp8_direct": "row",
     "linear_fp8_small_m": "row",
     "linear_fp8_block": "block",
+    "linear_fp8_block_collective": "block",
+    "linear_fp8_collective": "row",
     "linear_fp8_block_small_m": "block",
     "linear_nvfp4": "nvfp4",
 }
-ASKED = ("linear_fp8", "linear_fp8_direct", "linear_fp8_block", "linear_nvfp4")
+ASKED = (
+    "linear_fp8",
+    "linear_fp8_direct",
+    "linear_fp8_block",
+    "linear_fp8_block_collective",
+    "linear_nvfp4",
+)
 """Those for few tokens are the same on the host but for a bound of M."""
 MODULES = ("specs_fp8", "specs_fp8_small_m", "specs_fp8_block", "specs_nvfp4")
 ELSEWHERE = {"sources", "compiles"}
