@@ -35,39 +35,59 @@ FEW: Final = (1, 16, 64)
 MANY: Final = (1024, 4096)
 LARGEST: Final = 8192
 
-_TRITON_ROW: Final = ("triton/linear_fp8_small_m", "triton/linear_fp8")
-_TRITON_BLOCK: Final = ("triton/linear_fp8_block_small_m", "triton/linear_fp8_block")
+_ROW_FEW: Final = (
+    "cutlass/linear_fp8_small_m",
+    "cutlass/linear_fp8",
+    "triton/linear_fp8_small_m",
+)
+_ROW_MANY: Final = ("cutlass/linear_fp8", "cutlass/linear_fp8_collective", "triton/linear_fp8")
+_BLOCK_FEW: Final = (
+    "cutlass/linear_fp8_block_small_m",
+    "cutlass/linear_fp8_block",
+    "triton/linear_fp8_block_small_m",
+)
+_BLOCK_MANY: Final = (
+    "cutlass/linear_fp8_block",
+    "cutlass/linear_fp8_block_collective",
+    "triton/linear_fp8_block",
+)
 
 
 def sections() -> tuple[Section, ...]:
     """Give the lines in the order of their importance: a budget that ends cuts the last."""
     slow, fast = partial(TorchScaledMm, fast=False), partial(TorchScaledMm, fast=True)
     deepgemm = (DeepGemm, partial(DeepGemm, pdl=True))
-    row = ("cutlass/linear_fp8*", *_TRITON_ROW)
-    block = ("cutlass/linear_fp8_block*", *_TRITON_BLOCK)
     return (
         Section(
             "row",
-            row,
-            linears("fp8_channel_token", SHAPES, (*FEW, 128)),
+            _ROW_FEW,
+            linears("fp8_channel_token", SHAPES, FEW),
             (VllmScaledMm, slow, fast),
         ),
-        Section("block", block, linears("fp8_block128", SHAPES, FEW), (*deepgemm, fast)),
+        Section(
+            "row-128",
+            _ROW_MANY,
+            linears("fp8_channel_token", SHAPES, (128,)),
+            (VllmScaledMm, slow, fast),
+        ),
+        Section("block", _BLOCK_FEW, linears("fp8_block128", SHAPES, FEW), (*deepgemm, fast)),
         Section(
             "row-large",
-            row,
+            _ROW_MANY,
             linears("fp8_channel_token", SHAPES, MANY),
             (VllmScaledMm, fast),
         ),
         Section(
             "padded",
-            ("cutlass/linear_fp8*",),
+            ("cutlass/linear_fp8_small_m", "cutlass/linear_fp8"),
             linears("fp8_channel_token", (*PADDED, *ALIGNED), (1, 16, 256)),
             (partial(PaddedByTorch, "call"), partial(PaddedByTorch, "load")),
             twins=False,
             whole=True,
         ),
-        Section("block-large", block, linears("fp8_block128", SHAPES, MANY), (*deepgemm, fast)),
+        Section(
+            "block-large", _BLOCK_MANY, linears("fp8_block128", SHAPES, MANY), (*deepgemm, fast)
+        ),
         Section(
             "nvfp4-quantize",
             ("cutlass/quantize_nvfp4*", "triton/quantize_nvfp4*"),
@@ -76,7 +96,7 @@ def sections() -> tuple[Section, ...]:
         ),
         Section(
             "largest",
-            (*row, *block),
+            (*_ROW_MANY, *_BLOCK_MANY),
             (
                 *linears("fp8_channel_token", ((4096, 4096), (18432, 7168)), (LARGEST,)),
                 *linears("fp8_block128", ((4096, 4096), (18432, 7168)), (LARGEST,)),
