@@ -31,6 +31,9 @@ _SMS: Final = 132
 _MOST_SPLITS: Final = 8
 """Blocks of a cluster that every sm_90 part can place."""
 
+_LEAST_BLOCKS: Final = 2
+"""Blocks of K of a split at least: the sums' meeting takes longer than reading one."""
+
 _UPRIGHT_ROWS: Final = (96, 112, 144, 192, 224)
 
 
@@ -78,19 +81,19 @@ def _adapted(
     """
     n, k = shape
     k_blocks = -(-k // K_BLOCK)
+    blocks = -(-near[0] // cut.rows) * cut.splits / _SMS  # of a multiprocessor
+    memory = cut.shared_bytes(block=block)
     if cut.upright:
         cut = replace(cut, rows=_upright_rows(n, sms))
-    blocks = -(-near[0] // cut.rows) * cut.splits / _SMS  # of a multiprocessor
     tiles = round_up(-(-n // cut.rows), cut.share)
-    most = max(_MOST_SPLITS // cut.share, 1)
-    splits = max(1, min(most, k_blocks, int(max(blocks, 1.0) * sms / tiles)))
-    memory = cut.shared_bytes(block=block)
+    most = min(_MOST_SPLITS // cut.share, k_blocks // _LEAST_BLOCKS)
+    splits = max(1, min(most, int(max(blocks, 1.0) * sms / tiles)))
     return with_stages(replace(cut, splits=splits), k_blocks, block=block, most=memory)
 
 
 def _upright_rows(n: int, sms: int) -> int:
-    """Give the rows of a tile with which all tiles run at once, or the most."""
-    return next((r for r in _UPRIGHT_ROWS if -(-n // r) <= sms), _UPRIGHT_ROWS[-1])
+    """Give the rows of a tile with which the fullest multiprocessor has the fewest."""
+    return min(_UPRIGHT_ROWS, key=lambda rows: (round_up(-(-n // rows), sms) // sms * rows, -rows))
 
 
 def expected_us(config: LayerConfig, device: DeviceProfile, m: int) -> float:
