@@ -26,7 +26,7 @@ _N: Final = 112
 """Rows that begin at multiples of 16 bytes and whole blocks, so that the short way is taken too."""
 _PADDED_N: Final = 128
 _POISON: Final = 0xA5
-_OPTIONS: Final = ((0, 0), (11, 256))
+_OPTIONS: Final = ((0, 0), (11, 257))
 """As few rows are made, and as many are: programs that go down four tiles and read ahead."""
 
 

@@ -41,21 +41,20 @@ constexpr int kSearchRows = 2;  // rows of a thread in a tile: small tiles, so t
 constexpr int kSearchLog = 7;   // at most so many threads (their log2) side by side, eight columns each
 
 // How the work is divided, by the number of blocks: few, more, many. H200, 2026-11-21, CUDA graph, cold L2,
-// bf16, n = 7168 (448 blocks a row) unless said, swizzled_128x4: 16 rows 1.21 us by one tile a program of 256
-// threads, 1.53 by 128; 512 rows 4.41 by two tiles, the next asked for early, 4.55 by four, 5.09 by one; 1024
-// rows of 2048 3.15 by two, 3.79 by four; 1024 rows 6.93 by four, 7.35 by two; 8192 rows 41.1 by four, 42.3 by
-// eight, 43.6 by two, 46.6 by one. With quads side by side in a warp (lanes' quads) few rows are faster in every
-// layout, many in row_major and 8x4 (8192 rows row_major 38.7 by 128 threads, 39.1 by 256), and where rows do
-// not begin at multiples of 128 bytes (4096 rows of 7152: 23.5 by 128 threads, 23.8 by 256).
-constexpr int64_t kMore = 100000, kMany = 300000;
+// bf16, us; benchmarks/results/2026-11-21-h200-cutlass-nvfp4-forms.json has every form. 16 x 7168 in 128x4:
+// 1.25 by 256 threads with 8 quads in a warp, 1.50 by 128 with 4; in row_major 1.07 by 128 threads with 8, 1.23 by
+// 256. 2048 x 7168 in 128x4: 12.07 by two tiles a program and 2 quads in a warp, 12.37 by four tiles, 12.55 by 4
+// quads. 8192 x 7168: 40.9 by four tiles, 41.9 by two; in row_major 38.7 by 8 quads and 128 threads, 42.3 by 2.
+// Asking for the next tile early: 21.5 instead of 22.9 (4096 x 7168). 128 threads with 2 quads are 0.5 % faster
+// than 256 where g is given and 3 % slower where it is computed, since each program reads all of the search.
+constexpr int64_t kMore = 100000, kMany = 1000000;
 struct Way {
-  int tiles, ahead;      // tiles is a log2
-  int shape[3];          // by layout; threads + log2 of lanes' quads
+  int tiles, ahead;  // tiles is a log2
+  int shape[3];      // by layout; threads + log2 of lanes' quads
 };
-constexpr Way kWays[4] = {{0, 0, {128 + 3, 256 + 3, 256 + 3}},   // few
-                          {1, 1, {256 + 3, 256 + 3, 256 + 3}},   // more
-                          {2, 1, {128 + 3, 256 + 0, 128 + 3}},   // many
-                          {2, 1, {128 + 3, 128 + 3, 128 + 3}}};  // many, rows across lines of the cache
+constexpr Way kWays[3] = {{0, 0, {128 + 3, 256 + 3, 256 + 3}},   // few
+                          {1, 1, {128 + 3, 256 + 1, 256 + 1}},   // more
+                          {2, 1, {128 + 3, 256 + 1, 256 + 1}}};  // many
 constexpr uint32_t kMagic = 0x514D5134u;
 constexpr int64_t kMostRows = INT32_MAX - (1 << 21);
 
@@ -69,7 +68,7 @@ struct Form {
 struct Plan {
   uint32_t magic;
   int32_t n, groups, rows, in, layout, device, sms, pdl, quads;
-  Form forms[4];  // as kWays
+  Form forms[3];  // as kWays
   int32_t threads_log;
   Divisor search_across;
 };
@@ -127,7 +126,7 @@ inline int make_plan(QmQuantizeProblem const* problem, void* into) {
   plan.pdl = q.pdl != 0;
   int const quads = (plan.groups + 3) / 4;
   plan.quads = q.layout == kRowMajor ? plan.groups : quads;
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < 3; ++i)
     if (!make_form(q, quads, kWays[i], &plan.forms[i])) return QM_OPTION;
   int const eights = (q.n + 7) / 8;
   while (plan.threads_log < kSearchLog && (1 << plan.threads_log) < eights) ++plan.threads_log;
@@ -191,8 +190,7 @@ inline int make_call(Plan const& plan, void const* x, int64_t row_stride, int64_
     a.parts = call->search_programs;
   }
   int64_t const blocks = m * plan.groups;
-  bool const straddles = ((address(x) | uintptr_t(row_stride * size)) & 127) != 0;
-  Form const& form = plan.forms[blocks < kMore ? 0 : blocks < kMany ? 1 : straddles ? 3 : 2];
+  Form const& form = plan.forms[blocks < kMore ? 0 : blocks < kMany ? 1 : 2];
   call->ahead = call->aligned && form.ahead;
   Geometry& g = a.geometry = form.geometry;
   a.across = form.across;
