@@ -2,10 +2,6 @@
 #pragma once
 #include "block_load.cuh"
 
-#ifndef QM_ORDER
-#define QM_ORDER 0
-#endif
-
 namespace qm {
 
 // The sums of one math group: rows of kWaves * 64, columns of one tile.
@@ -30,20 +26,20 @@ struct Sums {
       for (int i = 0; i < kRegs; ++i) sum[w][i] = 0.0f;
   }
 
+  // Starts one K block of 64 rows. kInTurn: the groups start theirs in turn, so that one's products
+  // queue behind the other's instead of sharing the tensor cores with them.
+  template <bool kInTurn>
   __device__ __forceinline__ static void start(float (&tmp)[kRegs], uint64_t x, uint64_t w,
                                                int group) {
     wgmma_hold(tmp);
-    if (QM_ORDER) named_barrier(2 + group, kMathThreads);
+    if (kInTurn) named_barrier(2 + group, kMathThreads);
     wgmma_fence();
     Wgmma<kBn>::add(tmp, x, w, 0);
     Wgmma<kBn>::add(tmp, x + 2, w + 2, 1);
     Wgmma<kBn>::add(tmp, x + 4, w + 4, 1);
-    if (QM_ORDER == 2) wgmma_commit();
     Wgmma<kBn>::add(tmp, x + 6, w + 6, 1);
     wgmma_commit();
-    if (QM_ORDER == 2) wgmma_wait<1>();
-    if (QM_ORDER == 3) wgmma_wait<0>();
-    if (QM_ORDER) named_barrier_arrive(3 - group, kMathThreads);
+    if (kInTurn) named_barrier_arrive(3 - group, kMathThreads);
   }
 
   __device__ __forceinline__ void promote(int wave, float (&tmp)[kRegs], Block const& b,

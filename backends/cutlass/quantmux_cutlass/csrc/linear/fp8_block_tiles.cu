@@ -189,23 +189,3 @@ QM_API int qm_run_at(void const* plan, void const* x, int64_t x_row, void const*
   if (plan == nullptr) return QM_NULL;
   return run(*static_cast<Plan const*>(plan), x, x_row, x_scales, y, y_row, m, stream);
 }
-
-#ifdef QM_TRACE
-QM_API int qm_trace(void* to) { return cudaMemcpyFromSymbol(to, qm::g_trace, sizeof(qm::g_trace)); }
-QM_API int qm_clusters(int cluster) {
-  cudaLaunchConfig_t config = {};
-  auto const kernel = reinterpret_cast<void const*>(qm::block_gemm<128, 1, false, false>);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200000);
-  config.gridDim = dim3(cluster);
-  config.blockDim = dim3(qm::kThreads);
-  config.dynamicSmemBytes = 200000;
-  cudaLaunchAttribute attribute[1];
-  attribute[0].id = cudaLaunchAttributeClusterDimension;
-  attribute[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  config.attrs = attribute;
-  config.numAttrs = 1;
-  int n = 0;
-  cudaError_t const error = cudaOccupancyMaxActiveClusters(&n, kernel, &config);
-  return error == cudaSuccess ? n : -int(error);
-}
-#endif
