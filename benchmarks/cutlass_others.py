@@ -60,12 +60,12 @@ def calls(data: Mapping[str, Any]) -> str:
 
 
 def units(data: Mapping[str, Any]) -> str:
-    """Give what each library took to compile."""
-    lines = ["| library | target | s | CPU s | peak GiB | KiB |", "|---|---|---|---|---|---|"]
+    """Give what each library took to compile, of what ``quantmux build cutlass --json`` printed."""
+    lines = ["| library | for | s | CPU s | peak MiB | KiB |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| `{row['unit']}` | {row['target']} | {row['seconds']:.0f} | "
-        f"{row['cpu_seconds']:.0f} | {row['peak_gib']:.1f} | {row['kib']:.0f} |"
-        for row in data["units"]
+        f"| `{row['name']}` | {row['target']} | {row['seconds']:.0f} | "
+        f"{row['cpu_seconds']:.0f} | {row['memory_mib']:.0f} | {row['bytes'] / 1024:.0f} |"
+        for row in sorted(data["libraries"], key=lambda row: row["cpu_seconds"])
     ]
     return "\n".join(lines) + "\n"
 
