@@ -77,7 +77,7 @@ def test_a_tile_costs_what_its_waves_cost():
     tile = next(t for t in TILES if (t.columns, t.rows, t.form) == (128, 128, Form.PING_PONG))
     times = [cut_us(Cut(tile), n, 7168, 1536, SMS, 1e9) for n in (1408, 1536, 2816)]
     # 132 multiprocessors make 132 tiles at once: 12 × 11 of them, and not 12 × 12
-    assert times[0] < times[1] == times[2]
+    assert times[0] < times[1] == pytest.approx(times[2], rel=1e-6)
 
 
 def test_few_rows_divide_k_and_many_do_not():
