@@ -16,8 +16,8 @@
 //                      send theirs straight from registers into its shared memory (st.async), and
 //                      its barrier counts the bytes. No workspace, no counter, no second launch.
 //                      The owner adds in the order of ranks: the same bits every time.
-//   neighbours share x Beyond some 32 tokens x is as many bytes as W, once for every 64 rows of W, and
-//                      the L2 cache's rate is the limit. `share` blocks of the cluster with the same
+//   neighbours share x With 64 tokens x is as many bytes as W, once for every 64 rows of W, and the
+//                      L2 cache's rate is the limit. `share` blocks of the cluster with the same
 //                      part of K each ask for a part of x and have it sent to all of them.
 //   teams              Consumers come in teams that take blocks of K in turn, so that products,
 //                      promotions and waits of one hide in those of the other. Their sums meet in

@@ -117,7 +117,7 @@ int failed(cudaError_t error) {
   return QM_CUDA + static_cast<int>(error);
 }
 
-int row_is_bad(int64_t row, int64_t extent) { return row < extent; }
+bool row_is_bad(int64_t row, int64_t extent) { return row < extent; }
 
 int run(Plan const& plan, void const* x, int64_t x_row, void const* x_scales, void* y,
         int64_t y_row, int64_t m, void* stream) {
