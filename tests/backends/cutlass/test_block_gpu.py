@@ -15,7 +15,8 @@ from quantmux_cutlass.build.making import make
 from quantmux_cutlass.linear.bound import call_of
 from quantmux_cutlass.linear.choice import Choice
 from quantmux_cutlass.linear.consumer import CutlassLinear
-from quantmux_cutlass.linear.fp8_block_config import ALONE, SHARE_W, SHARE_X, SPLIT_K, Tile, tiles
+from quantmux_cutlass.linear.fp8_block_config import tiles
+from quantmux_cutlass.linear.fp8_block_tile import ALONE, SHARE_W, SHARE_X, SPLIT_K, Tile
 from quantmux_cutlass.linear.layer import Layer
 from quantmux_cutlass.linear.padding import padded_k16
 from quantmux_cutlass.linear.self_test import disagreement

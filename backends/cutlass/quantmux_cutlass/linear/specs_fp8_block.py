@@ -27,6 +27,8 @@ _HOST: Final = (
     "linear/outputs.py",
     "linear/padding.py",
     "linear/fp8_block_config.py",
+    "linear/fp8_block_measured.py",
+    "linear/fp8_block_tile.py",
     "linear/units_fp8_block.py",
     "csrc/abi.cuh",
 )
