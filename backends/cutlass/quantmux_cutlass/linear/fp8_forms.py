@@ -89,7 +89,7 @@ TILES: Final[tuple[Tile, ...]] = (
 )
 """Times: H200 (132 multiprocessors), cold L2, least squares over 54 shapes and M 96 to 8192,
 2026-11-21; then 1.2 and 2.5 µs more for two ping-pong tiles (96 x 64, 80 x 128) and 1.4 times the
-steps of one exact tile (64 x 256), which were taken where others measured faster. What is chosen now
-takes 0.5 % longer than the best of all in the geometric mean, 11 % at most (1536 x 7168, M = 512).
-Tiles that no shape came near are scaled from others.
+steps of one exact tile (64 x 256), which were taken where others measured faster. What is chosen
+now takes 0.5 % longer than the best of all in the geometric mean, 11 % at most (1536 x 7168,
+M = 512). Tiles that no shape came near are scaled from others.
 """
