@@ -78,13 +78,9 @@ class Race:
             if not bound:
                 continue
             if self._section.twins and _PDL in bound[0].checked:
-                yield Entry(
-                    name + WITHOUT_PDL,
-                    part,
-                    partial(
-                        self._without, bound[0], partial(self._bound, pipeline, binder, inputs)
-                    ),
-                )
+                other = Binder(binder.context, binder.materials)  # this one keeps what it bound
+                again = partial(self._bound, pipeline, other, inputs)
+                yield Entry(name + WITHOUT_PDL, part, partial(self._without, bound[0], again))
             if number == 0:
                 yield Entry(name, part, partial(self._again, pipeline, binder, inputs))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quantmux.config.formats import NVFP4_GLOBAL_DENOMINATOR
-from quantmux.ops.inputs import static_global_scale, static_scale
+from quantmux.ops.inputs import static_scale
 from quantmux.ops.inverse_rope_quantize.spec import CACHE_ROWS, make_cos_sin_cache
 from quantmux.ops.linear.weights import quantize_weight
 from quantmux.ops.quantize.reference import quantize_values
@@ -116,7 +116,9 @@ class Materials:
         if not config.operand.dynamic:
             scales["scale"] = static_scale(config.operand, 1.0, where)
         if config.operand.global_scale == "static":
-            scales["global_scale"] = static_global_scale(1.0, where)
+            scales["global_scale"] = torch.full(
+                (1,), _PEAK / NVFP4_GLOBAL_DENOMINATOR, device=where
+            )
         return Call((normal(m, width).to(dtype),), scales)
 
 
