@@ -10,6 +10,7 @@ set -u
 out=${1:?"name a folder for the results"}
 shift
 here=$(cd "$(dirname "$0")/.." && pwd)
+table=${TABLE:-triton_table}  # or cutlass_table, after quantmux build cutlass
 peers=$(mktemp -d)
 mkdir -p "$out" "$peers/dg" "$peers/vllm"
 export DG_JIT_CACHE_DIR=${JIT:-$peers/jit}
@@ -23,9 +24,9 @@ fi
 export PYTHONPATH="$peers/dg:$peers/vllm${PYTHONPATH:+:$PYTHONPATH}"
 cd "$(mktemp -d)" || exit
 SECONDS=0
-timeout 150 python3 "$here/triton_table.py" --compile "$@" > "$out/compile.txt" 2>&1
+timeout 150 python3 "$here/$table.py" --compile "$@" > "$out/compile.txt" 2>&1
 echo "compiled in ${SECONDS}s: $(tail -n 1 "$out/compile.txt")"
-timeout 300 python3 "$here/triton_table.py" --out "$out" "$@" > "$out/table.md" 2> "$out/table.err"
+timeout 300 python3 "$here/$table.py" --out "$out" "$@" > "$out/table.md" 2> "$out/table.err"
 echo "table: exit code $?, ${SECONDS}s"
 grep -E "FAILED|Error" "$out/table.err" | cut -c1-200 | tail -n 10
 head -n 70 "$out/table.md"
