@@ -36,7 +36,10 @@ struct BlockShape {
   static constexpr int kXBytes = kBm * 128, kWBytes = kBn * 128, kSBytes = kBm * 4;
   static constexpr int kStageBytes = kXBytes + kWBytes + kSBytes;
   static constexpr int kFit = (kSmemBytes - kBarrierBytes) / kStageBytes;
-  static constexpr int kStages = kFit < kMaxStages ? kFit : kMaxStages;
+  static constexpr int kMost = kFit < kMaxStages ? kFit : kMaxStages;
+  // With kHalves a group takes every other block, so a stage must come back to the group that had it: else
+  // nothing orders its wait behind the round before, whose parity is that of the round after.
+  static constexpr int kStages = kHalves ? kMost & ~1 : kMost;
   static constexpr int kBytes = kStages * kStageBytes + kBarrierBytes;
   static_assert(kBn % 16 == 0 && kBn <= 256);
   static_assert(!kHalves || kWaves == 1);
