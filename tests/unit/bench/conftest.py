@@ -2,8 +2,10 @@
 
 # ruff: noqa: ARG001, ARG002 - the arguments are the protocol's
 
+import importlib.util
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -23,6 +25,17 @@ from quantmux.runtime.context import Context
 
 MODULE = "quantmux_kernels_of_bench_tests"
 SCHEME = named_scheme("fp8_channel_token")
+ROOT = Path(__file__).parents[3]
+
+
+def script(name):
+    """Give a program of ``benchmarks`` as a module, newly made."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import their neighbours
+        spec.loader.exec_module(module)
+    return module
 
 
 class Producer:

@@ -1,21 +1,10 @@
 """The table of the CUTLASS backend: read from its result alone."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from .conftest import ROOT, script
+
 PAGE = ROOT / "docs" / "cutlass-speed.md"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import their neighbours
-        spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +144,6 @@ def test_quantizers_are_held_against_copy_the_other_backend_and_the_full_width(m
     assert "| 16×7168 | row_major | given | **1.00** |" in text
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason="the page is written from the last run on a GPU")
 def test_tables_of_the_page_are_those_of_the_results_it_names(markdown):
     page = PAGE.read_text(encoding="utf-8")
     assert markdown.filled(page, ROOT / "benchmarks" / "results") == page

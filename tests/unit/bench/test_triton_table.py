@@ -1,27 +1,17 @@
 """The table of the Triton backend: read from its result alone, and its switch of launches."""
 
-import importlib.util
 import json
 import re
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from quantmux.bench.contenders import Contender
 
-ROOT = Path(__file__).parents[3]
+from .conftest import ROOT, script
+
 PAGE = ROOT / "docs" / "triton-speed.md"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import their neighbours
-        spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
