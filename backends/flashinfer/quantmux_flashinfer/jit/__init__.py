@@ -1,0 +1,1 @@
+"""The modules that FlashInfer compiles: what they need, where they are, making them."""

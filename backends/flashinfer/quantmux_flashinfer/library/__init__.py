@@ -1,0 +1,1 @@
+"""Finding, checking and calling the installed FlashInfer."""

@@ -1,0 +1,1 @@
+"""FlashInfer's matrix products as consumers of the op linear."""

@@ -1,0 +1,1 @@
+"""FlashInfer's NVFP4 quantizers."""

@@ -1,0 +1,1 @@
+"""Scales moved into the swizzled layout by FlashInfer."""

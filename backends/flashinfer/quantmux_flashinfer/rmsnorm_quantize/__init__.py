@@ -1,0 +1,1 @@
+"""RMSNorm and FP8 quantization by FlashInfer."""

@@ -1,0 +1,1 @@
+"""RoPE and FP8 quantization by FlashInfer."""

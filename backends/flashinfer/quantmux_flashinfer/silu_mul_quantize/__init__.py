@@ -1,0 +1,1 @@
+"""SiLU·mul and NVFP4 quantization by FlashInfer."""

@@ -1,0 +1,1 @@
+"""What a release of FlashInfer offers, read from its files without importing it."""
