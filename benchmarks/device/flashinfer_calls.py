@@ -1,0 +1,298 @@
+"""What a call through the FlashInfer backend adds to the library's own call, and what it launches.
+
+    python benchmarks/device/flashinfer_calls.py FOLDER
+
+Needs an sm90 GPU, an installed quantmux and FlashInfer, and compiled modules. Writes
+``FOLDER/<date>-<device>-flashinfer-calls.json``. Ours and the library's are called in turns in one
+process, ABBA, each call timed alone, on a GPU that is never behind. The library's call is the very
+one that ours makes, with the same tensors: it was written down while ours ran. So the difference
+is all that we add: views, checks, locks, the frame of the call.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import torch
+
+from quantmux.bench.contenders import Binder, pipelines_of
+from quantmux.bench.materials import Materials
+from quantmux.bench.run import versions
+from quantmux.capability.detect import resolve_device
+from quantmux.config import (
+    Layout,
+    LinearConfig,
+    RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
+)
+from quantmux.dispatch.pipeline import Pipeline
+from quantmux.runtime.context import default_context
+from quantmux.runtime.steps import build
+from quantmux.testing.checks.launches import launched
+from quantmux_flashinfer.library import functions
+
+PAIRS: Final = 1200
+"""Turns; each calls both twice."""
+
+BEFORE_WAITING: Final = 10
+"""Turns between two waits for the GPU."""
+
+M: Final = 16
+SHAPE: Final = (4096, 4096)
+LAUNCH_MS: Final = (16, 64)
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One kernel's call on given tensors.
+
+    Attributes:
+        kernel: Its id.
+        into: The bound function, with ``out=``.
+        alone: The same without: it allocates what it gives.
+        library: What ``into`` calls of FlashInfer.
+    """
+
+    kernel: str
+    into: Call
+    alone: Call
+    library: Call
+
+
+class Notebook:
+    """Writes down what is called of the library, and calls it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._given = functions.function
+
+    def function(self, entry: Any, device: Any) -> Callable[..., Any]:
+        real = self._given(entry, device)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(partial(real, *args, **kwargs))
+            return real(*args, **kwargs)
+
+        return noted
+
+
+@contextmanager
+def noting() -> Iterator[Notebook]:
+    """Have what is bound meanwhile go through a notebook."""
+    book = Notebook()
+    given, functions.function = functions.function, book.function  # type: ignore[assignment]
+    try:
+        yield book
+    finally:
+        functions.function = given
+
+
+def subject(kernel: str, bind: Callable[[], Callable[..., Any]], args: Any, kwargs: Any) -> Subject:
+    """Give the calls of a kernel that `bind` binds."""
+    call = bind()
+    y = call(*args, **kwargs)
+    with noting() as book:
+        noted = bind()
+        noted(*args, **kwargs, out=y)
+        book.calls.clear()
+        noted(*args, **kwargs, out=y)
+        theirs = tuple(book.calls)
+    if len(theirs) != 1:
+        raise RuntimeError(f"{kernel} calls the library {len(theirs)} times, not once")
+    return Subject(
+        kernel, partial(call, *args, **kwargs, out=y), partial(call, *args, **kwargs), theirs[0]
+    )
+
+
+def consumer(kernel: str, scheme: str) -> Subject:
+    """Give a linear's calls on what its pipeline hands to it."""
+    n, k = SHAPE
+    config = LinearConfig(in_features=k, out_features=n, scheme=scheme)
+    device, context = resolve_device("cuda:0"), default_context()
+    found = pipelines_of(config, M, context, device, only=[kernel])
+    pipeline = min((p for p in found if p.main.id == kernel), key=lambda p: len(p.steps))
+    materials = Materials(config, device)
+    (given,) = materials.inputs(M, 1)
+    *head, last = pipeline.steps
+    x = given.args[0]
+    for step in head:
+        x = build(Pipeline((step,), pipeline.tier), context, device).run(x)
+    loaded = context.load(last.kernel)
+    prepared = loaded.prepare(materials.weights, last.config, device)
+    return subject(kernel, partial(loaded.bind, last.config, prepared, device), (x,), {})
+
+
+def producer(kernel: str, config: Any) -> Subject:
+    """Give the calls of a kernel without weights."""
+    device, context = resolve_device("cuda:0"), default_context()
+    spec = next(s for s in context.registry.kernels if s.id == kernel)
+    (given,) = Materials(config, device).inputs(M, 1)
+    loaded = context.load(spec)
+    return subject(kernel, partial(loaded.bind, config, device), given.args, given.kwargs)
+
+
+def paired_us(ours: Call, theirs: Call) -> dict[str, float]:
+    """Give medians, µs, of single calls that take turns, and of the difference within a turn."""
+    now = time.perf_counter_ns
+    mine: list[int] = []
+    other: list[int] = []
+    more: list[float] = []
+    for turn in range(-20, PAIRS):
+        if turn % BEFORE_WAITING == 0:
+            torch.cuda.synchronize()
+            ours()
+            theirs()
+        begin = now()
+        ours()
+        one = now()
+        theirs()
+        two = now()
+        theirs()
+        three = now()
+        ours()
+        end = now()
+        if turn >= 0:
+            mine += (one - begin, end - three)
+            other += (two - one, three - two)
+            more.append((one - begin + end - three - (three - one)) / 2)
+    return {
+        "us": median(mine) * 1e-3,
+        "library_us": median(other) * 1e-3,
+        "added_us": median(more) * 1e-3,
+        "calls": len(mine),
+    }
+
+
+def subjects() -> dict[str, Callable[[], Subject]]:
+    """Give the kernels whose calls are timed."""
+    block = "fp8_block128"
+    rows = {"operand": "fp8_tensor_static", "n": 4096}
+    heads = {"heads": 40, "head_dim": 128, "rope_dim": 128}
+    return {
+        "linear_fp8_bmm_cublas": lambda: consumer("flashinfer/linear_fp8_bmm_cublas", "fp8_tensor"),
+        "linear_fp8_bmm_cudnn": lambda: consumer("flashinfer/linear_fp8_bmm_cudnn", "fp8_tensor"),
+        "linear_fp8_block_sm90": lambda: consumer("flashinfer/linear_fp8_block_sm90", block),
+        "linear_fp8_block_sm90_inside": lambda: consumer(
+            "flashinfer/linear_fp8_block_sm90_inside", block
+        ),
+        "rmsnorm_quantize_fp8_tensor": lambda: producer(
+            "flashinfer/rmsnorm_quantize_fp8_tensor", RmsNormQuantizeConfig(**rows)
+        ),
+        "rope_quantize_fp8_tensor": lambda: producer(
+            "flashinfer/rope_quantize_fp8_tensor", RopeQuantizeConfig(**heads, static_scale=0.05)
+        ),
+        "relayout_nvfp4": lambda: producer(
+            "flashinfer/relayout_nvfp4",
+            RelayoutConfig(
+                operand="nvfp4",
+                n=4096,
+                source=Layout(scales="row_major", padded_n=4096),
+                target=Layout(scales="swizzled_128x4", padded_n=4096),
+            ),
+        ),
+    }
+
+
+def calls() -> list[dict[str, Any]]:
+    """Give one row per kernel, or why it has none."""
+    rows: list[dict[str, Any]] = []
+    for name, make in subjects().items():
+        try:
+            made = make()
+        except Exception as error:  # noqa: BLE001 - one kernel that is not here costs its row only
+            rows.append({"kernel": f"flashinfer/{name}", "failed": f"{error!r}"[:400]})
+            continue
+        rows.append(
+            {
+                "kernel": made.kernel,
+                **paired_us(made.into, made.library),
+                "allocating_us": paired_us(made.alone, made.library)["us"],
+                "launches": launched(made.into, 1),
+                "library_launches": launched(made.library, 1),
+            }
+        )
+    empty = partial(torch.empty, M, SHAPE[0], dtype=torch.bfloat16, device="cuda")
+    rows.append({"kernel": "torch.empty(16, 4096)", **paired_us(empty, empty)})
+    return rows
+
+
+def pipelines() -> list[dict[str, Any]]:
+    """Give what every pipeline of a block-scaled linear launches from a bf16 x."""
+    n, k = SHAPE
+    config = LinearConfig(in_features=k, out_features=n, scheme="fp8_block128")
+    device, context = resolve_device("cuda:0"), default_context()
+    rows: list[dict[str, Any]] = []
+    for m in LAUNCH_MS:
+        binder = Binder(context, Materials(config, device))
+        inputs = binder.materials.inputs(m, 1)
+        for pipeline in pipelines_of(config, m, context, device):
+            row: dict[str, Any] = {"pipeline": str(pipeline), "m": m}
+            try:
+                names = launched(binder.contender(pipeline, inputs).calls[0], 1)
+            except Exception as error:  # noqa: BLE001 - likewise
+                rows.append({**row, "failed": f"{error!r}"[:400]})
+                continue
+            rows.append({**row, "count": len(names), "names": [short(name) for name in names]})
+    return rows
+
+
+def short(name: str) -> str:
+    """Give a kernel's name without its arguments."""
+    return name.partition("(")[0][:100]
+
+
+def main(folder: Path) -> None:
+    device = resolve_device("cuda:0")
+    date = datetime.now(UTC).date().isoformat()
+    result = {
+        "device": device.name,
+        "date": date,
+        "versions": versions(device) | {"flashinfer-python": _flashinfer()},
+        "m": M,
+        "n": SHAPE[0],
+        "k": SHAPE[1],
+        "calls": calls(),
+        "launches": pipelines(),
+    }
+    file = folder / f"{date}-{device.name}-flashinfer-calls.json"
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print_short(result["calls"], result["launches"])
+
+
+def _flashinfer() -> str:
+    import flashinfer
+
+    return str(flashinfer.__version__)
+
+
+def print_short(timed: Sequence[dict[str, Any]], counted: Sequence[dict[str, Any]]) -> None:
+    for row in timed:
+        if "failed" in row:
+            print(f"no time: {row['kernel']}: {row['failed']}")
+            continue
+        added, library = f"{row['added_us']:+.2f}", f"{row['library_us']:.2f}"
+        last = ", ".join(short(name)[:48] for name in row.get("launches", ()))
+        print(
+            f"{row['us']:7.2f} µs, library {library}, added {added}, without out= "
+            f"{row.get('allocating_us', 0):.2f}  {row['kernel']}  [{last}]"
+        )
+    for row in counted:
+        names = row.get("failed") or ", ".join(name[:44] for name in row["names"])
+        print(f"M={row['m']} {row.get('count', '-')} launches  {row['pipeline']}: {names}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
