@@ -73,31 +73,38 @@ class Subject:
 
 
 class Notebook:
-    """Writes down what is called of the library, and calls it."""
+    """Writes down what reaches the library behind our guards, and calls it.
+
+    Attributes:
+        calls: What was called, ready to be called again.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self._given = functions.function
+        self._guard = functions.guarded
 
-    def function(self, entry: Any, device: Any) -> Callable[..., Any]:
-        real = self._given(entry, device)
-
+    def guarded(self, call: Callable[..., Any], name: str, index: int) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(partial(real, *args, **kwargs))
-            return real(*args, **kwargs)
+            self.calls.append(partial(call, *args, **kwargs))
+            return call(*args, **kwargs)
 
-        return noted
+        return self._guard(noted, name, index)
 
 
 @contextmanager
 def noting() -> Iterator[Notebook]:
     """Have what is bound meanwhile go through a notebook."""
     book = Notebook()
-    given, functions.function = functions.function, book.function  # type: ignore[assignment]
+    ready: Any = functions._ready  # noqa: SLF001 - bound functions are remembered there
+    kept, given = dict(ready), functions.guarded
+    ready.clear()
+    functions.guarded = book.guarded
     try:
         yield book
     finally:
-        functions.function = given
+        functions.guarded = given
+        ready.clear()
+        ready.update(kept)
 
 
 def subject(kernel: str, bind: Callable[[], Callable[..., Any]], args: Any, kwargs: Any) -> Subject:
