@@ -155,7 +155,9 @@ def bind(
 
     A kernel that fails to load, to prepare or to bind is quarantined on the device and the
     selection is made again without it: the answer is the best of what builds, on one weight form.
-    One whose library is not compiled yet is passed over, and stands in `Bound.pending`.
+    One whose library is not compiled yet is passed over, and stands in `Bound.pending`; one that
+    says that it cannot serve here (`BuildError`, code ``unsupported`` or ``unavailable``) is passed
+    over too, and asked again by the next bind.
 
     Args:
         selection: Of a linear; must be served.
@@ -246,7 +248,7 @@ def _reselect(place: Place, wanted: Pipeline, m: int, failed: KernelFailed) -> N
     if place.mode("build") == "error":
         place.report("build", str(wanted), None, reason, failed.error)
     before = place.selection
-    away = {name: _not_built(error) for name, error in place.pending.items()}
+    away = {name: _not_built(error) for name, error in place.pending.items()} | place.declined
     again = place.context.reselect(before, _only_m(before), blocked=away)
     choice = again.range_for(m)
     if choice is None or failed.kernel.id in again.kernels:

@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from quantmux.errors import InputError, LaunchError
+from quantmux.errors import BuildError, InputError, LaunchError
 
 _CUDA: Final = re.compile(r"CUDA error|CUDA driver error|Triton Error \[CUDA\]|CUDA_ERROR_")
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
@@ -20,6 +20,8 @@ _REFUSED: Final = re.compile(
     r"|invalid value|captur|PTX|CUBLAS_STATUS_(NOT_SUPPORTED|INVALID_VALUE|ARCH_MISMATCH)",
     re.IGNORECASE,
 )
+
+_DECLINED: Final = frozenset({"unsupported", "unavailable"})
 
 
 class Failure(Enum):
@@ -58,6 +60,16 @@ def classify(error: BaseException) -> Failure:
     if is_cuda and _REFUSED.search(text) is None:
         return Failure.POISONED
     return Failure.KERNEL
+
+
+def declines(error: BaseException) -> bool:
+    """Tell whether a kernel says that it cannot serve here, which is no failure of it.
+
+    A library that does not serve this GPU or release (code ``unsupported``), or that lacks a tool
+    or a package (code ``unavailable``), is passed over and asked again by the next bind:
+    quarantine would outlast the remedy.
+    """
+    return isinstance(error, BuildError) and error.code in _DECLINED
 
 
 def _is_of_compiler(error: BaseException) -> bool:

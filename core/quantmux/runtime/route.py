@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.errors import BuildError, LaunchError, NotBuiltError, QuantmuxError, RunError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.events import FallbackEvent, Stage, one_line
-from quantmux.runtime.failures import Failure, classify, is_capturing
+from quantmux.runtime.failures import Failure, classify, declines, is_capturing
 from quantmux.runtime.inputs import check_call, no_rows
 from quantmux.runtime.results import result_problem
 from quantmux.runtime.self_check import examiner
@@ -41,6 +42,7 @@ class Place:
         lock: Held while something is replaced.
         is_patient: Wait for libraries that are being compiled.
         pending: Kernels that were passed over because their libraries are not compiled yet.
+        declined: Kernels that said themselves that they cannot serve here, and why.
     """
 
     selection: Selection
@@ -52,6 +54,7 @@ class Place:
     lock: RLock
     is_patient: bool = False
     pending: dict[str, NotBuiltError] = field(default_factory=dict)
+    declined: dict[str, Rejection] = field(default_factory=dict)
 
     def build(self, pipeline: Pipeline) -> Built:
         """Build a pipeline here; see `steps.build`."""
@@ -83,7 +86,8 @@ class Place:
     def put_away(self, failed: KernelFailed) -> str:
         """Quarantine a kernel that did not build; gives the reason, one line.
 
-        One whose library is not compiled yet is no failure: it is passed over and remembered.
+        One whose library is not compiled yet is no failure: it is passed over and remembered. Nor
+        is one that says that it cannot serve here.
 
         Raises:
             BuildError: The policy says ``error``.
@@ -93,11 +97,20 @@ class Place:
         if isinstance(failed.error, NotBuiltError):
             self.pending[failed.kernel.id] = failed.error
             return one_line(failed.error)
+        if declines(failed.error):
+            self.declined[failed.kernel.id] = _declined(failed.error)
+            return f"{failed.kernel.id}: {one_line(failed.error)}"
         how = "failed its" if failed.doing == "self-check" else "raised in"
         reason = f"{failed.kernel.id} {how} {failed.doing}: {one_line(failed.error)}"
         refuse(failed.error, self.check, reason)
         self.context.put_away(failed.kernel.id, self.selection.device, reason, failed.error)
         return reason
+
+
+def _declined(error: BaseException) -> Rejection:
+    hint = getattr(error, "hint", None)
+    code = RejectionCode.UNAVAILABLE
+    return Rejection(code, "bind", "what it can serve here", one_line(error), hint)
 
 
 def refuse(error: BaseException, check: Callable[[], None], reason: str) -> None:
