@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ ROOMS: Final = (
 )
 """Each has ``offers() -> tuple[Offer, ...]``."""
 
+PACKAGE: Final = Path(__file__).parent
+
+_ALONE: Final = ("availability.py", "cubins.py", "entries.py")
+_SHARED: Final = ("jit", "layouts", "library", "surface")
+_NOT_RUN: Final = frozenset({"jit/library_units.py", "surface/record.py", "surface/recorded.py"})
+"""Files of those folders that no kernel runs through."""
+
 
 @cache
 def offers() -> tuple[Offer, ...]:
@@ -31,3 +39,21 @@ def offers() -> tuple[Offer, ...]:
         module: Any = importlib.import_module(f"{__package__}.{room}")
         found += module.offers()
     return tuple(found)
+
+
+@cache
+def functions() -> frozenset[str]:
+    """Give every function of FlashInfer that a kernel calls, as ``module:name``."""
+    return frozenset(offer.entry.function for offer in offers())
+
+
+@cache
+def shared_sources() -> tuple[str, ...]:
+    """Give the files that every kernel here runs through: what finds, checks and opens the library.
+
+    They decide what is called and with what, so they belong to the digest of each.
+    """
+    files = (file for folder in _SHARED for file in (PACKAGE / folder).glob("*.py"))
+    names = {file.relative_to(PACKAGE).as_posix() for file in files}
+    names = {name for name in names if not name.endswith("/__init__.py")} - _NOT_RUN
+    return tuple(sorted((*_ALONE, *names)))

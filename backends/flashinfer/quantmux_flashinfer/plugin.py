@@ -1,54 +1,64 @@
-"""The flashinfer plugin. No kernel is described yet: it loads, and says so."""
+"""The flashinfer plugin, as data: its kernels, its modules, and whether they can be had here."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantmux._version import __version__
-from quantmux.capability.capability import Needs
-from quantmux.capability.needs import needs_rejections, package_version
-from quantmux.registry import BackendInfo, BackendStatus, hookimpl
+from quantmux.registry.hookspecs import hookimpl
+from quantmux.registry.kernel_spec import BackendInfo, BackendStatus
+from quantmux_flashinfer.availability import veto
+from quantmux_flashinfer.catalog import functions, offers, shared_sources
+from quantmux_flashinfer.jit.library_units import library_units
+from quantmux_flashinfer.needs import needs_of
+from quantmux_flashinfer.status import status_on
+from quantmux_flashinfer.versions import compiled_by
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
-    from quantmux.registry import KernelSpec
-
-_FLASHINFER = Needs(
-    kind="package",
-    name="flashinfer-python",
-    import_name="flashinfer",
-    install="pip install 'quantmux[flashinfer]'",
-)
+    from quantmux.registry.kernel_spec import KernelSpec
+    from quantmux.registry.library_unit import LibraryUnit
+    from quantmux_flashinfer.entries import Offer
 
 
 @hookimpl
 def quantmux_backend() -> BackendInfo:
-    """Give name and version."""
+    """Give name, version and API range."""
     return BackendInfo(
-        name="flashinfer", version=__version__, summary="kernels of the FlashInfer library"
+        name="flashinfer",
+        version=__version__,
+        api=">=1.1,<2",
+        summary="kernels of the FlashInfer library, where it is right",
     )
 
 
 @hookimpl
 def quantmux_kernels() -> tuple[KernelSpec, ...]:
-    """Give the kernels: none yet."""
-    return ()
+    """Give the kernels."""
+    return tuple(_complete(offer) for offer in offers())
+
+
+@hookimpl
+def quantmux_libraries() -> tuple[LibraryUnit, ...]:
+    """Give every module that FlashInfer compiles for them, with its state."""
+    return library_units()
 
 
 @hookimpl
 def quantmux_probe(device: DeviceProfile) -> BackendStatus:
-    """Say whether FlashInfer is installed and the device is one that it runs on."""
-    missing = needs_rejections([_FLASHINFER])
-    reasons = [f"{r.field}: {r.actual}" for r in missing]
-    if not device.is_cuda:
-        reasons.append(f"FlashInfer runs on NVIDIA GPUs, the device is {device.name}")
-    details = {"kernels": "no kernel yet"}
-    version = package_version("flashinfer-python")
-    if version:
-        details["flashinfer-python"] = version
-    return BackendStatus(
-        state="unavailable" if reasons else "ok",
-        reasons=tuple(reasons),
-        hint=missing[0].hint if missing else None,
-        details=details,
+    """Tell whether the library is here and something of it can be called on the device."""
+    return status_on(device)
+
+
+def _complete(offer: Offer) -> KernelSpec:
+    """Give the spec with what all kernels here share: needs, files and the veto."""
+    spec, entry = offer.spec, offer.entry
+    needs = (*spec.capability.needs, *needs_of(entry))
+    return replace(
+        spec,
+        capability=spec.capability.replace(needs=needs),
+        sources=tuple(sorted({*spec.sources, *shared_sources()})),
+        veto=veto(offer, functions()),
+        versions=(lambda: compiled_by(entry)) if entry.modules else spec.versions,
     )

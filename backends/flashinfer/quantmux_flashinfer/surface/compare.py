@@ -45,7 +45,8 @@ def _parameters(surface: Surface, entry: Entry, function: Function) -> Rejection
     for name in entry.parameters:
         if not function.takes(name):
             return _no(surface, entry, f"{entry.name}({name}=…)", f"no parameter {name}")
-    unknown = [name for name in function.required if name not in entry.parameters]
+    given = {*entry.parameters, *(("backend",) if entry.backend is not None else ())}
+    unknown = [name for name in function.required if name not in given]
     if unknown:
         found = f"{', '.join(unknown)} must be given, and this backend does not know what it means"
         return _no(surface, entry, entry.name, found)
