@@ -76,7 +76,7 @@ def test_the_next_bind_asks_again(shop, picky):
 def test_one_that_declines_in_a_call_is_out_of_its_layer_only(shop, picky):
     context = shop.context(order=("one", "two"), fallback={"build": "silent", "run": "silent"})
     bound = bound_of(shop, context)
-    picky.run = UNSUPPORTED
+    picky.run = lambda _m: UNSUPPORTED
     x = shop.x(3)
     assert torch.equal(bound(x), linear(x, shop.weights(), shop.config))
     assert bound.pipeline_for(3).main.id == "two/good"
