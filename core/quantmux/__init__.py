@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         LinearConfig,
         QuantizeConfig,
         RelayoutConfig,
+        RmsNormQuantizeConfig,
+        RopeQuantizeConfig,
         SiluMulQuantizeConfig,
         layer_config_schema,
         parse_layer_config,
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
         inverse_rope_quantize,
         quantize,
         relayout,
+        rmsnorm_quantize,
+        rope_quantize,
         silu_mul_quantize,
     )
     from quantmux.runtime.warmup import WarmupReport, warmup
@@ -109,6 +113,8 @@ _EXPORTS: dict[str, tuple[str, str]] = {
             "LinearConfig",
             "QuantizeConfig",
             "RelayoutConfig",
+            "RmsNormQuantizeConfig",
+            "RopeQuantizeConfig",
             "SiluMulQuantizeConfig",
             "layer_config_schema",
             "parse_layer_config",
@@ -150,7 +156,14 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "Linear": ("quantmux.layers.linear", "Linear"),
     **{
         name: ("quantmux.runtime.producers", name)
-        for name in ("inverse_rope_quantize", "quantize", "relayout", "silu_mul_quantize")
+        for name in (
+            "inverse_rope_quantize",
+            "quantize",
+            "relayout",
+            "rmsnorm_quantize",
+            "rope_quantize",
+            "silu_mul_quantize",
+        )
     },
     "QuantizeReport": ("quantmux.layers.report", "QuantizeReport"),
     "quantize_": ("quantmux.layers.quantize", "quantize_"),
@@ -230,6 +243,8 @@ __all__ = [
     "RejectionCode",
     "RelayoutConfig",
     "Relayouter",
+    "RmsNormQuantizeConfig",
+    "RopeQuantizeConfig",
     "Rule",
     "RunError",
     "Scheme",
@@ -265,6 +280,8 @@ __all__ = [
     "register_plugin",
     "relayout",
     "reset_stats",
+    "rmsnorm_quantize",
+    "rope_quantize",
     "scheme",
     "select",
     "shared_input",

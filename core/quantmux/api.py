@@ -13,6 +13,8 @@ from quantmux.config.layers import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
 )
 from quantmux.config.patterns import is_plain
@@ -36,6 +38,8 @@ _CONFIGS = (
     QuantizeConfig,
     SiluMulQuantizeConfig,
     InverseRopeQuantizeConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     RelayoutConfig,
 )
 _contexts: dict[Any, Context] = {}

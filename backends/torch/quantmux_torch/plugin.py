@@ -8,6 +8,7 @@ from quantmux._version import __version__
 from quantmux.registry.hookspecs import hookimpl
 from quantmux.registry.kernel_spec import BackendInfo, BackendStatus
 from quantmux_torch.consumers import consumer_specs
+from quantmux_torch.fused_producers import fused_producer_specs
 from quantmux_torch.producers import producer_specs
 from quantmux_torch.torch_build import installed_torch
 
@@ -34,7 +35,7 @@ def quantmux_kernels() -> Iterable[KernelSpec]:
     """Give the kernels."""
     # without torch's version: evidence and times keep the releases they were taken with, and are
     # to be read on a laptop with another torch when its user asks about an H200
-    return (*producer_specs(), *consumer_specs())
+    return (*producer_specs(), *fused_producer_specs(), *consumer_specs())
 
 
 @hookimpl

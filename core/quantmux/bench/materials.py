@@ -9,10 +9,10 @@ import torch
 
 from quantmux.config.formats import NVFP4_GLOBAL_DENOMINATOR
 from quantmux.ops.inputs import static_scale
-from quantmux.ops.inverse_rope_quantize.spec import CACHE_ROWS, make_cos_sin_cache
 from quantmux.ops.linear.weights import quantize_weight
 from quantmux.ops.quantize.reference import quantize_values
 from quantmux.ops.quantized import DTYPES, LinearWeights, QuantizedTensor
+from quantmux.ops.rope import CACHE_ROWS, make_cos_sin_cache
 from quantmux.ops.spec import Call
 from quantmux.runtime.prepare import WeightStore
 

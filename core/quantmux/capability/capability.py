@@ -14,12 +14,22 @@ from quantmux.config.schemes import Accumulation
 from quantmux.errors import ConfigError
 
 Rounding = Literal["none", "pow2"]
-OpName = Literal["linear", "quantize", "silu_mul_quantize", "inverse_rope_quantize", "relayout"]
+OpName = Literal[
+    "linear",
+    "quantize",
+    "silu_mul_quantize",
+    "inverse_rope_quantize",
+    "rmsnorm_quantize",
+    "rope_quantize",
+    "relayout",
+]
 OPS: tuple[OpName, ...] = (
     "linear",
     "quantize",
     "silu_mul_quantize",
     "inverse_rope_quantize",
+    "rmsnorm_quantize",
+    "rope_quantize",
     "relayout",
 )
 
@@ -137,7 +147,8 @@ class Capability(Frozen):
         launches: Kernel launches of one call (of a linear with a bias: one in the output's dtype),
             None for a composite of torch operations.
         needs: Packages and tools.
-        tags: ``cuda_graph``, ``deterministic``, ``experimental``, ``composite``.
+        tags: ``cuda_graph``, ``deterministic``, ``experimental``, ``composite``; ``approximate``
+            and ``finite_only`` of quantizers, see `is_approximate` and docs/numerics.md.
         is_reference: It *is* the op's definition: always tier ``reference``.
         compute: ``native`` multiplies the scheme's own operands on units made for them;
             ``emulated`` gives the same values in wider arithmetic.
@@ -231,6 +242,16 @@ class Capability(Frozen):
         """Give the name of the form that weights [n, k] are prepared into."""
         is_aligned = n % self.pad_n_to == 0 and k % self.pad_k_to == 0
         return "canonical" if self.canonical_if_aligned and is_aligned else self.weight_layout
+
+    @property
+    def is_approximate(self) -> bool:
+        """Tell whether its numbers are near the definition's, and not the same.
+
+        ``approximate``: its arithmetic is off by a few ulp. ``finite_only``: what it makes of NaN
+        and Inf is its own. It is ranked behind every kernel of its tier that is neither, so that a
+        fallback between those changes no bit (docs/decisions/0005).
+        """
+        return not self.tags.isdisjoint(("approximate", "finite_only"))
 
     @property
     def is_experimental(self) -> bool:

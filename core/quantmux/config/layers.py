@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from quantmux.config._base import Frozen, as_config_error, closest
+from quantmux.config._base import as_config_error, closest
+from quantmux.config._producer import Extent, LayerBase, ProducerBase
 from quantmux.config.formats import Dtype
-from quantmux.config.layouts import Layout, check_layout, default_layout, round_up
+from quantmux.config.fused import RmsNormQuantizeConfig, RopeQuantizeConfig
+from quantmux.config.layouts import Layout, check_layout, round_up
 from quantmux.config.operands import Operand
 from quantmux.config.schemes import Scheme
 from quantmux.errors import ConfigError
 
-Extent = Annotated[int, Field(gt=0, le=2**31 - 1, strict=True)]
-"""A number of rows or columns: an int, never a float or a bool, and addressable by kernels."""
 
-
-class _LayerBase(Frozen):
-    def digest(self) -> str:
-        """Give a short stable hash of the config, the same in every process."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-
-class LinearConfig(_LayerBase):
+class LinearConfig(LayerBase):
     """A quantized linear ``y = x · Wᵀ + bias``; x [M, in_features], W [out_features, in_features].
 
     Attributes:
@@ -80,70 +72,7 @@ class LinearConfig(_LayerBase):
         )
 
 
-class _ProducerConfig(_LayerBase):
-    """What all producers share: operand and layout of the quantized matrix [M, n]."""
-
-    operand: Operand
-    n: Extent
-    layout: Layout
-    in_dtype: Dtype = "bf16"
-
-    _default_scales: ClassVar[str | None] = None  # None: the plainest of the operand
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fold_layout(cls, value: Any) -> Any:
-        """Accept ``layout="name"``, ``padded_n=`` and ``padded_m_multiple=`` beside a Layout."""
-        if not isinstance(value, dict):
-            return value
-        data = dict(value)
-        name, padded_n = data.pop("layout", cls._default_scales), data.pop("padded_n", None)
-        multiple = data.pop("padded_m_multiple", None)
-        if isinstance(name, dict):
-            name = Layout(**name)
-        if name is not None and not isinstance(name, Layout | str):
-            raise ConfigError(f"layout is a name or a Layout, found {name!r}")
-        n = cls._row_width(data)
-        if n is None or "operand" not in data:
-            data["layout"] = (
-                name if isinstance(name, Layout) else Layout(scales="scalar", padded_n=1)
-            )
-            return data  # the missing field is reported by pydantic
-        operand = Operand.model_validate(data["operand"])
-        base = name if isinstance(name, Layout) else default_layout(operand, n)
-        changes: dict[str, Any] = {}
-        if isinstance(name, str):
-            changes["scales"] = name
-        if padded_n is not None:
-            changes["padded_n"] = padded_n
-        if multiple is not None:
-            changes["padded_m_multiple"] = multiple
-        data["operand"] = operand
-        data["layout"] = base.replace(**changes) if changes else base
-        return data
-
-    @classmethod
-    def _row_width(cls, data: dict[str, Any]) -> int | None:
-        n = data.get("n")
-        return n if isinstance(n, int) and n > 0 else None
-
-    @model_validator(mode="after")
-    def _layout_fits(self) -> _ProducerConfig:
-        if self.operand.block.kind == "block":
-            raise ConfigError(
-                f"{self.operand.name} is a weight operand: a producer quantizes rows "
-                "(tensor, token, group or nvfp4)"
-            )
-        check_layout(self.operand, self.layout, self.n)
-        return self
-
-    @property
-    def padded_n(self) -> int:
-        """Stored row width."""
-        return self.layout.padded_n
-
-
-class QuantizeConfig(_ProducerConfig):
+class QuantizeConfig(ProducerBase):
     """Quantize x [M, n] into an operand and a layout.
 
     ``layout`` is a name or a `Layout`; ``padded_n`` and ``padded_m_multiple`` may be given
@@ -170,7 +99,7 @@ class QuantizeConfig(_ProducerConfig):
         return f"quantize {self.operand.name} n={self.n} {self.layout} from {self.in_dtype}"
 
 
-class SiluMulQuantizeConfig(_ProducerConfig):
+class SiluMulQuantizeConfig(ProducerBase):
     """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; the result is [M, n]."""
 
     op: Literal["silu_mul_quantize"] = "silu_mul_quantize"
@@ -195,7 +124,7 @@ class SiluMulQuantizeConfig(_ProducerConfig):
         )
 
 
-class InverseRopeQuantizeConfig(_ProducerConfig):
+class InverseRopeQuantizeConfig(ProducerBase):
     """Undo RoPE on o [T, heads, head_dim] and quantize per head group.
 
     The result is logically [T, groups, n] with n = heads / groups · head_dim, on memory
@@ -282,7 +211,7 @@ class InverseRopeQuantizeConfig(_ProducerConfig):
         )
 
 
-class RelayoutConfig(_LayerBase):
+class RelayoutConfig(LayerBase):
     """Move a quantized matrix [M, n] from one layout to another; no number changes."""
 
     op: Literal["relayout"] = "relayout"
@@ -318,18 +247,28 @@ LayerConfig = Annotated[
     | QuantizeConfig
     | SiluMulQuantizeConfig
     | InverseRopeQuantizeConfig
+    | RmsNormQuantizeConfig
+    | RopeQuantizeConfig
     | RelayoutConfig,
     Field(discriminator="op"),
 ]
 """Any layer config; JSON carries ``op`` as the discriminator."""
 
-ProducerConfig = QuantizeConfig | SiluMulQuantizeConfig | InverseRopeQuantizeConfig
+ProducerConfig = (
+    QuantizeConfig
+    | SiluMulQuantizeConfig
+    | InverseRopeQuantizeConfig
+    | RmsNormQuantizeConfig
+    | RopeQuantizeConfig
+)
 
-_MODELS: dict[str, type[_LayerBase]] = {
+_MODELS: dict[str, type[LayerBase]] = {
     "linear": LinearConfig,
     "quantize": QuantizeConfig,
     "silu_mul_quantize": SiluMulQuantizeConfig,
     "inverse_rope_quantize": InverseRopeQuantizeConfig,
+    "rmsnorm_quantize": RmsNormQuantizeConfig,
+    "rope_quantize": RopeQuantizeConfig,
     "relayout": RelayoutConfig,
 }
 
@@ -380,6 +319,8 @@ __all__ = [
     "ProducerConfig",
     "QuantizeConfig",
     "RelayoutConfig",
+    "RmsNormQuantizeConfig",
+    "RopeQuantizeConfig",
     "SiluMulQuantizeConfig",
     "layer_config_schema",
     "parse_layer_config",

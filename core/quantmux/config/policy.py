@@ -32,7 +32,15 @@ RequiredEvidence = Literal["declared", "compiled", "verified", "measured"]
 SelfCheck = Literal["first_use", "never"]
 
 STAGES: Final = ("load", "select", "build", "run")
-_OPS: Final = ("linear", "quantize", "silu_mul_quantize", "inverse_rope_quantize", "relayout")
+_OPS: Final = (
+    "linear",
+    "quantize",
+    "silu_mul_quantize",
+    "inverse_rope_quantize",
+    "rmsnorm_quantize",
+    "rope_quantize",
+    "relayout",
+)
 DEFAULT_ORDER: Final = ("cutlass", "flashinfer", "triton", "torch")
 
 _BACKEND: Final = re.compile(r"^[a-z][a-z0-9_]*$")

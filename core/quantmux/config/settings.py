@@ -12,6 +12,8 @@ from quantmux.config.layers import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
 )
 from quantmux.config.patterns import matches
@@ -37,6 +39,8 @@ AnyConfig = (
     | QuantizeConfig
     | SiluMulQuantizeConfig
     | InverseRopeQuantizeConfig
+    | RmsNormQuantizeConfig
+    | RopeQuantizeConfig
     | RelayoutConfig
 )
 

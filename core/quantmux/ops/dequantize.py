@@ -20,13 +20,15 @@ def dequantize(q: QuantizedTensor) -> torch.Tensor:
     Each has one rounding: ``code · s`` of NVFP4 is exact in fp32. Padding is left out.
 
     Returns:
-        fp32 [M, n], or [T, G, n] for head groups.
+        fp32 of the logical shape: [M, n], or [T, G, n] for heads.
 
     Raises:
         LayoutError: The layout belongs to a plugin.
     """
     codes, scales = decoded(q), canonical_scales(q).to(torch.float32)
-    if len(q.logical_shape) == 3:
+    if q.layout.scales == "scalar":
+        return codes * scales.reshape(())
+    if q.is_grouped:
         return codes * scales.repeat_interleave(q.operand.block.cols, dim=-1)
     values = codes * expand_blocks(scales, q.operand.block, q.m, q.n)
     return values if q.global_scale is None else values * q.global_scale

@@ -65,24 +65,24 @@ def place_scales(
 
 
 def canonical_scales(q: QuantizedTensor) -> torch.Tensor:
-    """Give the scales of a quantized matrix [M, n] (or [T, G, n]) as the row-major logical grid.
+    """Give the scales of a quantized tensor as the row-major logical grid.
 
     Returns:
-        fp32 (fp8_e4m3 for NVFP4) [R, C], or [T, G, C]; contiguous.
+        fp32 (fp8_e4m3 for NVFP4) [R, C], or [T, G, C] per head group; contiguous.
 
     Raises:
         LayoutError: The layout belongs to a plugin.
     """
     require_own(q.layout)
     operand, layout = q.operand, q.layout
-    if len(q.logical_shape) == 3:
+    if q.is_grouped:
         cols = q.n // operand.block.cols
         scales = unpack_pow2(q.scales, cols) if layout.scales == "packed_pow2" else q.scales
         return scales.contiguous()
+    if layout.scales == "scalar":
+        return q.scales.reshape(1, 1)
     rows, cols = operand.block.grid(q.m, q.n)
     match layout.scales:
-        case "scalar":
-            grid = q.scales.reshape(1, 1)
         case "packed_pow2":
             grid = unpack_pow2(q.scales, cols)
         case "swizzled_128x4":

@@ -40,7 +40,7 @@ def scale_dtype(operand: Operand, layout: Layout) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedTensor:
-    """A quantized matrix [M, n] (or [T, G, n] per head group) with all that is needed to read it.
+    """A quantized matrix [M, n], or heads: [T, G, n] per group of them, [T, H, d] with one scale.
 
     Attributes:
         data: Elements [padded_m, padded_n] in storage elements (see `DATA_DTYPES`).
@@ -48,7 +48,7 @@ class QuantizedTensor:
         global_scale: fp32 [1] dequant multiplier g of NVFP4, else None.
         operand: What the numbers mean.
         layout: How they lie.
-        logical_shape: (M, n), or (T, G, n).
+        logical_shape: (M, n), (T, G, n), or (T, H, d), which the layout ``scalar`` tells apart.
     """
 
     data: torch.Tensor
@@ -73,6 +73,11 @@ class QuantizedTensor:
         """Device of the data."""
         return self.data.device
 
+    @property
+    def is_grouped(self) -> bool:
+        """Tell whether it is [T, G, n] on memory [G, T, n], with scales per head group."""
+        return len(self.logical_shape) == 3 and self.layout.scales != "scalar"
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Give the values [M, n] the codes stand for, computed in fp32."""
         from quantmux.ops.dequantize import dequantize
@@ -93,8 +98,11 @@ class QuantizedTensor:
         """
         _check_devices(self)
         _check_global_scale(self)
-        if len(self.logical_shape) == 3:
+        if self.is_grouped:
             _check_grouped(self)
+            return
+        if len(self.logical_shape) == 3:
+            _check_heads(self)
             return
         if len(self.logical_shape) != 2:
             raise ShapeError(f"a quantized matrix is [M, n], found {list(self.logical_shape)}")
@@ -257,6 +265,15 @@ def _check_grouped(q: QuantizedTensor) -> None:
     _require_dtype("scales", q.scales, scale_dtype(q.operand, q.layout), q)
     _require_strides("scales", q.scales, (1, cols * rows, rows), q)
     _require_storage(q.scales, g * cols * rows if t else 0, q)
+
+
+def _check_heads(q: QuantizedTensor) -> None:
+    t, heads, dim = q.logical_shape
+    _require_shape("data", q.data, (t, heads, dim), q)
+    _require_dtype("data", q.data, DATA_DTYPES[q.operand.element], q)
+    _require_strides("data", q.data, (heads * dim, dim, 1), q)
+    _require_shape("scales", q.scales, (1,), q)
+    _require_dtype("scales", q.scales, scale_dtype(q.operand, q.layout), q)
 
 
 def as_quantized(value: Any) -> QuantizedTensor | None:

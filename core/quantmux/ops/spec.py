@@ -26,6 +26,8 @@ OP_NAMES: Final = (
     "quantize",
     "silu_mul_quantize",
     "inverse_rope_quantize",
+    "rmsnorm_quantize",
+    "rope_quantize",
     "linear",
     "relayout",
 )

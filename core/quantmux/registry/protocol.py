@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Producer(Protocol):
-    """Kernels of ``quantize``, ``silu_mul_quantize`` and ``inverse_rope_quantize``."""
+    """Kernels of ``quantize`` and of the ops that end in it, ``…_quantize``."""
 
     def bind(self, config: ProducerConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
         """Give the function for this config.
@@ -33,7 +33,10 @@ class Producer(Protocol):
         quantize and silu_mul_quantize: ``fn(x, *, scale=None, global_scale=None, out=None)`` with
         x [M, n] ([M, 2n] for silu_mul), ``scale`` fp32 [1] for static operands, ``global_scale``
         fp32 [1] for NVFP4 with a static global scale. inverse_rope_quantize:
-        ``fn(o, positions, cos_sin_cache, *, out=None)``.
+        ``fn(o, positions, cos_sin_cache, *, out=None)``. rmsnorm_quantize:
+        ``fn(x, weight, *, scale=None, global_scale=None, out=None)`` with weight [n] in
+        ``config.weight_dtype``. rope_quantize: ``fn(x, positions, cos_sin_cache, *, scale=None,
+        out=None)`` with x [T, heads, head_dim], ``scale`` fp32 [1] unless the config says it.
         """
         ...
 
@@ -153,6 +156,8 @@ ROLE_METHODS: Mapping[str, tuple[str, ...]] = {
     "quantize": ("bind", "warmup"),
     "silu_mul_quantize": ("bind", "warmup"),
     "inverse_rope_quantize": ("bind", "warmup"),
+    "rmsnorm_quantize": ("bind", "warmup"),
+    "rope_quantize": ("bind", "warmup"),
     "relayout": ("bind", "warmup"),
 }
 """Methods that the loaded object of each op must have."""

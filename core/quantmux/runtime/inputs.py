@@ -36,6 +36,8 @@ _ARGUMENTS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "quantize": (1, ("scale", "global_scale", "out")),
     "silu_mul_quantize": (1, ("scale", "global_scale", "out")),
     "inverse_rope_quantize": (3, ("positions", "cos_sin_cache", "out")),
+    "rmsnorm_quantize": (2, ("weight", "scale", "global_scale", "out")),
+    "rope_quantize": (3, ("positions", "cos_sin_cache", "scale", "out")),
     "relayout": (1, ("out",)),
 }
 """Per op: how many arguments have a place, and the names that may be given."""

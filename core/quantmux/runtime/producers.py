@@ -15,6 +15,8 @@ from quantmux.config.layers import (
     InverseRopeQuantizeConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
 )
 from quantmux.config.policy import Policy
@@ -147,6 +149,101 @@ def inverse_rope_quantize(
         )
     call = _bound(InverseRopeQuantizeConfig, config, o, backend, context).call
     result: QuantizedTensor = call(o, positions, cos_sin_cache, out=out)
+    return result
+
+
+def rmsnorm_quantize(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    config: RmsNormQuantizeConfig,
+    *,
+    scale: torch.Tensor | None = None,
+    global_scale: torch.Tensor | None = None,
+    backend: str | None = None,
+    out: QuantizedTensor | None = None,
+    context: Context | None = None,
+) -> QuantizedTensor:
+    """Quantize ``x / sqrt(mean(x²) + norm_eps) · weight`` of x [M, n].
+
+    Args:
+        x: [M, n] in ``config.in_dtype``.
+        weight: [n] in ``config.weight_dtype``.
+        config: Operand, layout, input format, norm_eps.
+        scale: As in `quantize`.
+        global_scale: As in `quantize`.
+        backend: As in `quantize`.
+        out: As in `quantize`.
+        context: As in `quantize`.
+
+    Raises:
+        ForcedKernelError: ``backend`` cannot serve; names its rejections.
+        InputError: x, the weight, a scale or ``out`` does not fit the config.
+        NoKernelError: Nothing can serve.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return _past_dynamo(
+            rmsnorm_quantize,
+            x,
+            weight,
+            config,
+            scale=scale,
+            global_scale=global_scale,
+            backend=backend,
+            out=out,
+            context=context,
+        )
+    call = _bound(RmsNormQuantizeConfig, config, x, backend, context).call
+    given = _scales(scale, global_scale)
+    result: QuantizedTensor = call(x, weight, out=out, **given)
+    return result
+
+
+def rope_quantize(
+    x: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    config: RopeQuantizeConfig,
+    *,
+    scale: torch.Tensor | None = None,
+    backend: str | None = None,
+    out: QuantizedTensor | None = None,
+    context: Context | None = None,
+) -> QuantizedTensor:
+    """Apply RoPE to x [T, heads, head_dim] and quantize all of it with one given scale.
+
+    Args:
+        x: [T, heads, head_dim] in ``config.in_dtype``; may be some heads of a wider row.
+        positions: int64 [T].
+        cos_sin_cache: fp32 [P, rope_dim] = cos | sin.
+        config: Heads, dimensions, pairs, operand.
+        scale: fp32 [1] dequant multiplier, unless the config has ``static_scale``.
+        backend: A backend or a kernel id that must serve.
+        out: Written into and returned; allocated when None.
+        context: Registry and quarantine; None takes the process's.
+
+    Returns:
+        Logically [T, heads, head_dim], contiguous, with its scale [1].
+
+    Raises:
+        ForcedKernelError: ``backend`` cannot serve; names its rejections.
+        InputError: A tensor or the scale does not fit the config.
+        NoKernelError: Nothing can serve.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return _past_dynamo(
+            rope_quantize,
+            x,
+            positions,
+            cos_sin_cache,
+            config,
+            scale=scale,
+            backend=backend,
+            out=out,
+            context=context,
+        )
+    call = _bound(RopeQuantizeConfig, config, x, backend, context).call
+    given = _scales(scale, None)
+    result: QuantizedTensor = call(x, positions, cos_sin_cache, out=out, **given)
     return result
 
 

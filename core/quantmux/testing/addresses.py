@@ -124,8 +124,7 @@ def placement_problem(q: QuantizedTensor, trial: Trial) -> str:
     """
     if ":" in q.layout.scales or not q.m:
         return ""
-    is_grouped = len(q.logical_shape) == 3
-    scales, rest = grouped_scales(q) if is_grouped else stored_scales(q)
+    scales, rest = grouped_scales(q) if q.is_grouped else stored_scales(q)
     if bool((rest != 0).any()):
         return f"{int((rest != 0).sum())} bytes of padding of {q.layout.scales} are not zero"
     wanted = _wanted(trial)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from quantmux.errors import DtypeError, InputError, ShapeError
-from quantmux.ops.checks import check_device, check_dtype, check_out
+from quantmux.ops.checks import check_out
 from quantmux.ops.inverse_rope_quantize.spec import empty_grouped
 from quantmux.ops.layouts import as_bits, place_grouped_scales
 from quantmux.ops.quantize.reference import quantize_blocks
+from quantmux.ops.rope import check_rope_inputs
 
 if TYPE_CHECKING:
     from quantmux.config import InverseRopeQuantizeConfig
@@ -43,7 +43,7 @@ def inverse_rope_quantize(
         InputError: A position is outside the cache, or devices differ.
         LayoutError: ``out`` has another layout.
     """
-    _check(o, positions, cos_sin_cache, config)
+    check_rope_inputs(o, positions, cos_sin_cache, config, name="o", reads_positions=True)
     t, groups, n = o.shape[0], config.groups, config.n
     if out is None:
         out = empty_grouped(config, t, o.device)
@@ -81,43 +81,3 @@ def inverse_rope(
     rotated[..., 0::2] = even * cos + odd * sin
     rotated[..., 1::2] = odd * cos - even * sin
     return values
-
-
-def _check(
-    o: torch.Tensor,
-    positions: torch.Tensor,
-    cos_sin_cache: torch.Tensor,
-    config: InverseRopeQuantizeConfig,
-) -> None:
-    if o.ndim != 3 or tuple(o.shape[1:]) != (config.heads, config.head_dim):
-        raise ShapeError(
-            "o has the wrong shape",
-            facts={"need": f"[T, {config.heads}, {config.head_dim}]", "found": list(o.shape)},
-        )
-    check_dtype(o, config.in_dtype, "o")
-    t = o.shape[0]
-    if tuple(positions.shape) != (t,):
-        raise ShapeError(
-            "positions has the wrong shape", facts={"need": [t], "found": list(positions.shape)}
-        )
-    if positions.dtype != torch.int64:
-        raise DtypeError(f"positions needs int64, found {positions.dtype}")
-    if cos_sin_cache.ndim != 2 or cos_sin_cache.shape[1] != config.rope_dim:
-        raise ShapeError(
-            "cos_sin_cache has the wrong shape",
-            facts={"need": f"[P, {config.rope_dim}]", "found": list(cos_sin_cache.shape)},
-        )
-    if cos_sin_cache.dtype != torch.float32:
-        raise DtypeError(f"cos_sin_cache needs fp32, found {cos_sin_cache.dtype}")
-    check_device(positions, "positions", o.device)
-    check_device(cos_sin_cache, "cos_sin_cache", o.device)
-    rows = cos_sin_cache.shape[0]
-    if t and not bool(((positions >= 0) & (positions < rows)).all()):
-        raise InputError(
-            "a position is outside cos_sin_cache",
-            facts={
-                "need": f"0 … {rows - 1}",
-                "found": f"{int(positions.min())} … {int(positions.max())}",
-            },
-            code="positions",
-        )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 
-from quantmux.ops.inputs import make_matrix
 from quantmux.ops.layouts import empty_grouped_scales
 from quantmux.ops.quantized import DATA_DTYPES, QuantizedTensor, scale_dtype
+from quantmux.ops.rope import CACHE_ROWS, make_cos_sin_cache, make_heads
 from quantmux.ops.spec import Call, Case, OpSpec
 
 if TYPE_CHECKING:
     from quantmux.config import InverseRopeQuantizeConfig
 
-CACHE_ROWS = 4096
-"""Positions in the cos/sin cache of test inputs."""
+__all__ = ["CACHE_ROWS", "build_spec", "empty_grouped", "make_cos_sin_cache", "make_inputs"]
 
 
 def empty_grouped(
@@ -35,34 +33,7 @@ def empty_grouped(
 
 def make_inputs(case: Case, device: torch.device | str, seed: int) -> Call:
     """Give o [T, heads, head_dim], positions [T] and the cache [P, rope_dim]."""
-    config = case.config
-    rows = case.m * config.heads
-    o = make_matrix(
-        case.kind,
-        rows,
-        config.head_dim,
-        config.in_dtype,
-        magnitude=case.magnitude,
-        seed=seed,
-        device=device,
-    )
-    generator = torch.Generator().manual_seed(seed + 1)
-    positions = torch.randint(0, CACHE_ROWS, (case.m,), generator=generator)
-    return Call(
-        (
-            o.view(case.m, config.heads, config.head_dim),
-            positions.to(device),
-            make_cos_sin_cache(CACHE_ROWS, config.rope_dim).to(device),
-        )
-    )
-
-
-@cache
-def make_cos_sin_cache(rows: int, rope_dim: int, base: float = 10000.0) -> torch.Tensor:
-    """Give a RoPE cache fp32 [rows, rope_dim] = cos | sin; the same tensor each time."""
-    half = torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim
-    angles = torch.arange(rows, dtype=torch.float64)[:, None] * base**-half
-    return torch.cat((angles.cos(), angles.sin()), dim=1).to(torch.float32)
+    return Call(make_heads(case, device, seed))
 
 
 def values(

@@ -11,10 +11,12 @@ from quantmux.ops.quantized import QuantizedTensor, empty_quantized
 from quantmux.ops.spec import Call, Case, OpSpec
 
 if TYPE_CHECKING:
-    from quantmux.config import QuantizeConfig, SiluMulQuantizeConfig
+    from quantmux.config import QuantizeConfig, RmsNormQuantizeConfig, SiluMulQuantizeConfig
 
 
-def fake_quantized(config: QuantizeConfig | SiluMulQuantizeConfig, m: int) -> QuantizedTensor:
+def fake_quantized(
+    config: QuantizeConfig | SiluMulQuantizeConfig | RmsNormQuantizeConfig, m: int
+) -> QuantizedTensor:
     """Give an output of the right shape, strides and dtype on the meta device."""
     return empty_quantized(config.operand, config.layout, m, config.n, "meta")
 

@@ -1,0 +1,1 @@
+"""rmsnorm_quantize: RMSNorm with a weight, quantized in one pass."""
