@@ -27,7 +27,7 @@ PACKAGE: Final = Path(__file__).parent
 
 _ALONE: Final = ("availability.py", "cubins.py", "entries.py")
 _SHARED: Final = ("jit", "layouts", "library", "surface")
-_NOT_RUN: Final = frozenset({"jit/library_units.py", "surface/record.py", "surface/recorded.py"})
+_NOT_RUN: Final = frozenset({"jit/library_units.py", "surface/record.py", "surface/records.py"})
 """Files of those folders that no kernel runs through."""
 
 

@@ -35,7 +35,7 @@ def status_on(device: DeviceProfile) -> BackendStatus:
         return BackendStatus("unavailable", (error.headline, *error.facts), error.hint, details)
     if chosen is not None:
         details["workspace"] = str(chosen)
-    reasons = [f"{r.field} {r.text}" for r in needs_rejections([FLASHINFER])]
+    reasons = [r.text for r in needs_rejections([FLASHINFER])]
     if not device.is_cuda:
         reasons.append(f"FlashInfer runs on NVIDIA GPUs, the device is {device.name}")
     elif not _for(device.arch):
@@ -67,7 +67,7 @@ def _of_kernels(arch: Arch, details: dict[str, str]) -> BackendStatus:
         details["modules"] = f"{modules.total()} for {arch}: " + ", ".join(
             f"{count} {state}" for state, count in modules.items()
         )
-    reasons = tuple(dict.fromkeys(f"{r.field} {r.text}" for r in refusals))
+    reasons = tuple(dict.fromkeys(r.text for r in refusals))
     hints = dict.fromkeys(r.hint for r in refusals if r.hint)
     if not callable_:
         return BackendStatus("unavailable", reasons, "; ".join(hints) or None, details)

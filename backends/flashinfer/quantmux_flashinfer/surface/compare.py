@@ -68,6 +68,8 @@ def _backend(surface: Surface, entry: Entry, function: Function) -> Rejection | 
         return _no(surface, entry, called(entry), found)
     if not function.takes("backend"):
         return _no(surface, entry, called(entry), "no choice of backends")
+    if function.is_gated and function.backends[entry.backend].is_experimental:
+        return _no(surface, entry, called(entry), "it calls this backend experimental")
     return None
 
 

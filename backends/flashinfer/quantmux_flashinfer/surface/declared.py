@@ -86,7 +86,7 @@ class Function:
         """Give it as JSON-ready data."""
         return {
             "file": self.file,
-            "parameters": [_written(p) for p in self.parameters],
+            "parameters": [written(p) for p in self.parameters],
             "is_gated": self.is_gated,
             "backends": {
                 name: {"archs": _list(b.archs), "is_experimental": b.is_experimental}
@@ -164,10 +164,10 @@ class Surface:
 
 
 _MARKS: dict[str, Kind] = {"": "positional", "~": "keyword", "*": "rest", "**": "keywords"}
-"""A parameter is one word in a file: ``a``, ``out=`` with a default, ``~out=`` by name only."""
 
 
-def _written(parameter: Parameter) -> str:
+def written(parameter: Parameter) -> str:
+    """Give a parameter as one word: ``a``, ``out=`` with a default, ``~out=`` by name only."""
     mark = next(mark for mark, kind in _MARKS.items() if kind == parameter.kind)
     needs_no_value = parameter.kind in ("rest", "keywords") or parameter.is_required
     return f"{mark}{parameter.name}" + ("" if needs_no_value else "=")
