@@ -64,7 +64,7 @@ def _taken(selection: Selection) -> Table | Text:
         rows.add_row(
             "  " + (m_text(choice.m_min, choice.m_max) or "any M"),
             str(pipeline),
-            tier_text(choice.tier),
+            tier_text(choice.tier).append(", approximate" * pipeline.is_approximate),
             pipeline.weight_layout if selection.config.op == "linear" else "-",
             "composite" if pipeline.launches is None else str(pipeline.launches),
         )
@@ -81,7 +81,7 @@ def _outranked(rejected: Mapping[str, tuple[Rejection, ...]]) -> Table:
                 winners.setdefault(r.required, []).append(m_text(r.m_min, r.m_max) or "any M")
         text = [f"{winner} for {', '.join(spans)}" for winner, spans in winners.items()]
         times = [r.hint for r in reasons if r.code == "outranked" and r.hint]
-        rows.add_row(f"  {name}", "\n".join([*text, *times, *limits]))
+        rows.add_row(f"  {name}", "\n".join([*text, *dict.fromkeys(times), *limits]))
     return rows
 
 

@@ -18,7 +18,8 @@ def explain(selection: Selection) -> str:
         lines.append("taken")
         for choice in selection.ranges:
             span = m_span(choice.m_min, choice.m_max)
-            lines.append(f"  {span:<14} {choice.pipeline}   [{choice.tier}]")
+            kind = f"{choice.tier}, approximate" if choice.pipeline.is_approximate else choice.tier
+            lines.append(f"  {span:<14} {choice.pipeline}   [{kind}]")
     else:
         lines.append("taken: nothing can serve")
     lines += ["", "not taken"]

@@ -71,15 +71,16 @@ def nearest_miss(
     """Give the kernel that needs the least change among those that would rank before the winner."""
     place = {name: i for i, name in enumerate(order)}
 
-    def rank(spec: KernelSpec) -> tuple[int, bool, int]:
+    def rank(spec: KernelSpec) -> tuple[int, bool, bool, int]:
         c = spec.capability
         tier = 3 if c.is_reference else 1 if c.compute == "emulated" else 0
-        return tier, c.is_experimental, place.get(spec.backend, len(place))
+        return tier, c.is_approximate, c.is_experimental, place.get(spec.backend, len(place))
 
-    limit = (4, True, 0)
+    limit = (4, True, True, 0)
     if winner is not None:
-        limit = (winner.tier.rank, winner.is_experimental, rank(winner.main)[2])
-    best: tuple[tuple[int, int, tuple[int, bool, int], str], NearestMiss] | None = None
+        *_, where = rank(winner.main)
+        limit = (winner.tier.rank, winner.is_approximate, winner.is_experimental, where)
+    best: tuple[tuple[int, int, tuple[int, bool, bool, int], str], NearestMiss] | None = None
     for spec in kernels:
         reasons = rejected.get(spec.id)
         if not reasons or rank(spec) >= limit or any(r.code not in _EFFORT for r in reasons):

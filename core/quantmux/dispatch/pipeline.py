@@ -61,6 +61,11 @@ class Pipeline:
         return sum(step.config.op == "relayout" for step in self.steps[:-1])
 
     @property
+    def is_approximate(self) -> bool:
+        """Tell whether a quantizer of it gives numbers near the definition's, not the same."""
+        return any(step.kernel.capability.is_approximate for step in self.steps)
+
+    @property
     def is_experimental(self) -> bool:
         """Tell whether any kernel of it is experimental."""
         return any(step.kernel.capability.is_experimental for step in self.steps)
@@ -96,6 +101,7 @@ class Pipeline:
         return {
             "pipeline": list(self.ids),
             "tier": str(self.tier),
+            "approximate": self.is_approximate,
             "weight_layout": self.weight_layout,
             "launches": self.launches,
         }

@@ -44,8 +44,9 @@ def choose_weight_layouts(
 ) -> frozenset[str]:
     """Give the weight layouts that serve best together, at most ``copies`` of them.
 
-    Compared at `PROBE_MS`: fewest Ms not served, best tiers, fewest experimental, then the least
-    geomean slowdown against the per-M winners where all were measured, else the least sum of ranks.
+    Compared at `PROBE_MS`: fewest Ms not served, best tiers, fewest approximate, fewest
+    experimental, then the least geomean slowdown against the per-M winners where all were measured,
+    else the least sum of ranks.
     """
     names = sorted({p.weight_layout for p in pipelines})
     if len(names) <= copies:
@@ -57,12 +58,13 @@ def choose_weight_layouts(
     # times and ranks cannot be compared with each other: times decide only if all sets have them
     is_measured = all(score.slowdown is not None for score in scores.values())
 
-    def key(found: tuple[str, ...]) -> tuple[int, int, int, float, int, tuple[str, ...]]:
+    def key(found: tuple[str, ...]) -> tuple[int, int, int, int, float, int, tuple[str, ...]]:
         score = scores[found]
         cost = float(score.ranks)
         if is_measured and score.slowdown is not None:
             cost = score.slowdown
-        return score.missing, score.tiers, score.experimental, cost, len(found), found
+        unlike = score.approximate, score.experimental
+        return score.missing, score.tiers, *unlike, cost, len(found), found
 
     best: tuple[str, ...] = min(sets, key=key)
     return frozenset(best)
@@ -72,6 +74,7 @@ def choose_weight_layouts(
 class _Score:
     missing: int
     tiers: int
+    approximate: int
     experimental: int
     ranks: int
     slowdown: float | None
@@ -79,7 +82,7 @@ class _Score:
 
 def _score(layouts: frozenset[str], ordered: dict[int, list[Pipeline]], ranking: Ranking) -> _Score:
     """Compare the best pipelines on these layouts with the winners over all layouts."""
-    missing = tiers = experimental = ranks = 0
+    missing = tiers = approximate = experimental = ranks = 0
     slowdown: float | None = 0.0
     for m, ranked in ordered.items():
         place = next((i for i, p in enumerate(ranked) if p.weight_layout in layouts), None)
@@ -88,11 +91,12 @@ def _score(layouts: frozenset[str], ordered: dict[int, list[Pipeline]], ranking:
             continue
         mine = ranked[place]
         tiers += mine.tier.rank
+        approximate += mine.is_approximate
         experimental += mine.is_experimental
         ranks += place
         times = ranking.slowdown(mine, ranked[0], m)
         slowdown = None if times is None or slowdown is None else slowdown + math.log(times)
-    return _Score(missing, tiers, experimental, ranks, slowdown)
+    return _Score(missing, tiers, approximate, experimental, ranks, slowdown)
 
 
 def m_ranges(

@@ -1,4 +1,4 @@
-"""Ranking: tier → not experimental → measured time → fewer relayouts → plugins.toml order → id."""
+"""Ranking: tier → exact → not experimental → measured time → fewer relayouts → order → id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.dispatch.tuning import TuningTable
 
-    StaticKey = tuple[int, bool, int, int, float, int, bool, int, str, tuple[str, ...]]
+    StaticKey = tuple[int, bool, bool, int, int, float, int, bool, int, str, tuple[str, ...]]
 
 
 class Ranking:
@@ -129,8 +129,7 @@ class Ranking:
         last = len(self._order)
         head = pipeline.steps[0].kernel
         key = (
-            pipeline.tier.rank,
-            pipeline.is_experimental,
+            *_class(pipeline),
             pipeline.relayouts,
             self._order.get(pipeline.main.backend, last),
             us,
@@ -145,5 +144,8 @@ class Ranking:
         return key
 
 
-def _class(pipeline: Pipeline) -> tuple[int, bool]:
-    return pipeline.tier.rank, pipeline.is_experimental
+def _class(pipeline: Pipeline) -> tuple[int, bool, bool]:
+    """Give what goes before any measured time."""
+    # exact before tried: what is experimental is checked before its first use, while a fallback
+    # from an exact quantizer to another one must find an exact one as long as there is any
+    return pipeline.tier.rank, pipeline.is_approximate, pipeline.is_experimental

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.config._base import closest
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from quantmux.config.settings import Settings
     from quantmux.dispatch.inventory import Inventory
     from quantmux.dispatch.pipeline import Pipeline
+
+
+APPROXIMATE: Final = "approximate: its quantized numbers may differ from the definition's"
+"""Why an approximate kernel stands behind exact ones of its tier."""
 
 
 def survey(
@@ -138,7 +142,9 @@ def _losers(
     taken = {choice.pipeline.main.id for choice in ranges}
     best: dict[str, Pipeline] = {}
     for pipeline in found.pipelines:
-        best.setdefault(pipeline.main.id, pipeline)
+        known = best.get(pipeline.main.id)
+        if known is None or (known.is_approximate and not pipeline.is_approximate):
+            best[pipeline.main.id] = pipeline
     for kernel_id, pipeline in best.items():
         reasons = list(found.limits.get(kernel_id, ()))
         reasons += (
@@ -187,13 +193,22 @@ def _lost(
         field="rank",
         required=f"{winner.main.id} ({winner.tier})",
         actual=f"{pipeline.main.id} ({pipeline.tier})",
-        # over a range of M there is no one time
-        hint=ranking.why_first(winner, pipeline, rivals, choice.m_min)
-        if choice.m_min == choice.m_max
-        else None,
+        hint=_why(pipeline, choice, ranking, rivals),
         m_min=choice.m_min,
         m_max=choice.m_max,
     )
+
+
+def _why(
+    pipeline: Pipeline, choice: RangeChoice, ranking: Ranking, rivals: list[Pipeline]
+) -> str | None:
+    """Say what put the winner first, where it is neither the tier nor the order."""
+    winner = choice.pipeline
+    if pipeline.tier is winner.tier and pipeline.is_approximate and not winner.is_approximate:
+        return APPROXIMATE
+    if choice.m_min != choice.m_max:
+        return None  # over a range of M there is no one time
+    return ranking.why_first(winner, pipeline, rivals, choice.m_min)
 
 
 def _assumptions(inventory: Inventory, used: frozenset[str]) -> tuple[str, ...]:

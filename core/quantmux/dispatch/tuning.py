@@ -187,7 +187,7 @@ def tuning_key(config: LayerConfig) -> tuple[str, int, int]:
     Rows of bf16 serve fp16 and the other way round: they move the same bytes and the tensor cores
     are as fast. fp32 does not, and is spelled out. A bias is N more elements of M·N and is left
     out, as padding is. A producer's N and K are its row width; of inverse_rope_quantize, K is that
-    of all groups.
+    of all groups, of rope_quantize that of all heads.
     """
     if config.op == "linear":
         wide = [
@@ -202,6 +202,8 @@ def tuning_key(config: LayerConfig) -> tuple[str, int, int]:
     what = f"{config.operand.name} {config.layout.scales}"
     if config.in_dtype == "fp32":
         what += " in=fp32"
+    if config.op == "rope_quantize":
+        return what, config.n, config.n * config.heads
     groups = config.groups if config.op == "inverse_rope_quantize" else 1
     return what, config.n, config.n * groups
 

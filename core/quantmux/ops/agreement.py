@@ -13,11 +13,13 @@ import torch
 from quantmux.errors import QuantmuxError
 from quantmux.ops.linear.reference import linear_exact
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
-from quantmux.ops.quantize.compare import compare_quantized
+from quantmux.ops.quantize.compare import Freedom, compare_quantized
 from quantmux.ops.quantized import DTYPES, QuantizedTensor
 from quantmux.ops.spec import op_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from quantmux.config import LayerConfig, LinearConfig
     from quantmux.ops.spec import Call
 
@@ -41,7 +43,12 @@ class Agreement:
 
 
 def agreement(
-    config: LayerConfig, call: Call, result: Any, *, rel_tolerance: float | None = None
+    config: LayerConfig,
+    call: Call,
+    result: Any,
+    *,
+    rel_tolerance: float | None = None,
+    tags: Collection[str] = (),
 ) -> Agreement:
     """Compare a result with the reference.
 
@@ -51,11 +58,13 @@ def agreement(
         result: What it returned.
         rel_tolerance: `Capability.rel_tolerance`: bound on the relative Frobenius error where it
             is looser than the op's.
+        tags: `Capability.tags`: with ``approximate`` a quantizer is judged as ops with rounding
+            freedom are, with ``finite_only`` what it makes of NaN and Inf is left open.
     """
     try:
         if config.op == "linear":
             return _linear(config, call, result, rel_tolerance)
-        return _quantized(config, call, result)
+        return _quantized(config, call, result, tags)
     except QuantmuxError as error:
         return Agreement(False, float("inf"), "; ".join((error.headline, *error.facts)))
 
@@ -100,7 +109,7 @@ def _output_problem(result: Any, want: torch.Tensor, dtype: torch.dtype) -> str:
     return ""
 
 
-def _quantized(config: LayerConfig, call: Call, result: Any) -> Agreement:
+def _quantized(config: LayerConfig, call: Call, result: Any, tags: Collection[str]) -> Agreement:
     if not isinstance(result, QuantizedTensor):
         return Agreement(
             False, float("inf"), f"needs a QuantizedTensor, found {type(result).__name__}"
@@ -117,8 +126,11 @@ def _quantized(config: LayerConfig, call: Call, result: Any) -> Agreement:
     ):
         if have != need:
             return Agreement(False, float("inf"), f"{name}: needs {need}, found {have}")
+    freedom = Freedom(approximate="approximate" in tags, finite_only="finite_only" in tags)
     values = None if spec.values is None else spec.values(*call.args, config)
-    found = compare_quantized(result, want, values=values)
+    if values is None and config.op == "quantize" and (freedom != Freedom()):
+        values = call.args[0].to(torch.float32)
+    found = compare_quantized(result, want, values=values, freedom=freedom)
     share = found.mismatches / max(result.data.numel(), 1)
     if found.ok:
         return Agreement(True, share)

@@ -180,7 +180,10 @@ def _operand(reads: QuantizeConfig | None, x: torch.Tensor, weights: Any) -> Any
 
 def _compare(case: SmallCase, spec: KernelSpec, call: Call, result: Any) -> float:
     config = _meant(case, spec)
-    found = agreement(config, call, result, rel_tolerance=spec.capability.rel_tolerance)
+    capability = spec.capability
+    found = agreement(
+        config, call, result, rel_tolerance=capability.rel_tolerance, tags=capability.tags
+    )
     if not found.ok:
         raise _wrong(case, found.reason)
     return found.error

@@ -126,8 +126,9 @@ def judged(trial: Trial) -> Outcome:
 
 def compared(trial: Trial, result: Any) -> Outcome:
     """Compare a result with the reference, and its addresses with formulas of their own."""
-    loose = trial.spec.capability.rel_tolerance
-    found = agreement(trial.judged, trial.call, result, rel_tolerance=loose)
+    capability = trial.spec.capability
+    loose, tags = capability.rel_tolerance, capability.tags
+    found = agreement(trial.judged, trial.call, result, rel_tolerance=loose, tags=tags)
     if not found.ok:
         return fails(found.reason, "disagrees", found.error)
     if isinstance(result, QuantizedTensor):

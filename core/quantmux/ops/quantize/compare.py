@@ -29,6 +29,7 @@ from quantmux.ops.numerics import (
 from quantmux.ops.quantize.reference import write_data
 
 if TYPE_CHECKING:
+    from quantmux.config import Operand
     from quantmux.ops.quantized import QuantizedTensor
 
 SCALE_TOLERANCE: Final = 2.0**-20
@@ -76,8 +77,28 @@ class QuantizedComparison:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Freedom:
+    """What a kernel is allowed beyond the definition, as its capability's tags say.
+
+    Attributes:
+        approximate: Its arithmetic is off by a few ulp (reciprocals, products in another order).
+        finite_only: What becomes of NaN and Inf is left open.
+    """
+
+    approximate: bool = False
+    finite_only: bool = False
+
+
+_NO_FREEDOM: Final = Freedom()
+
+
 def compare_quantized(
-    got: QuantizedTensor, want: QuantizedTensor, *, values: torch.Tensor | None = None
+    got: QuantizedTensor,
+    want: QuantizedTensor,
+    *,
+    values: torch.Tensor | None = None,
+    freedom: Freedom = _NO_FREEDOM,
 ) -> QuantizedComparison:
     """Compare a quantized tensor with the reference's.
 
@@ -90,10 +111,17 @@ def compare_quantized(
     scales that ``got`` itself has: at most one step off, in at most 0.05 % of them. Scales that
     were given, not computed, agree to the bit.
 
+    With ``values`` and ``freedom.approximate`` two things are left open besides: a code whose
+    quotient lies within 2^-20 relative of halfway between two codes may be either and is not
+    counted, and a code under scale 0 may be anything, as it stands for 0. ``freedom.finite_only``
+    leaves open what stands where a block holds NaN or Inf (under a given scale of the whole
+    tensor: where the element is one); every other block must not show it.
+
     Args:
         got: From the kernel under test.
         want: From the reference.
         values: fp32 [M, n] (or [T, G, n]): what the reference quantized.
+        freedom: What the kernel's capability says.
 
     Raises:
         ShapeError, DtypeError, LayoutError: ``got`` is malformed, or of another layout.
@@ -112,7 +140,7 @@ def compare_quantized(
             },
         )
     if values is not None:
-        return _compare_given(got, want) or _compare_loosely(got, values)
+        return _compare_given(got, want) or _compare_loosely(got, values, freedom)
     return (
         _compare_global(got, want)
         or _compare_exactly("scales", _scale_storage(got), _scale_storage(want))
@@ -151,7 +179,7 @@ def _compare_codes(got: QuantizedTensor, want: QuantizedTensor) -> QuantizedComp
     ignore = torch.zeros(want.data.shape, dtype=torch.bool, device=want.data.device)
     open_codes = _elements(want, canonical_scales(want).to(torch.float32).isnan())
     if len(want.logical_shape) == 3:
-        ignore = open_codes
+        ignore = open_codes.expand(want.data.shape)
     elif want.operand.is_nvfp4:
         # the scale of a partial block covers its padding, but padding is never left open
         whole = want.n // 2
@@ -161,7 +189,9 @@ def _compare_codes(got: QuantizedTensor, want: QuantizedTensor) -> QuantizedComp
     return _compare_exactly("data", got.data, want.data, ignore)
 
 
-def _compare_loosely(got: QuantizedTensor, values: torch.Tensor) -> QuantizedComparison:
+def _compare_loosely(
+    got: QuantizedTensor, values: torch.Tensor, freedom: Freedom
+) -> QuantizedComparison:
     operand = got.operand
     rows = values.reshape(-1, got.n)
     scales = canonical_scales(got)
@@ -181,23 +211,31 @@ def _compare_loosely(got: QuantizedTensor, values: torch.Tensor) -> QuantizedCom
         bounds = scale_from_amax(low, operand), scale_from_amax(high, operand)
     else:
         bounds = scales, scales  # given, and compared as such
-    found = _between("scales", scales, *bounds) or _compare_padding(got)
-    return found or _compare_steps(got, rows, scales)
+    spoiled = ~amax.isfinite() if freedom.finite_only else None
+    found = _between("scales", scales, *bounds, spoiled) or _compare_padding(got)
+    return found or _compare_steps(got, rows, scales, freedom)
 
 
 def _between(
-    part: str, got: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    part: str,
+    got: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    ignore: torch.Tensor | None = None,
 ) -> QuantizedComparison | None:
     value, least, most = (t.to(torch.float32) for t in (got, low, high))
-    inside = (value >= least) & (value <= most)
-    both_nan = value.isnan() & most.isnan()
-    return _first(part, ~(inside | both_nan), got, high)
+    fits = ((value >= least) & (value <= most)) | (value.isnan() & most.isnan())
+    if ignore is not None:
+        fits |= ignore
+    return _first(part, ~fits, got, high)
 
 
 def _compare_padding(got: QuantizedTensor) -> QuantizedComparison | None:
     """Write the logical part anew, with its padding zero: every stored bit must come back."""
     scales = canonical_scales(got)
-    if len(got.logical_shape) == 3:
+    if len(got.logical_shape) == 3 and not got.is_grouped:
+        return None  # heads with one scale lie without padding
+    if got.is_grouped:
         anew = place_grouped_scales(scales.transpose(0, 1).contiguous(), got.layout)
         size = anew.untyped_storage().nbytes() // anew.element_size()
         return _compare_exactly("padding of scales", flat_storage(got.scales, size),
@@ -215,21 +253,35 @@ def _compare_padding(got: QuantizedTensor) -> QuantizedComparison | None:
 
 
 def _compare_steps(
-    got: QuantizedTensor, rows: torch.Tensor, scales: torch.Tensor
+    got: QuantizedTensor, rows: torch.Tensor, scales: torch.Tensor, freedom: Freedom
 ) -> QuantizedComparison:
     """Judge codes with the scales that ``got`` has."""
     operand = got.operand
     m, n = rows.shape
+    is_fp4 = got.global_scale is not None
     wide = expand_blocks(scales.to(torch.float32), operand.block, m, n)
-    if got.global_scale is not None:
+    if is_fp4:
         have = unpack_fp4(got.data)[:m, :n]
-        want = encode_nvfp4(rows, scales, got.global_scale)
     else:
-        stored = got.data.reshape(-1, n) if len(got.logical_shape) == 3 else got.data[:m, :n]
-        have, want = stored, encode(rows, wide, operand)
-    steps = (_order(have, operand.is_nvfp4) - _order(want, operand.is_nvfp4)).abs()
-    both_nan = _is_nan(have) & _is_nan(want)
-    steps = torch.where(wide.isnan() | both_nan, 0, steps)
+        have = got.data.reshape(-1, n) if len(got.logical_shape) == 3 else got.data[:m, :n]
+
+    def codes(values: torch.Tensor) -> torch.Tensor:
+        if got.global_scale is None:
+            return encode(values, wide, operand)
+        return encode_nvfp4(values, scales, got.global_scale)
+
+    want = codes(rows)
+    place = _order(have, is_fp4)
+    steps = (place - _order(want, is_fp4)).abs()
+    open_codes = wide.isnan() | (_is_nan(have) & _is_nan(want))
+    if freedom.finite_only:
+        open_codes |= _spoiled(rows, operand)
+    if freedom.approximate:
+        ends = [_order(codes(rows * (1 + d)), is_fp4) for d in (-SCALE_TOLERANCE, SCALE_TOLERANCE)]
+        # further off than the code on the other side of a tie is still far off
+        open_codes |= (place >= torch.minimum(*ends)) & (place <= torch.maximum(*ends))
+        open_codes |= wide == 0
+    steps = torch.where(open_codes, 0, steps)
     far = _first("data", steps > 1, have, want)
     if far:
         return far
@@ -240,6 +292,13 @@ def _compare_steps(
         if near:
             return near
     return QuantizedComparison(ok=True, mismatches=count)
+
+
+def _spoiled(rows: torch.Tensor, operand: Operand) -> torch.Tensor:
+    """Tell per element whether NaN or Inf may decide about its code."""
+    if not operand.dynamic and not operand.is_nvfp4:
+        return ~rows.isfinite()
+    return expand_blocks(~block_amax(rows, operand.block).isfinite(), operand.block, *rows.shape)
 
 
 def _order(codes: torch.Tensor, is_fp4: bool) -> torch.Tensor:
@@ -260,14 +319,16 @@ def _is_nan(codes: torch.Tensor) -> torch.Tensor:
 
 def _elements(q: QuantizedTensor, blocks: torch.Tensor) -> torch.Tensor:
     """Give a flag per logical element from a flag per block."""
-    if len(q.logical_shape) == 3:
+    if q.layout.scales == "scalar" and len(q.logical_shape) == 3:
+        return blocks.reshape(1, 1, 1)
+    if q.is_grouped:
         return blocks.repeat_interleave(q.operand.block.cols, dim=-1)
     return expand_blocks(blocks, q.operand.block, q.m, q.n)
 
 
 def _scale_storage(q: QuantizedTensor) -> torch.Tensor:
     """Give all scale elements in storage order, pad rows included."""
-    if len(q.logical_shape) == 3:
+    if q.is_grouped:
         t, groups, cols = q.scales.shape
         return flat_storage(q.scales, groups * cols * (-(-t // 4) * 4))
     return flat_storage(q.scales, scale_storage(q.operand, q.layout, q.m))
