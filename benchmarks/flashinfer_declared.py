@@ -1,0 +1,94 @@
+"""What the FlashInfer backend declares for named GPUs, as Markdown; no GPU, no FlashInfer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import quantmux
+from quantmux.capability.detect import resolve_device
+from quantmux.cli._matrix_rows import matrix_rows, questions
+from quantmux.config import LinearConfig
+from quantmux.runtime.context import default_context
+
+if TYPE_CHECKING:
+    from quantmux.capability.matrix import MatrixRow
+
+GPUS: Final = {
+    "sm90": "h200",
+    "sm100": "b200",
+    "sm103": "b300",
+    "sm120": "rtx_pro_6000",
+    "sm121": "dgx_spark",
+}
+SHAPES: Final = ((2112, 7168), (4096, 7168), (7168, 2048), (4096, 4096))
+
+
+def offers() -> str:
+    """Give every kernel and what it is asked for, against the GPUs, as the matrix has it."""
+    context = default_context()
+    asked = questions()
+    found: dict[tuple[str, str], dict[str, MatrixRow]] = {}
+    for gpu, name in GPUS.items():
+        for row in matrix_rows(context, resolve_device(name), asked):
+            if row.backend == "flashinfer":
+                found.setdefault((row.id, row.scheme), {})[gpu] = row
+    lines = [f"| kernel | asked | {' | '.join(GPUS)} |", "|---|---|" + "---|" * len(GPUS)]
+    for (kernel, scheme), rows in found.items():
+        if any(row.eligible for row in rows.values()):
+            cells = " | ".join(_cell(rows[gpu]) for gpu in GPUS)
+            lines.append(f"| `{kernel.partition('/')[2]}` | {scheme} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: MatrixRow) -> str:
+    if row.eligible:
+        return str(row.tier)
+    codes = list(dict.fromkeys(str(r.code) for r in row.rejections))
+    return f"({codes[0]})" if codes else "–"
+
+
+def needs() -> str:
+    """Give what each kernel calls, and what that takes beyond flashinfer-python."""
+    from quantmux_flashinfer.catalog import offers as every
+
+    lines = ["| kernel | calls | compiled for sm90 | more packages |", "|---|---|---|---|"]
+    arch = resolve_device("h200").arch
+    for offer in every():
+        entry = offer.entry
+        call = f"`{entry.name}`" + (f' `backend="{entry.backend}"`' if entry.backend else "")
+        runs = arch in offer.spec.capability.arch
+        modules = ", ".join(f"`{name}`" for name in entry.modules_on(arch)) if runs else ""
+        more = [name for name, _ in entry.packages] + (["cubins"] if entry.cubins else [])
+        stem = offer.spec.id.partition("/")[2]
+        lines.append(f"| `{stem}` | {call} | {modules} | {', '.join(more)} |")
+    return "\n".join(lines) + "\n"
+
+
+def selected() -> str:
+    """Give what is selected for a block-scaled linear over M on an H200, by the shipped times."""
+    lines = ["| N×K | all backends | FlashInfer and torch only |", "|---|---|---|"]
+    for n, k in SHAPES:
+        config = LinearConfig(in_features=k, out_features=n, scheme="fp8_block128")
+        cells = [
+            _ranges(quantmux.select(config, "h200", **policy))
+            for policy in ({}, {"deny": ("cutlass", "triton")})
+        ]
+        lines.append(f"| {n}×{k} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def _ranges(selection: Any) -> str:
+    parts: list[list[Any]] = []
+    for one in selection.ranges:
+        text = str(one.pipeline)
+        if parts and parts[-1][2] == text:
+            parts[-1][1] = one.m_max
+        else:
+            parts.append([one.m_min, one.m_max, text])
+    return "<br>".join(f"M {_extent(low, high)}: {text}" for low, high, text in parts)
+
+
+def _extent(low: int, high: int | None) -> str:
+    if high is None or high >= 1 << 30:
+        return f"≥ {low}"
+    return str(low) if low == high else f"{low}–{high}"
