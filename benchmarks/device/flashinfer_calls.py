@@ -64,12 +64,14 @@ class Subject:
         into: The bound function, with ``out=``.
         alone: The same without: it allocates what it gives.
         library: What ``into`` calls of FlashInfer.
+        plain: The same as a user writes it, with the library's own checks; None where it is that.
     """
 
     kernel: str
     into: Call
     alone: Call
     library: Call
+    plain: Call | None
 
 
 class Notebook:
@@ -80,7 +82,7 @@ class Notebook:
     """
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[partial[Any]] = []
         self._guard = functions.guarded
 
     def guarded(self, call: Callable[..., Any], name: str, index: int) -> Callable[..., Any]:
@@ -119,8 +121,16 @@ def subject(kernel: str, bind: Callable[[], Callable[..., Any]], args: Any, kwar
         theirs = tuple(book.calls)
     if len(theirs) != 1:
         raise RuntimeError(f"{kernel} calls the library {len(theirs)} times, not once")
+    (library,) = theirs
+    checked = {name: value for name, value in library.keywords.items() if name != "skip_check"}
     return Subject(
-        kernel, partial(call, *args, **kwargs, out=y), partial(call, *args, **kwargs), theirs[0]
+        kernel,
+        partial(call, *args, **kwargs, out=y),
+        partial(call, *args, **kwargs),
+        library,
+        partial(library.func, *library.args, **checked)
+        if len(checked) < len(library.keywords)
+        else None,
     )
 
 
@@ -227,6 +237,7 @@ def calls() -> list[dict[str, Any]]:
                 "kernel": made.kernel,
                 **paired_us(made.into, made.library),
                 "allocating_us": paired_us(made.alone, made.library)["us"],
+                "plain_us": made.plain and paired_us(made.plain, made.library)["us"],
                 "launches": launched(made.into, 1),
                 "library_launches": launched(made.library, 1),
             }
@@ -294,7 +305,8 @@ def print_short(timed: Sequence[dict[str, Any]], counted: Sequence[dict[str, Any
         last = ", ".join(short(name)[:48] for name in row.get("launches", ()))
         print(
             f"{row['us']:7.2f} µs, library {library}, added {added}, without out= "
-            f"{row.get('allocating_us', 0):.2f}  {row['kernel']}  [{last}]"
+            f"{row.get('allocating_us', 0):.2f}, with the library's checks "
+            f"{row.get('plain_us') or 0:.2f}  {row['kernel']}  [{last}]"
         )
     for row in counted:
         names = row.get("failed") or ", ".join(name[:44] for name in row["names"])
