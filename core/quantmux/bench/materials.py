@@ -106,11 +106,13 @@ class Materials:
         if config.op == "relayout":
             return Call((quantize_values(normal(m, config.n), config.operand, config.source),))
         dtype = DTYPES[config.in_dtype]
-        if config.op == "inverse_rope_quantize":
-            o = normal(m, config.heads, config.head_dim).to(dtype)
+        if config.op in ("inverse_rope_quantize", "rope_quantize"):
+            heads = normal(m, config.heads, config.head_dim).to(dtype)
             positions = torch.randint(0, CACHE_ROWS, (m,), generator=generator, device=where)
             table = make_cos_sin_cache(CACHE_ROWS, config.rope_dim).to(where)
-            return Call((o, positions, table))
+            is_given = config.op == "rope_quantize" and config.static_scale is None
+            scale = {"scale": static_scale(config.operand, 1.0, where)} if is_given else {}
+            return Call((heads, positions, table), scale)
         width = config.n * (2 if config.op == "silu_mul_quantize" else 1)
         scales: dict[str, torch.Tensor] = {}
         if not config.operand.dynamic:
@@ -119,7 +121,11 @@ class Materials:
             scales["global_scale"] = torch.full(
                 (1,), _PEAK / NVFP4_GLOBAL_DENOMINATOR, device=where
             )
-        return Call((normal(m, width).to(dtype),), scales)
+        x = normal(m, width).to(dtype)
+        if config.op == "rmsnorm_quantize":
+            weight = (1.0 + 0.1 * normal(config.n)).to(DTYPES[config.weight_dtype])
+            return Call((x, weight), scales)
+        return Call((x,), scales)
 
 
 def _random_weights(

@@ -82,6 +82,15 @@ def work(config: LayerConfig, m: int, part: Part = "pipeline", *, native: bool =
         plain = rows * config.n * _WIDTH[config.in_dtype]
         # int64 positions; a row of the table each, unless two tokens are at one position
         return Work(plain + quantized + m * (8 + 4 * config.rope_dim), 0.0, "bf16")
+    if config.op == "rope_quantize":
+        elements = m * config.heads * config.head_dim
+        moved = elements * (_WIDTH[config.in_dtype] + 1) + m * (8 + 4 * config.rope_dim)
+        return Work(moved + (4 if config.static_scale is None else 0), 0.0, "bf16")
+    if config.op == "rmsnorm_quantize":
+        moved = (m + 1) * config.n * _WIDTH[config.in_dtype]
+        if config.fp32_weight:
+            moved += config.n * (4 - _WIDTH[config.in_dtype])
+        return Work(moved + _quantized_bytes(config.operand, config.layout, m), 0.0, "bf16")
     width = config.n * (2 if config.op == "silu_mul_quantize" else 1)
     moved = m * width * _WIDTH[config.in_dtype]
     return Work(moved + _quantized_bytes(config.operand, config.layout, m), 0.0, "bf16")

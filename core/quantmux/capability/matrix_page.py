@@ -46,6 +46,8 @@ _TITLES: Final = {
     "quantize": "a tensor into an operand and its layout",
     "silu_mul_quantize": "SiLU · mul, quantized in one pass",
     "inverse_rope_quantize": "inverse RoPE, quantized in one pass",
+    "rmsnorm_quantize": "RMSNorm, quantized in one pass",
+    "rope_quantize": "RoPE, quantized in one pass with a given scale",
     "relayout": "one scale layout into another",
 }
 

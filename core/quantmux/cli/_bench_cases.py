@@ -23,6 +23,8 @@ from quantmux.config import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
     default_layout,
 )
@@ -37,6 +39,8 @@ _TAKES: Final[dict[str, tuple[str, ...]]] = {
     "quantize": ("operand", "layout", "shapes", "model"),
     "silu_mul_quantize": ("operand", "layout", "shapes", "model"),
     "inverse_rope_quantize": ("operand", "layout", "shapes"),
+    "rmsnorm_quantize": ("operand", "layout", "shapes", "model"),
+    "rope_quantize": ("operand", "shapes"),
     "relayout": ("operand", "layout", "shapes", "model"),
     "checkpoint": (),
 }
@@ -47,6 +51,9 @@ _QUICK_SHAPES: Final[tuple[Shape, ...]] = ((256, 512),)
 _HEADS: Final = (64, 128)
 _ROPE: Final[dict[str, Any]] = {"head_dim": 512, "rope_dim": 64, "groups": 8}
 """Attention output of DeepSeek V4."""
+_QUERY_HEADS: Final = (8, 32, 64)
+_QUERY: Final[dict[str, Any]] = {"head_dim": 128, "rope_dim": 128, "static_scale": 1.0 / 64.0}
+"""Keys and queries of Llama 3; the scale is in the config, so that every kernel can serve."""
 
 
 def cases_of(
@@ -149,7 +156,17 @@ def _producers(
                         operand=name, heads=count, **where, **_ROPE, **plain
                     )
         return
-    kind = {"quantize": QuantizeConfig, "silu_mul_quantize": SiluMulQuantizeConfig}.get(op)
+    if op == "rope_quantize":
+        given = options["shapes"]
+        for name in _names(options["operand"], "fp8_tensor_static"):
+            for count in parse_counts(given, "--shapes") if given is not None else _QUERY_HEADS:
+                yield RopeQuantizeConfig(operand=name, heads=count, **_QUERY, **plain)
+        return
+    kind = {
+        "quantize": QuantizeConfig,
+        "silu_mul_quantize": SiluMulQuantizeConfig,
+        "rmsnorm_quantize": RmsNormQuantizeConfig,
+    }.get(op)
     for name in _names(options["operand"], _OPERAND):
         for layout in layouts:
             for n in _widths(options, quick=quick):

@@ -13,6 +13,8 @@ from quantmux.config import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
     default_layout,
 )
@@ -25,6 +27,8 @@ MODELS: Final[dict[str, type[Any]]] = {
     "quantize": QuantizeConfig,
     "silu_mul_quantize": SiluMulQuantizeConfig,
     "inverse_rope_quantize": InverseRopeQuantizeConfig,
+    "rmsnorm_quantize": RmsNormQuantizeConfig,
+    "rope_quantize": RopeQuantizeConfig,
     "relayout": RelayoutConfig,
 }
 
@@ -42,6 +46,17 @@ _TAKES: Final[dict[str, tuple[str, ...]]] = {
         "rope_dim",
         "groups",
     ),
+    "rmsnorm_quantize": (*_PRODUCER, "norm_eps", "fp32_weight"),
+    "rope_quantize": (
+        "operand",
+        "in_dtype",
+        "heads",
+        "head_dim",
+        "rope_dim",
+        "rope_at",
+        "interleaved",
+        "static_scale",
+    ),
     "relayout": ("operand", "n", "padded_n", "source", "target"),
 }
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
@@ -49,6 +64,8 @@ _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "quantize": ("operand", "n"),
     "silu_mul_quantize": ("operand", "n"),
     "inverse_rope_quantize": ("heads", "head_dim", "rope_dim", "groups"),
+    "rmsnorm_quantize": ("operand", "n"),
+    "rope_quantize": ("heads", "head_dim", "rope_dim"),
     "relayout": ("operand", "n", "source", "target"),
 }
 

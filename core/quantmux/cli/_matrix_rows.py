@@ -15,6 +15,8 @@ from quantmux.config import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
     default_layout,
     layouts_for,
@@ -116,6 +118,8 @@ def _all(op: str | None) -> Iterator[Question]:
         "quantize": lambda: _producers(QuantizeConfig),
         "silu_mul_quantize": lambda: _producers(SiluMulQuantizeConfig),
         "inverse_rope_quantize": _inverse_ropes,
+        "rmsnorm_quantize": lambda: _producers(RmsNormQuantizeConfig),
+        "rope_quantize": _ropes,
         "relayout": _relayouts,
     }
     for name, make in makers.items():
@@ -147,6 +151,15 @@ def _inverse_ropes() -> Iterator[Question]:
             for layout in _ROPE_LAYOUTS:
                 config = InverseRopeQuantizeConfig(operand=operand, layout=layout, **_ROPE)  # type: ignore[arg-type]
                 yield Question(name, f"{name} {layout}", config)
+
+
+def _ropes() -> Iterator[Question]:
+    """Give the two places a scale may come from: some kernels know it only when they are bound."""
+    heads: dict[str, Any] = {"heads": SIZE // 128, "head_dim": 128, "rope_dim": 128}
+    name = "fp8_tensor_static"
+    yield Question(name, f"{name} scalar", RopeQuantizeConfig(operand=name, **heads))
+    known = RopeQuantizeConfig(operand=name, static_scale=1.0, **heads)
+    yield Question(name, f"{name} scalar in config", known)
 
 
 def _relayouts() -> Iterator[Question]:

@@ -37,8 +37,9 @@ def bench(
         str,
         typer.Argument(
             metavar="OP|CHECKPOINT",
-            help="linear, quantize, silu_mul_quantize, inverse_rope_quantize, relayout; or a "
-            "checkpoint, whose distinct linears are measured on random weights.",
+            help="linear, quantize, silu_mul_quantize, inverse_rope_quantize, rmsnorm_quantize, "
+            "rope_quantize, relayout; or a checkpoint, whose distinct linears are measured on "
+            "random weights.",
             show_default=False,
         ),
     ],

@@ -31,7 +31,8 @@ def explain(
         str | None,
         typer.Argument(
             metavar="[OP]",
-            help="linear, quantize, silu_mul_quantize, inverse_rope_quantize or relayout.",
+            help="linear, quantize, silu_mul_quantize, inverse_rope_quantize, rmsnorm_quantize, "
+            "rope_quantize or relayout.",
             show_default=False,
         ),
     ] = None,
@@ -49,10 +50,21 @@ def explain(
     ] = False,
     layout: Annotated[str | None, _option("--layout", "Scale layout of a producer.")] = None,
     padded_n: Annotated[int | None, _option("--padded-n", "Stored row width.")] = None,
-    heads: Annotated[int | None, _option("--heads", "Of inverse_rope_quantize.")] = None,
-    head_dim: Annotated[int | None, _option("--head-dim", "Of inverse_rope_quantize.")] = None,
-    rope_dim: Annotated[int | None, _option("--rope-dim", "Of inverse_rope_quantize.")] = None,
+    heads: Annotated[int | None, _option("--heads", "Heads of a rotation.")] = None,
+    head_dim: Annotated[int | None, _option("--head-dim", "Columns of a head.")] = None,
+    rope_dim: Annotated[int | None, _option("--rope-dim", "Rotated columns of it.")] = None,
     groups: Annotated[int | None, _option("--groups", "Of inverse_rope_quantize.")] = None,
+    rope_at: Annotated[str | None, _option("--rope-at", "first or last columns rotate.")] = None,
+    interleaved: Annotated[
+        bool, _option("--interleaved", "Pairs of rope_quantize are neighbours.")
+    ] = False,
+    static_scale: Annotated[
+        float | None, _option("--static-scale", "Scale of rope_quantize known beforehand.")
+    ] = None,
+    norm_eps: Annotated[float | None, _option("--norm-eps", "Of rmsnorm_quantize.")] = None,
+    fp32_weight: Annotated[
+        bool, _option("--fp32-weight", "The weight of rmsnorm_quantize is fp32.")
+    ] = False,
     source: Annotated[str | None, _option("--source", "Scale layout a relayout reads.")] = None,
     target: Annotated[str | None, _option("--target", "Scale layout a relayout writes.")] = None,
     config: Annotated[
@@ -99,6 +111,11 @@ def explain(
         "head_dim": head_dim,
         "rope_dim": rope_dim,
         "groups": groups,
+        "rope_at": rope_at,
+        "interleaved": interleaved or None,
+        "static_scale": static_scale,
+        "norm_eps": norm_eps,
+        "fp32_weight": fp32_weight or None,
         "source": source,
         "target": target,
     }

@@ -20,6 +20,9 @@ from quantmux.ops.checks import (
     check_scales_given,
 )
 from quantmux.ops.quantized import QuantizedTensor
+from quantmux.ops.rmsnorm_quantize.reference import check_weight
+from quantmux.ops.rope import check_rope_inputs
+from quantmux.ops.rope_quantize.reference import given_scale
 
 if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
         LinearConfig,
         Operand,
         QuantizeConfig,
+        RmsNormQuantizeConfig,
+        RopeQuantizeConfig,
+        SiluMulQuantizeConfig,
     )
 
 _ARGUMENTS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
@@ -117,17 +123,22 @@ def check_call(
                 check_matrix(x, config.k, config.in_dtype)
             _check_out(args[1] if len(args) > 1 else kwargs.get("out"), x, config)
         case "quantize" | "silu_mul_quantize":
-            _require_tensor(x, "x")
-            width = config.n if config.op == "quantize" else 2 * config.n
-            check_matrix(x, width, config.in_dtype)
-            scale, global_scale = kwargs.get("scale"), kwargs.get("global_scale")
-            check_scales_given(config.operand, scale, global_scale)
-            _check_scale(scale, "scale", x.device)
-            _check_scale(global_scale, "global_scale", x.device)
-            shape = (x.shape[0], config.n)
-            _check_quantized_out(kwargs.get("out"), config.operand, config.layout, shape, x.device)
+            _check_rows(config, x, config.n if config.op == "quantize" else 2 * config.n, kwargs)
+        case "rmsnorm_quantize":
+            _check_rows(config, x, config.n, kwargs)
+            weight: Any = args[1] if len(args) > 1 else kwargs.get("weight")
+            _require_tensor(weight, "weight")
+            check_weight(weight, config, x.device)
         case "inverse_rope_quantize":
-            _check_rope(config, args, kwargs)
+            _check_rotation(config, "o", args, kwargs)
+            shape = (x.shape[0], config.groups, config.n)
+            _check_quantized_out(kwargs.get("out"), config.operand, config.layout, shape, x.device)
+        case "rope_quantize":
+            _check_rotation(config, "x", args, kwargs)
+            given_scale(kwargs.get("scale"), config, x.device)
+            _check_scale(kwargs.get("scale"), "scale", x.device)
+            shape = (x.shape[0], config.heads, config.head_dim)
+            _check_quantized_out(kwargs.get("out"), config.operand, config.layout, shape, x.device)
         case "relayout":
             if not isinstance(x, QuantizedTensor):
                 raise InputError(f"relayout needs a QuantizedTensor, found {type(x).__name__}")
@@ -174,44 +185,36 @@ def _check_quantized_out(
     check_out(out, operand, layout, shape, device)
 
 
-def _check_rope(
-    config: InverseRopeQuantizeConfig, args: tuple[Any, ...], kwargs: dict[str, Any]
+def _check_rows(
+    config: QuantizeConfig | SiluMulQuantizeConfig | RmsNormQuantizeConfig,
+    x: Any,
+    width: int,
+    kwargs: dict[str, Any],
 ) -> None:
-    o = args[0]
-    _require_tensor(o, "o")
-    if o.ndim != 3 or tuple(o.shape[1:]) != (config.heads, config.head_dim):
-        need = f"[T, {config.heads}, {config.head_dim}]"
-        raise ShapeError("o has the wrong shape", facts={"need": need, "found": list(o.shape)})
-    check_dtype(o, config.in_dtype, "o")
-    t = o.shape[0]
+    """Check a matrix of rows, its scales and its output."""
+    _require_tensor(x, "x")
+    check_matrix(x, width, config.in_dtype)
+    scale, global_scale = kwargs.get("scale"), kwargs.get("global_scale")
+    check_scales_given(config.operand, scale, global_scale)
+    _check_scale(scale, "scale", x.device)
+    _check_scale(global_scale, "global_scale", x.device)
+    shape = (x.shape[0], config.n)
+    _check_quantized_out(kwargs.get("out"), config.operand, config.layout, shape, x.device)
+
+
+def _check_rotation(
+    config: InverseRopeQuantizeConfig | RopeQuantizeConfig,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Check heads, positions and cache; the values of positions where they are on the CPU."""
+    x = args[0]
+    _require_tensor(x, name)
     positions: Any = args[1] if len(args) > 1 else kwargs.get("positions")
     cache: Any = args[2] if len(args) > 2 else kwargs.get("cos_sin_cache")
-    _require_tensor(positions, "positions")
-    _require_tensor(cache, "cos_sin_cache")
-    if tuple(positions.shape) != (t,):
-        raise ShapeError(
-            "positions has the wrong shape", facts={"need": [t], "found": list(positions.shape)}
-        )
-    if positions.dtype != torch.int64:
-        raise DtypeError(f"positions needs int64, found {positions.dtype}")
-    if cache.ndim != 2 or cache.shape[1] != config.rope_dim:
-        raise ShapeError(
-            "cos_sin_cache has the wrong shape",
-            facts={"need": f"[P, {config.rope_dim}]", "found": list(cache.shape)},
-        )
-    check_dtype(cache, "fp32", "cos_sin_cache")
-    check_tensor_device(positions, "positions", o.device)
-    check_tensor_device(cache, "cos_sin_cache", o.device)
-    if t and o.device.type == "cpu":
-        low, high = int(positions.min()), int(positions.max())
-        if low < 0 or high >= cache.shape[0]:
-            raise InputError(
-                "a position is outside cos_sin_cache",
-                facts={"need": f"0 … {cache.shape[0] - 1}", "found": f"{low} … {high}"},
-                code="positions",
-            )
-    shape = (t, config.groups, config.n)
-    _check_quantized_out(kwargs.get("out"), config.operand, config.layout, shape, o.device)
+    on_cpu = x.device.type == "cpu"
+    check_rope_inputs(x, positions, cache, config, name=name, reads_positions=on_cpu)
 
 
 def no_rows(x: Any) -> InputError:

@@ -18,6 +18,7 @@ from quantmux.config.layers import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RopeQuantizeConfig,
 )
 from quantmux.config.layouts import Layout, padding_multiple, round_up
 from quantmux.config.settings import Settings
@@ -149,7 +150,7 @@ def _legal(
 def _elements(config: LayerConfig, m: int) -> int:
     if isinstance(config, LinearConfig):
         return config.k * max(config.n, m)
-    if isinstance(config, InverseRopeQuantizeConfig):
+    if isinstance(config, InverseRopeQuantizeConfig | RopeQuantizeConfig):
         return m * config.heads * config.head_dim
     return m * config.n
 
@@ -160,6 +161,11 @@ def _on_tile(
     """Give configs of growing extents, multiples of blocks and pads; the layer's own at last."""
     if isinstance(config, InverseRopeQuantizeConfig):
         yield from _few_heads(config)
+        return
+    if isinstance(config, RopeQuantizeConfig):
+        # the width of a head and what of it is rotated decide which code runs
+        yield config.replace(heads=min(config.heads, 3))
+        yield config
         return
     for factor in _LADDER:
         if isinstance(config, LinearConfig):
@@ -177,7 +183,7 @@ def _on_tile(
 
 def _off_tile(capability: Capability, config: LayerConfig) -> Iterator[LayerConfig]:
     """Give configs a little wider than one on the tile: both extents, then one of them."""
-    if isinstance(config, InverseRopeQuantizeConfig):
+    if isinstance(config, InverseRopeQuantizeConfig | RopeQuantizeConfig):
         return
     if not isinstance(config, LinearConfig):
         yield from _of_width(config, config.n + _step(capability.align_k))

@@ -11,6 +11,8 @@ from quantmux.config import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
     default_layout,
     layouts_for,
@@ -63,6 +65,7 @@ _CONTENTS: Final = (
 _PRODUCERS: Final[dict[str, Callable[..., Any]]] = {
     "quantize": QuantizeConfig,
     "silu_mul_quantize": SiluMulQuantizeConfig,
+    "rmsnorm_quantize": RmsNormQuantizeConfig,
 }
 
 _PLAIN_FEW: Final = 6
@@ -81,9 +84,11 @@ def derived(spec: KernelSpec, stage: Stage) -> tuple[Derived, ...]:
     match spec.op:
         case "linear":
             found = chain(_linears(spec, stage), _extents(spec, stage))
-        case "quantize" | "silu_mul_quantize":
+        case "quantize" | "silu_mul_quantize" | "rmsnorm_quantize":
             found = _producers(spec, _PRODUCERS[spec.op], stage)
         case "inverse_rope_quantize":
+            found = _inverse_ropes(spec, stage)
+        case "rope_quantize":
             found = _ropes(spec, stage)
         case _:
             found = _relayouts(spec, stage)
@@ -202,7 +207,7 @@ def _plain_configs(spec: KernelSpec, stage: Stage) -> Iterator[Any]:
                 yield LinearConfig(scheme=name, **fields)
             if names and capability.takes_bias:
                 yield LinearConfig(scheme=names[0], bias=True, **fields)
-        case "quantize" | "silu_mul_quantize":
+        case "quantize" | "silu_mul_quantize" | "rmsnorm_quantize":
             for operand in operands_made(capability):
                 for layout in layouts_made(capability, operand)[-1:]:
                     configs = (
@@ -218,7 +223,7 @@ def _plain_configs(spec: KernelSpec, stage: Stage) -> Iterator[Any]:
                     # whole blocks, or the first width that a veto leaves
                     served = (c for c in configs if c and stage.verdict(spec, c).is_eligible)
                     yield from islice(served, 1)
-        case "inverse_rope_quantize" | "relayout":
+        case "inverse_rope_quantize" | "rope_quantize" | "relayout":
             seen: set[str] = set()
             for case, _ in derived(spec, stage):
                 kind = str(case.config).partition(" padded")[0]
@@ -332,7 +337,7 @@ def _width(capability: Capability, operand: Operand, choice: int) -> int:
     return (whole, whole + align, whole - align, align if align > 1 else block)[choice]
 
 
-def _ropes(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
+def _inverse_ropes(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
     capability = spec.capability
     for row in pairwise(
         {
@@ -365,6 +370,32 @@ def _ropes(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
         )
         if config is not None:
             yield Case(config, row["m"], content, magnitude, "declared"), {}
+
+
+def _ropes(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:
+    """Give both kinds of pairs at both ends of a head, the scale from the call and the config."""
+    capability = spec.capability
+    width = round_up(128, capability.align_k)
+    for row in pairwise(
+        {
+            "operand": operands_made(capability),
+            "rope_at": ("first", "last"),
+            "interleaved": (False, True),
+            # powers of two divide like they multiply
+            "static_scale": (0.003, None, 0.25, 1.0),
+            "rope_dim": (64, 128, width, 2, 96),
+            "heads": (4, 1, 9),
+            "head_dim": (width, 2 * width, width + capability.align_k),
+            "m": rows(capability, stage),
+            "in_dtype": capability.in_dtypes,
+            "content": _CONTENTS,
+        }
+    ):
+        content, magnitude = row.pop("content")
+        m = row.pop("m")
+        config = _config(RopeQuantizeConfig, **row)
+        if config is not None:
+            yield Case(config, m, content, magnitude, "declared"), {}
 
 
 def _relayouts(spec: KernelSpec, stage: Stage) -> Iterator[Derived]:

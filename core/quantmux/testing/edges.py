@@ -52,11 +52,11 @@ def edges(spec: KernelSpec, stage: Stage) -> Iterator[Edge]:
     yield from _rows(config, spec.capability)
     if spec.op == "linear":
         yield from _linear(config, m, spec, stage)
-    elif spec.op in ("quantize", "silu_mul_quantize"):
+    elif spec.op in ("quantize", "silu_mul_quantize", "rmsnorm_quantize"):
         for case, _ in plain:
             yield from _operand(case.config, m, spec.capability)
         yield from _producer(config, m, spec.capability)
-    elif spec.op == "inverse_rope_quantize":
+    elif spec.op in ("inverse_rope_quantize", "rope_quantize"):
         yield from _formats(config, m, spec.capability)
     elif spec.op == "relayout":
         yield from _relayout(config, m, spec.capability)

@@ -90,6 +90,11 @@ def _bind_neighbour(spec: KernelSpec, config: Any, stage: Stage) -> None:
     near: list[dict[str, Any]] = [{"in_dtype": dtype} for dtype in ("fp16", "fp32", "bf16")]
     if not operand.is_nvfp4:
         near = [{"operand": operand.replace(eps=0.75)}, *near]
+    if config.op == "rmsnorm_quantize":
+        near = [{"norm_eps": 0.5}, *near]
+    if config.op == "rope_quantize":
+        scale = 0.5 if config.static_scale is None else 16 * config.static_scale
+        near = [{"static_scale": scale}, {"interleaved": not config.interleaved}, *near]
     for changes in near:
         other = config.replace(**changes)
         if other != config and stage.verdict(spec, other).is_eligible:
