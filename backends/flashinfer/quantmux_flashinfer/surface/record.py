@@ -109,7 +109,7 @@ def main() -> int:
     surface, _ = read_surface(Path(library.__file__).parent, functions() | WATCHED)
     answers: dict[str, Any] = {}
     for name, found in sorted(surface.functions.items()):
-        given = answers_of(name, _known(found))
+        given = answers_of(name, known(found))
         if given is not None:
             answers[name] = {
                 "parameters": given.parameters,
@@ -123,7 +123,7 @@ def main() -> int:
     return 0
 
 
-def _known(found: Any) -> tuple[str, ...]:
+def known(found: Any) -> tuple[str, ...]:
     """Give every name of a backend that a function may know."""
     return () if found is None else tuple(dict.fromkeys((*found.backends, *(found.choices or ()))))
 

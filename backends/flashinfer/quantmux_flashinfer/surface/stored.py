@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -42,20 +43,14 @@ def save(folder: Path, surface: Surface, files: Iterable[Path]) -> None:
     stamps = {str(file): _stamp(file) for file in files}
     if None in stamps.values():
         return
-    data = {
-        "folder": str(folder),
-        "reader": reader_digest(),
-        "files": stamps,
-        "surface": surface.to_dict(),
-    }
-    file = _file(folder)
-    beside = file.with_name(f"{file.name}.{uuid4().hex}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(data), encoding="utf-8")
-        beside.replace(file)
-    except OSError:
-        beside.unlink(missing_ok=True)
+    with suppress(OSError):
+        data = {
+            "folder": str(folder),
+            "reader": reader_digest(),
+            "files": stamps,
+            "surface": surface.to_dict(),
+        }
+        _write(_file(folder), json.dumps(data))
 
 
 def reader_digest() -> str:
@@ -63,6 +58,18 @@ def reader_digest() -> str:
     here = Path(__file__).parent
     content = b"".join((here / name).read_bytes() for name in _READER)
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file as a whole: who reads it meanwhile sees the old one or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f"{file.name}.{uuid4().hex}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(file)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _file(folder: Path) -> Path:
