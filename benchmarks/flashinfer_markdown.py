@@ -89,12 +89,13 @@ def calls(data: Mapping[str, Any]) -> str:
         if "failed" in row:
             lines.append(f"| `{row['kernel']}` | – | – | – | – |")
             continue
-        alone = row.get("allocating_us")
-        cells = [f"{row[key]:.2f}" for key in ("library_us", "us", "added_us")]
         if not row["kernel"].startswith("flashinfer/"):
-            cells, alone = [f"{row['us']:.2f}", "", ""], None
+            lines.append(f"| `{row['kernel']}` | {row['us']:.2f} | | | |")
+            continue
+        plain = f" ({row['plain_us']:.2f})" if row.get("plain_us") else ""
         lines.append(
-            f"| `{row['kernel']}` | {' | '.join(cells)} | {f'{alone:.2f}' if alone else ''} |"
+            f"| `{row['kernel']}` | {row['library_us']:.2f}{plain} | {row['us']:.2f} | "
+            f"{row['added_us']:.2f} | {row['allocating_us']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
