@@ -7,16 +7,22 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.quantmux-dev
 DEMO_STAMP := .venv/.quantmux-demo
+FLASHINFER_STAMP := .venv/.quantmux-flashinfer
+
+# The real library, for the tests of its backend. In a folder of its own, which no other test sees: with
+# its CUTLASS headers in .venv the tests of that backend would compile for minutes where there is an nvcc.
+FLASHINFER := .venv/flashinfer-packages
+FLASHINFER_NEEDS := apache-tvm-ffi certifi charset-normalizer idna ninja requests tqdm urllib3
 
 # Asked for by name and before everything else: left to the resolver, a bare "torch" takes the newest
 # build, with gigabytes of CUDA libraries behind it. The constraint then keeps it in place.
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo-venv test lint types format demo bench dist clean
+.PHONY: help venv demo-venv test test-flashinfer lint types format demo bench dist clean
 
 help:
-	@echo "make venv | demo-venv | test | lint | types | format | demo | bench | dist | clean"
+	@echo "make venv | demo-venv | test | test-flashinfer | lint | types | format | demo | bench | dist | clean"
 	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv, PYTEST_ARGS='-k nvfp4' goes to pytest"
 
 venv: $(STAMP)
@@ -40,6 +46,15 @@ $(DEMO_STAMP): $(STAMP)
 
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+$(FLASHINFER_STAMP): $(STAMP)
+	rm -rf $(FLASHINFER)
+	$(PIP) install --quiet --no-deps --no-compile --target $(FLASHINFER) flashinfer-python $(FLASHINFER_NEEDS) -c constraints.txt
+	@touch $@
+
+test-flashinfer: $(FLASHINFER_STAMP)
+	OMP_NUM_THREADS=1 REQUIRE_FLASHINFER=1 PYTHONPATH=$(CURDIR)/$(FLASHINFER) PATH="$(CURDIR)/$(FLASHINFER)/bin:$$PATH" \
+	  $(BIN)/python -m pytest -n 2 tests/backends/flashinfer $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .
