@@ -66,13 +66,22 @@ def module_exists(name: str) -> bool:
     """Tell whether a top-level module can be imported, without importing it.
 
     A bare folder of that name on the path is importable too, as a namespace package, but is not
-    the library: the in-tree backends live in folders called torch and triton.
+    the library: the in-tree backends live in folders called torch and triton. Of a dotted name
+    (``cuda.tile``) whose first part is shared by several packages, the rest is looked for.
     """
+    top, _, rest = name.partition(".")
     try:
-        spec = util.find_spec(name.partition(".")[0])
+        spec = util.find_spec(top)
     except (ImportError, ValueError, AttributeError):
         return False
-    return spec is not None and spec.origin is not None and spec.loader is not None
+    if spec is None:
+        return False
+    if spec.origin is not None:
+        return spec.loader is not None
+    inside = rest.replace(".", "/")
+    files = (f"{inside}/__init__.py", f"{inside}.py") if rest else ()
+    places = spec.submodule_search_locations or ()
+    return any(Path(place, file).is_file() for place in places for file in files)
 
 
 @cache

@@ -83,6 +83,17 @@ def test_a_bare_folder_is_not_the_library(tmp_path, monkeypatch):
     assert rejection(package()).actual == "not installed"
 
 
+def test_a_part_of_a_name_that_packages_share_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "qm_shared" / "one").mkdir(parents=True)
+    (tmp_path / "qm_shared" / "one" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (tmp_path / "qm_shared" / "two.py").write_text("raise RuntimeError('imported')\n")
+    assert module_exists("qm_shared.one")
+    assert module_exists("qm_shared.two")
+    assert not module_exists("qm_shared.three")
+    assert not module_exists("qm_shared")
+
+
 def test_metadata_without_the_module_is_not_enough(install):
     install("qm-probe-me", "1.0")
     assert rejection(package(">=1")).actual == "1.0, but no module qm_probe_me"
