@@ -121,8 +121,15 @@ def test_names_are_followed_to_where_they_are_defined(release):
 
 @pytest.mark.parametrize(
     "name",
-    ["flashinfer:gone", "flashinfer:nothing", "flashinfer.absent:x", "flashinfer.broken:half"]
-    + ["flashinfer.parts:Layout", "os:getcwd", "flashinfer:torch"],
+    [
+        "flashinfer:gone",
+        "flashinfer:nothing",
+        "flashinfer:torch",
+        "flashinfer.absent:x",
+        "flashinfer.broken:half",
+        "flashinfer.parts:Layout",
+        "os:getcwd",
+    ],
 )
 def test_what_is_no_function_of_the_release_is_not_there(release, name):
     assert one(release, name) is None
@@ -222,7 +229,8 @@ def test_the_installed_release_is_read_once_and_never_imported(here, monkeypatch
     assert "flashinfer" not in sys.modules
 
 
-def test_the_next_process_does_not_parse_what_has_not_changed(here, monkeypatch):
+@pytest.mark.usefixtures("here")
+def test_the_next_process_does_not_parse_what_has_not_changed(monkeypatch):
     reads = count_reads(monkeypatch)
     first = place.installed_surface({"flashinfer:mm"})
     place.forget()
@@ -268,7 +276,8 @@ def test_what_was_kept_and_cannot_be_trusted_is_read_again(here, monkeypatch, da
     assert len(reads) == 2
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(here, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("here")
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("QUANTMUX_CACHE_DIR", str(blocked))
