@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
+    from tests.backends.flashinfer.strict_fake import Fake
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -49,3 +51,16 @@ def device_of() -> Callable[[int], DeviceProfile]:
         return DeviceProfile(name=f"sm{sm}", title=f"sm {sm}", arch=arch, is_present=True, index=0)
 
     return make
+
+
+@pytest.fixture
+def fake_gpu(
+    installed: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[int], Fake]]:
+    """Give ``pretend(sm)``: the real FlashInfer on a GPU that is not here; once a test."""
+    from tests.backends.flashinfer import strict_fake
+
+    del installed
+    yield lambda sm: strict_fake.pretend(sm, monkeypatch)
+    monkeypatch.undo()
+    strict_fake.forget_cached()

@@ -1,0 +1,4 @@
+"""What stands in for FlashInfer's compiled producers."""
+
+COMPILED = {}
+REPLACED = {}
