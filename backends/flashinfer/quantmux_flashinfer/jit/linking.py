@@ -80,14 +80,12 @@ class Linking:
         for header in module.headers:
             if header not in self.headers:
                 package, _ = HEADERS[header]
-                found = "neither the toolkit nor an installed package has it"
-                return _no(header, f"{header} to compile {module.name}", found, self._pip(package))
+                return _no("headers", f"{header} to compile {module.name}", self._pip(package))
         for library in (*ALWAYS, *module.libraries):
             if library in self.absent and library != "cuda":  # for which there is a stub
                 package, _ = _PACKAGES[library]
-                found = "neither the toolkit nor an installed package has it"
                 need = f"lib{library}.so to link {module.name}"
-                return _no(f"lib{library}", need, found, self._pip(package))
+                return _no("libraries", need, self._pip(package))
         return None
 
     def _pip(self, package: str) -> str:
@@ -208,5 +206,6 @@ def _has(folder: Path, name: str) -> bool:
     return (folder / f"lib{name}.so").is_file() or (folder / f"lib{name}.a").is_file()
 
 
-def _no(field: str, required: str, actual: str, hint: str) -> Rejection:
-    return Rejection(RejectionCode.UNAVAILABLE, field, required, actual, hint)
+def _no(field: str, required: str, hint: str) -> Rejection:
+    found = "none in the toolkit, none in an installed package"
+    return Rejection(RejectionCode.UNAVAILABLE, field, required, found, hint)

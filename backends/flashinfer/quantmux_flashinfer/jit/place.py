@@ -70,15 +70,6 @@ class Place:
         """The folder of modules that somebody else compiled, in the package itself."""
         return self.package / "data" / "aot"
 
-    @property
-    def cubins(self) -> Path:
-        """The folder of machine code and headers that FlashInfer would download."""
-        given = os.environ.get("FLASHINFER_CUBIN_DIR")
-        if given:
-            return Path(given)
-        folder = _package_folder("flashinfer_cubin")
-        return folder / "cubins" if folder is not None else self.cache / "cubins"
-
 
 def find_place() -> Place | None:
     """Give where modules lie; None where FlashInfer is not installed.

@@ -15,6 +15,7 @@ from packaging.version import InvalidVersion, Version
 
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.errors import QuantmuxError
+from quantmux_flashinfer.cubins import cubins_rejection
 from quantmux_flashinfer.jit import background
 from quantmux_flashinfer.jit.failures import find_failure, ground_of
 from quantmux_flashinfer.jit.freshness import why_stale
@@ -162,9 +163,7 @@ def _look(name: str, target: str) -> tuple[State, str, Rejection | None]:
 
 def _compiled(module: JitModule, target: str, place: Place) -> tuple[State, str, Rejection | None]:
     name, toolchain = module.name, find_toolchain()
-    refused = (
-        _disabled(module) or can_build(module, target, toolchain) or _of_release(module, place)
-    )
+    refused = _disabled(module) or can_build(module, target, toolchain) or _of_release(module)
     if refused is not None:
         return State.IMPOSSIBLE, f"{refused.text} ({refused.hint})", refused
     stale = why_stale(place.module(name, target), toolchain)
@@ -190,7 +189,7 @@ def _disabled(module: JitModule) -> Rejection | None:
     return tool("module", f"{module.name}", found, f"unset {_DISABLED}, or install its wheels")
 
 
-def _of_release(module: JitModule, place: Place) -> Rejection | None:
+def _of_release(module: JitModule) -> Rejection | None:
     """Tell what stands against a module but the compilers: torch, or files never downloaded."""
     if module.torch_cuda is not None:
         cuda = _torch_cuda()  # a torch without CUDA only compiles for other machines
@@ -201,13 +200,7 @@ def _of_release(module: JitModule, place: Place) -> Rejection | None:
     if not module.cubins:
         return None
     surface = installed_surface(())
-    artifact = surface.artifacts.get("TRTLLM_GEN_GEMM") if surface is not None else None
-    folder = place.cubins / (artifact or "")
-    if artifact and (folder / "include" / "flashinferMetaInfo.h").is_file():
-        return None
-    need = f"the machine code that FlashInfer downloads ({module.name})"
-    hint = "where there is a network: flashinfer download-kernels; quantmux never asks one"
-    return tool("cubins", need, f"none in {place.cubins}", hint)
+    return cubins_rejection(surface) if surface is not None else None
 
 
 @cache
