@@ -66,7 +66,9 @@ def compare_pipeline(
     """Compare a result of a pipeline with the reference of what its inputs hold now."""
     config = materials.config
     if config.op != "linear":
-        found = agreement(config, inputs, result, tags=pipeline.main.capability.tags)
+        capability = pipeline.main.capability
+        loose, tags = capability.rel_tolerance, capability.tags
+        found = agreement(config, inputs, result, rel_tolerance=loose, tags=tags)
         return Checked(found.ok, "all rows", found.reason)
     tolerance = pipeline.main.capability.rel_tolerance
     if any(step.kernel.capability.is_approximate for step in pipeline.steps[:-1]):

@@ -153,7 +153,8 @@ class Capability(Frozen):
         compute: ``native`` multiplies the scheme's own operands on units made for them;
             ``emulated`` gives the same values in wider arithmetic.
         rel_tolerance: Bound on the relative Frobenius error if looser than the op's, else None.
-            At most 0.1: the error of zeros is 1, and a bound near it would let anything pass.
+            At most 0.1: the error of zeros is 1, and a bound near it would let anything pass. Of an
+            ``approximate`` quantizer: how far its values may be from the definition's, relative.
     """
 
     arch: tuple[ArchSet, ...]

@@ -13,7 +13,7 @@ import torch
 from quantmux.errors import QuantmuxError
 from quantmux.ops.linear.reference import linear_exact
 from quantmux.ops.linear.tolerance import compare, linear_magnitude
-from quantmux.ops.quantize.compare import Freedom, compare_quantized
+from quantmux.ops.quantize.compare import SCALE_TOLERANCE, Freedom, compare_quantized
 from quantmux.ops.quantized import DTYPES, QuantizedTensor
 from quantmux.ops.spec import op_spec
 
@@ -57,14 +57,14 @@ def agreement(
         call: What the kernel was given; for a linear (x, weights), x as the kernel got it.
         result: What it returned.
         rel_tolerance: `Capability.rel_tolerance`: bound on the relative Frobenius error where it
-            is looser than the op's.
+            is looser than the op's; of an ``approximate`` quantizer, how far its values may be off.
         tags: `Capability.tags`: with ``approximate`` a quantizer is judged as ops with rounding
             freedom are, with ``finite_only`` what it makes of NaN and Inf is left open.
     """
     try:
         if config.op == "linear":
             return _linear(config, call, result, rel_tolerance)
-        return _quantized(config, call, result, tags)
+        return _quantized(config, call, result, _freedom(rel_tolerance, tags))
     except QuantmuxError as error:
         return Agreement(False, float("inf"), "; ".join((error.headline, *error.facts)))
 
@@ -109,7 +109,15 @@ def _output_problem(result: Any, want: torch.Tensor, dtype: torch.dtype) -> str:
     return ""
 
 
-def _quantized(config: LayerConfig, call: Call, result: Any, tags: Collection[str]) -> Agreement:
+def _freedom(rel_tolerance: float | None, tags: Collection[str]) -> Freedom:
+    return Freedom(
+        approximate="approximate" in tags,
+        finite_only="finite_only" in tags,
+        tolerance=max(rel_tolerance or 0.0, SCALE_TOLERANCE),
+    )
+
+
+def _quantized(config: LayerConfig, call: Call, result: Any, freedom: Freedom) -> Agreement:
     if not isinstance(result, QuantizedTensor):
         return Agreement(
             False, float("inf"), f"needs a QuantizedTensor, found {type(result).__name__}"
@@ -126,9 +134,8 @@ def _quantized(config: LayerConfig, call: Call, result: Any, tags: Collection[st
     ):
         if have != need:
             return Agreement(False, float("inf"), f"{name}: needs {need}, found {have}")
-    freedom = Freedom(approximate="approximate" in tags, finite_only="finite_only" in tags)
     values = None if spec.values is None else spec.values(*call.args, config)
-    if values is None and config.op == "quantize" and (freedom != Freedom()):
+    if values is None and config.op == "quantize" and (freedom.approximate or freedom.finite_only):
         values = call.args[0].to(torch.float32)
     found = compare_quantized(result, want, values=values, freedom=freedom)
     share = found.mismatches / max(result.data.numel(), 1)

@@ -84,10 +84,13 @@ class Freedom:
     Attributes:
         approximate: Its arithmetic is off by a few ulp (reciprocals, products in another order).
         finite_only: What becomes of NaN and Inf is left open.
+        tolerance: How far what it quantizes, and its scales, may be from the definition's values,
+            relative; used where it is approximate.
     """
 
     approximate: bool = False
     finite_only: bool = False
+    tolerance: float = SCALE_TOLERANCE
 
 
 _NO_FREEDOM: Final = Freedom()
@@ -112,10 +115,11 @@ def compare_quantized(
     were given, not computed, agree to the bit.
 
     With ``values`` and ``freedom.approximate`` two things are left open besides: a code whose
-    quotient lies within 2^-20 relative of halfway between two codes may be either and is not
-    counted, and a code under scale 0 may be anything, as it stands for 0. ``freedom.finite_only``
-    leaves open what stands where a block holds NaN or Inf (under a given scale of the whole
-    tensor: where the element is one); every other block must not show it.
+    quotient lies within the tolerance (2^-20 relative, or what the kernel declares) of halfway
+    between two codes may be either and is not counted, and a code under scale 0 may be anything,
+    as it stands for 0. ``freedom.finite_only`` leaves open what stands where a block holds NaN or
+    Inf (under a given scale of the whole tensor: where the element is one); every other block must
+    not show it.
 
     Args:
         got: From the kernel under test.
@@ -204,7 +208,8 @@ def _compare_loosely(
                          exact * (1 + SCALE_TOLERANCE))  # fmt: skip
         if found:
             return found
-    low, high = amax * (1 - SCALE_TOLERANCE), amax * (1 + SCALE_TOLERANCE)
+    slack = freedom.tolerance if freedom.approximate else SCALE_TOLERANCE
+    low, high = amax * (1 - slack), amax * (1 + slack)
     if g is not None:
         bounds = nvfp4_block_scales(low, g), nvfp4_block_scales(high, g)
     elif operand.dynamic:
@@ -277,7 +282,8 @@ def _compare_steps(
     if freedom.finite_only:
         open_codes |= _spoiled(rows, operand)
     if freedom.approximate:
-        ends = [_order(codes(rows * (1 + d)), is_fp4) for d in (-SCALE_TOLERANCE, SCALE_TOLERANCE)]
+        slack = freedom.tolerance
+        ends = [_order(codes(rows * (1 + d)), is_fp4) for d in (-slack, slack)]
         # further off than the code on the other side of a tie is still far off
         open_codes |= (place >= torch.minimum(*ends)) & (place <= torch.maximum(*ends))
         open_codes |= wide == 0

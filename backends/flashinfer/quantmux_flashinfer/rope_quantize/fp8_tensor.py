@@ -1,0 +1,149 @@
+"""flashinfer/rope_quantize_fp8_tensor: RoPE into FP8 with one scale, by ``rope_quantize_fp8``.
+
+All heads go in as queries, with no key head beside them: a key's part would only cost a second
+scale. The parts of a head, rotated and not, are views of one input and one output, whose strides
+the library honours (H200, 2026-11-21, bit-equal in six forms). Its scale is a number that it
+multiplies by, 1 / s, which differs from the division next to ties: the kernel is ``approximate``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from quantmux.config import RopeQuantizeConfig
+from quantmux.errors import ConfigError, LayoutError
+from quantmux.ops.checks import check_out
+from quantmux.ops.quantized import DATA_DTYPES, DTYPES, QuantizedTensor
+from quantmux.ops.rope import check_rope_inputs
+from quantmux.ops.rope_quantize.reference import given_scale
+from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
+from quantmux_flashinfer.library.functions import function
+from quantmux_flashinfer.quantize.dry_run import dry_run
+from quantmux_flashinfer.rope_quantize.entries import ROPE
+from quantmux_flashinfer.rope_quantize.parts import Parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config.layers import ProducerConfig
+
+_LOADED: Final = 15
+"""Bytes of a vector, as a mask: x, its strides and the output must be multiples of 16 bytes."""
+
+
+class RopeFp8:
+    """The kernel; see `quantmux.registry.protocol.Producer`."""
+
+    def bind(self, config: ProducerConfig, device: DeviceProfile) -> Callable[..., QuantizedTensor]:
+        """Give ``fn(x, positions, cos_sin_cache, *, scale=None, out=None)``.
+
+        x [T, heads, head_dim] may be heads within a wider row. One whose heads do not begin at
+        multiples of 16 bytes is copied first, and so are positions or a cache with gaps.
+
+        Raises:
+            ConfigError: The config is of another op, or has no ``static_scale``.
+            BuildError: FlashInfer does not have it, or cannot be used here.
+            NotBuiltError: Its module is being compiled.
+        """
+        if not isinstance(config, RopeQuantizeConfig) or config.static_scale is None:
+            raise ConfigError(f"rope_quantize with static_scale is asked for, found {config}")
+        entry = ROPE
+        call = function(entry, device)
+        operand, layout, is_neox = config.operand, config.layout, not config.interleaved
+        heads, dim, static_scale = config.heads, config.head_dim, config.static_scale
+        inverse = 1.0 / static_scale
+        dtype, made_dtype = DTYPES[config.in_dtype], DATA_DTYPES[operand.element]
+        wanted, cache_width = (heads, dim), config.rope_dim
+        source, target = Parts(config, dtype), Parts(config, made_dtype)
+        empty, full = torch.empty, torch.full
+
+        def run(
+            x: torch.Tensor,
+            positions: torch.Tensor,
+            cos_sin_cache: torch.Tensor,
+            *,
+            scale: torch.Tensor | None = None,
+            out: QuantizedTensor | None = None,
+        ) -> QuantizedTensor:
+            home = x.device
+            if (
+                x.dim() != 3
+                or x.shape[1:] != wanted
+                or x.dtype is not dtype
+                or positions.shape != x.shape[:1]
+                or positions.dtype is not torch.int64
+                or positions.device != home
+                or cos_sin_cache.dim() != 2
+                or cos_sin_cache.shape[1] != cache_width
+                or cos_sin_cache.dtype is not torch.float32
+                or cos_sin_cache.device != home
+            ):
+                check_rope_inputs(
+                    x, positions, cos_sin_cache, config, name="x", reads_positions=False
+                )
+            if scale is not None:
+                given_scale(scale, config, home)
+            t = x.shape[0]
+            if out is None:
+                shape = (t, heads, dim)
+                data = empty(shape, dtype=made_dtype, device=home)
+                scales = full((1,), static_scale, dtype=torch.float32, device=home)
+                out = QuantizedTensor(data, scales, None, operand, layout, shape)
+            else:
+                check_out(out, operand, layout, (t, heads, dim), home)
+                data = out.data
+                out.scales.fill_(static_scale)
+            if t == 0:
+                return out
+            token, head, column = x.stride()
+            if column != 1 or (x.data_ptr() | 2 * token | 2 * head) & _LOADED:
+                x = empty(x.shape, dtype=dtype, device=home).copy_(x)
+            if not positions.is_contiguous():
+                positions = positions.contiguous()
+            if not cos_sin_cache.is_contiguous() or cos_sin_cache.data_ptr() & _LOADED:
+                cos_sin_cache = cos_sin_cache.clone(memory_format=torch.contiguous_format)
+            if data.data_ptr() & _LOADED:
+                raise _off_vectors(data)
+            none, none_out = source.nothing(t, home), target.nothing(t, home)
+            rotated, plain = source.cut(x, none)
+            rotated_out, plain_out = target.cut(data, none_out)
+            try:
+                call(
+                    q_rope=rotated,
+                    k_rope=none.k_rope,
+                    q_nope=plain,
+                    k_nope=none.k_nope,
+                    cos_sin_cache=cos_sin_cache,
+                    pos_ids=positions,
+                    is_neox=is_neox,
+                    quantize_dtype=made_dtype,
+                    quant_scale_q=inverse,
+                    quant_scale_kv=inverse,
+                    q_rope_out=rotated_out,
+                    k_rope_out=none_out.k_rope,
+                    q_nope_out=plain_out,
+                    k_nope_out=none_out.k_nope,
+                    enable_pdl=False,
+                )
+            except LIBRARY_ERRORS as error:
+                raise translate(error, entry) from error
+            return out
+
+        return run
+
+    def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
+        """Call once per T on zeros: the module loads outside of a capture."""
+        dry_run(self, config, ms)
+
+
+def _off_vectors(data: torch.Tensor) -> LayoutError:
+    return LayoutError(
+        "out needs to begin at a multiple of 16 bytes",
+        facts={"found": f"{data.data_ptr() & _LOADED} bytes after one"},
+    )
+
+
+kernel: Final = RopeFp8()
