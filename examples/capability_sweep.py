@@ -30,6 +30,7 @@ def questions() -> Iterator[tuple[str, str, Any]]:
     for op, config in (
         ("quantize", qm.QuantizeConfig),
         ("silu_mul_quantize", qm.SiluMulQuantizeConfig),
+        ("rmsnorm_quantize", qm.RmsNormQuantizeConfig),
     ):
         for name, operand in OPERANDS.items():
             if operand.block.kind == "block":
@@ -41,6 +42,8 @@ def questions() -> Iterator[tuple[str, str, Any]]:
             heads=16, head_dim=256, rope_dim=64, groups=1, layout=layout
         )
         yield "inverse_rope_quantize", f"{rope.operand.name} {layout}", rope
+    heads = qm.RopeQuantizeConfig(heads=32, head_dim=128, rope_dim=128, static_scale=1.0)
+    yield "rope_quantize", f"{heads.operand.name} scale in the config", heads
     for name in ("fp8_group128", "fp8_group128_pow2", "nvfp4"):
         source, *targets = layouts_for(OPERANDS[name])
         for target in targets:

@@ -20,6 +20,8 @@ HERE = {
     "torch/linear_scaled_mm_cpu": 300,
     "torch/quantize": 850,
     "torch/relayout": 350,
+    "torch/rmsnorm_quantize": 950,
+    "torch/rope_quantize": 400,
     "torch/silu_mul_quantize": 850,
 }
 """Kernels that run on a CPU → least number of cells that agree; fewer is a suite that shrank."""

@@ -62,7 +62,9 @@ def test_capability_sweep_gives_every_op_as_markdown():
         "linear",
         "quantize",
         "silu_mul_quantize",
+        "rmsnorm_quantize",
         "inverse_rope_quantize",
+        "rope_quantize",
         "relayout",
     ]
     row = next(line for line in lines if line.startswith("| fp8_block128 |"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -87,8 +87,6 @@ class RopeQuantizeConfig(ProducerBase):
     static_scale: float | None = None
     n: int = 0
 
-    _default_scales: ClassVar[str | None] = "scalar"
-
     if TYPE_CHECKING:
 
         def __init__(
@@ -150,7 +148,7 @@ class RopeQuantizeConfig(ProducerBase):
                 f"rope_quantize makes fp8 with one given scale, found {operand.name}",
                 hint='use operand="fp8_tensor_static"',
             )
-        if self.layout.scales != "scalar":
+        if self.layout.scales != "scalar":  # a plugin's own
             raise ConfigError(
                 f"rope_quantize has one scale (layout scalar), found {self.layout.scales}",
                 code="layout_undefined",

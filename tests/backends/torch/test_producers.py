@@ -9,7 +9,14 @@ from quantmux.errors import ConfigError, DtypeError, InputError, LayoutError, Sh
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.ops.spec import op_spec
 
-OPS = ("quantize", "silu_mul_quantize", "inverse_rope_quantize", "relayout")
+OPS = (
+    "quantize",
+    "silu_mul_quantize",
+    "inverse_rope_quantize",
+    "rmsnorm_quantize",
+    "rope_quantize",
+    "relayout",
+)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -58,7 +65,7 @@ def test_an_x_on_another_kind_of_device_is_refused(kernel):
 
 def test_a_config_of_another_op_is_refused(kernel):
     config = QuantizeConfig(operand="fp8_token", n=16)
-    for op in ("silu_mul_quantize", "inverse_rope_quantize"):
+    for op in OPS[1:5]:
         with pytest.raises(ConfigError, match="QuantizeConfig"):
             kernel(op).loaded.bind(config, CPU)
 

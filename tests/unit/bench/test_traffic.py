@@ -8,6 +8,8 @@ from quantmux.config import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
     default_layout,
     operand,
@@ -88,6 +90,21 @@ def test_inverse_rope_moves_heads_positions_and_a_row_of_the_table():
     t, heads = 1024, 64
     config = InverseRopeQuantizeConfig(heads=heads, head_dim=512, rope_dim=64, groups=8)
     assert work(config, t).moved == t * heads * (1024 + 512 + 16) + t * (8 + 256)
+
+
+def test_rope_moves_heads_positions_a_row_of_the_table_and_a_scale():
+    t, heads = 1024, 32
+    config = RopeQuantizeConfig(heads=heads, head_dim=128, rope_dim=64)
+    moved = t * heads * 128 * 3 + t * (8 + 256)
+    assert work(config, t).moved == moved + 4
+    assert work(config.replace(static_scale=1.0), t).moved == moved
+
+
+def test_a_norm_moves_its_weight_too():
+    config = RmsNormQuantizeConfig(operand="fp8_token", n=4096)
+    moved = 64 * 4096 * 3 + 64 * 4 + 4096 * 2
+    assert work(config, 64).moved == moved
+    assert work(config.replace(fp32_weight=True), 64).moved == moved + 4096 * 2
 
 
 def test_a_relayout_moves_scales_and_data_only_where_that_is_padded_anew():

@@ -38,10 +38,18 @@ def test_json_is_the_result_and_nothing_else(cli):
 
 
 @pytest.mark.parametrize(
-    "op", ["quantize", "silu_mul_quantize", "inverse_rope_quantize", "relayout"]
+    "op",
+    [
+        "quantize",
+        "silu_mul_quantize",
+        "inverse_rope_quantize",
+        "rmsnorm_quantize",
+        "rope_quantize",
+        "relayout",
+    ],
 )
 def test_every_op_can_be_measured(cli, op):
-    shape = "16" if op == "inverse_rope_quantize" else "256"
+    shape = "16" if "rope" in op else "256"
     found = cli("bench", op, *QUICK, "--shapes", shape, "--m", "4", "--json")
     assert found.code == 0
     assert {row["op"] for row in kernels(found)} == {op}

@@ -113,6 +113,14 @@ def test_nearest_miss_is_printed(cli, policy):
             "inverse_rope_quantize fp8_group128_pow2 heads=16",
         ),
         (
+            "rmsnorm-quantize --operand fp8_token --n 2048 --norm-eps 1e-5 --fp32-weight",
+            "rmsnorm_quantize fp8_token n=2048 row_major padded_n=2048 norm_eps=1e-05 fp32_weight",
+        ),
+        (
+            "rope_quantize --heads 8 --head-dim 96 --rope-dim 64 --rope-at last --static-scale 0.5",
+            "rope_quantize fp8_tensor_static heads=8 head_dim=96 rope_dim=64 last halves scale=0.5",
+        ),
+        (
             "relayout --operand nvfp4 --n 64 --source row_major --target swizzled_8x4",
             "relayout nvfp4 n=64 row_major padded_n=64 -> swizzled_8x4 padded_n=64",
         ),

@@ -97,6 +97,8 @@ def test_the_schema_names_every_op():
         "quantize",
         "silu_mul_quantize",
         "inverse_rope_quantize",
+        "rmsnorm_quantize",
+        "rope_quantize",
         "relayout",
     }
     json.dumps(schema)

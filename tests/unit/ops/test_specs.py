@@ -83,7 +83,7 @@ def test_inputs_depend_on_the_seed_and_on_nothing_else(name):
 
 
 def test_cases_of_producers_reach_every_layout_padding_and_special_matrix():
-    for name in ("quantize", "silu_mul_quantize"):
+    for name in ("quantize", "silu_mul_quantize", "rmsnorm_quantize"):
         cases = [c for c in op_spec(name).cases() if c.is_small]
         layouts = {c.config.layout.scales for c in cases}
         assert len(layouts) == 7

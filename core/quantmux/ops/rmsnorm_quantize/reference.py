@@ -77,9 +77,11 @@ def check_weight(weight: torch.Tensor, config: RmsNormQuantizeConfig, device: to
 def rmsnorm(x: torch.Tensor, weight: torch.Tensor, norm_eps: float) -> torch.Tensor:
     """Give ``RN(RN(x · r) · weight)`` as fp32 [M, n], r one number per row.
 
-    r = RN(1 / RN(sqrt(RN(RN(mean(x²)) + norm_eps)))). The mean is that of the exact squares, so
-    that no order of summation is part of the definition; fp64 has it to within 2^-40.
+    r = RN(1 / sqrt(RN(RN(mean(x²)) + norm_eps))). The mean is that of the exact squares, so that
+    no order of summation is part of the definition. Mean and root are computed in fp64, which
+    rounds them to fp32 alike everywhere; torch's fp32 root on the CPU is off by an ulp at times.
     """
     values = x.to(torch.float32)
     mean = values.to(torch.float64).square().mean(dim=1, keepdim=True).to(torch.float32)
-    return values * torch.reciprocal(torch.sqrt(mean + norm_eps)) * weight.to(torch.float32)
+    r = (mean + norm_eps).to(torch.float64).rsqrt().to(torch.float32)
+    return values * r * weight.to(torch.float32)
