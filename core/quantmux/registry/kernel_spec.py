@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 HOOK_API: Final = (1, 1)
 """(major, minor) of the plugin contract. A plugin names the range that it was written for.
 
-1.1 added `quantmux_libraries`, `KernelSpec.versions` and needs of the kind ``library``.
+1.1 added `quantmux_libraries`, `KernelSpec.versions`, needs of the kind ``library``, and the ops
+``rmsnorm_quantize`` and ``rope_quantize``.
 """
 
 _ID: Final = re.compile(r"^[a-z][a-z0-9_]*/[a-z0-9][a-z0-9_.+-]*$")
