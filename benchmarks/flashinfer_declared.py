@@ -32,17 +32,27 @@ def offers() -> str:
         for row in matrix_rows(context, resolve_device(name), asked):
             if row.backend == "flashinfer":
                 found.setdefault((row.id, row.scheme), {})[gpu] = row
-    lines = [f"| kernel | asked | {' | '.join(GPUS)} |", "|---|---|" + "---|" * len(GPUS)]
+    unseen = {s.id for s in context.registry.kernels if "experimental" in s.capability.tags}
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (kernel, scheme), rows in found.items():
         if any(row.eligible for row in rows.values()):
-            cells = " | ".join(_cell(rows[gpu]) for gpu in GPUS)
-            lines.append(f"| `{kernel.partition('/')[2]}` | {scheme} | {cells} |")
+            cells = tuple(_cell(rows[gpu], kernel in unseen) for gpu in GPUS)
+            alike.setdefault((kernel, cells), []).append(scheme)
+    lines = [f"| kernel | asked | {' | '.join(GPUS)} |", "|---|---|" + "---|" * len(GPUS)]
+    for (kernel, cells), schemes in sorted(alike.items(), key=lambda item: _op(item[0][0])):
+        stem = kernel.partition("/")[2]
+        lines.append(f"| `{stem}` | {', '.join(schemes)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: MatrixRow) -> str:
+def _op(kernel: str) -> int:
+    """Give a kernel's place: linears first, then what quantizes."""
+    return 0 if "/linear_" in kernel else 1
+
+
+def _cell(row: MatrixRow, is_unseen: bool) -> str:
     if row.eligible:
-        return str(row.tier)
+        return f"{row.tier}, experimental" if is_unseen else str(row.tier)
     codes = list(dict.fromkeys(str(r.code) for r in row.rejections))
     return f"({codes[0]})" if codes else "–"
 
@@ -56,7 +66,7 @@ def needs() -> str:
     for offer in every():
         entry = offer.entry
         call = f"`{entry.name}`" + (f' `backend="{entry.backend}"`' if entry.backend else "")
-        runs = arch in offer.spec.capability.arch
+        runs = any(arch in archs for archs in offer.spec.capability.arch)
         modules = ", ".join(f"`{name}`" for name in entry.modules_on(arch)) if runs else ""
         more = [name for name, _ in entry.packages] + (["cubins"] if entry.cubins else [])
         stem = offer.spec.id.partition("/")[2]
