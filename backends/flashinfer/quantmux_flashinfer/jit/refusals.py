@@ -22,7 +22,7 @@ _FULL_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SIGKILL: Final = -9
 _TOOLS: Final = ("nvcc", "c++", "ninja")
 _WRONG: Final = re.compile(r"error|FAILED|undefined reference|cannot find|fatal", re.IGNORECASE)
-_NOISE: Final = re.compile(r"^\[\d+/\d+\]|^ninja: (build stopped|Entering)|CalledProcessError")
+_NOISE: Final = re.compile(r"^\[\d+/\d+\]|^ninja: Entering|CalledProcessError")
 _LINES: Final = 8
 
 _FREE: Final = (
@@ -115,6 +115,7 @@ def telling_lines(log: str) -> tuple[str, ...]:
     ninja repeats each command, thousands of characters long, and what failed may stand far above
     the end, since it lets the other compilers finish.
     """
-    lines = [line for line in log.splitlines() if not _NOISE.search(line)]
+    said = log.partition("ninja: build stopped")[0]  # after it, only that ninja failed
+    lines = [line for line in said.splitlines() if not _NOISE.search(line)]
     telling = [line for line in lines if _WRONG.search(line) and len(line) < 1000]
     return tuple(last_lines("\n".join(telling[:_LINES] or lines), _LINES))

@@ -176,8 +176,8 @@ def _compiled(module: JitModule, target: str, place: Place) -> tuple[State, str,
         return State.FAILED, build.error.headline, None
     failure = find_failure(name, target, ground_of(place, toolchain))
     if failure is not None:
-        last = failure.log[-1] if failure.log else failure.code
-        return State.FAILED, f"{failure.when}: {last}", None
+        first = failure.log[0] if failure.log else failure.code
+        return State.FAILED, f"{failure.when}: {first}", None
     again = f"; {stale}" if place.library(name, target).exists() else ""
     return State.MISSING, f"about {module.seconds:.0f} s to compile{again}", None
 
