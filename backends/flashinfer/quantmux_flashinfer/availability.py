@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig
     from quantmux_flashinfer.entries import Entry, Offer
+    from quantmux_flashinfer.surface.declared import Surface
 
     Veto = Callable[[LayerConfig, DeviceProfile], Rejection | None]
 
@@ -38,6 +39,8 @@ IMPORTS: Final = (
 )
 """What every release named in the plugin's needs imports when it is imported itself, beside torch:
 distribution and module. An installation with ``--no-deps`` may lack some."""
+
+_answers: Final[dict[tuple[Entry, int | None], tuple[Surface, Rejection | None]]] = {}
 
 
 def veto(offer: Offer, functions: frozenset[str]) -> Veto:
@@ -73,13 +76,22 @@ def why_not(entry: Entry, arch: Arch, functions: frozenset[str]) -> Rejection | 
             "no package flashinfer whose files can be read",
             "pip install 'quantmux[flashinfer]'",
         )
-    refused = compare.why_not(surface, entry, arch) or _not_imported() or _packages(entry)
+    refused = _compared(surface, entry, arch) or _not_imported() or _packages(entry)
     if refused is None and entry.cubins:
         refused = cubins_rejection(surface)
     if refused is not None:
         return refused
     reasons = (states.why_not(name, arch) for name in entry.modules_on(arch))
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def _compared(surface: Surface, entry: Entry, arch: Arch) -> Rejection | None:
+    """Give `compare.why_not`, remembered: selection asks it again for every layer."""
+    key = entry, arch.sm
+    known = _answers.get(key)
+    if known is None or known[0] is not surface:
+        known = _answers[key] = surface, compare.why_not(surface, entry, arch)
+    return known[1]
 
 
 def _not_imported() -> Rejection | None:
@@ -138,3 +150,4 @@ def _asked_for() -> dict[str, Requirement]:
 def forget() -> None:
     """Look again at the next question, after something was installed."""
     _asked_for.cache_clear()
+    _answers.clear()

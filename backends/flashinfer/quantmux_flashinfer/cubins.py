@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantmux.capability.needs import package_version
 from quantmux.capability.rejection import Rejection, RejectionCode
-from quantmux_flashinfer.jit.settings import workspace
+from quantmux_flashinfer.jit.place import base_folder
 
 if TYPE_CHECKING:
     from quantmux_flashinfer.surface.declared import Surface
@@ -48,8 +48,7 @@ def cubin_folder(version: str) -> Path:
     packaged = _packaged()
     if packaged is not None and package_version("flashinfer-cubin") == version:
         return packaged
-    base = os.environ.get("FLASHINFER_WORKSPACE_BASE") or workspace() or Path.home()
-    return Path(base) / ".cache" / "flashinfer" / "cubins"
+    return base_folder() / ".cache" / "flashinfer" / "cubins"
 
 
 @cache

@@ -11,7 +11,9 @@ from quantmux.registry.kernel_spec import BackendStatus
 from quantmux_flashinfer.availability import why_not
 from quantmux_flashinfer.catalog import functions, offers
 from quantmux_flashinfer.jit.library_units import library_units
-from quantmux_flashinfer.jit.settings import build_mode, workspace
+from quantmux_flashinfer.jit.place import find_place
+from quantmux_flashinfer.jit.settings import build_mode
+from quantmux_flashinfer.jit.toolchain import find_toolchain
 from quantmux_flashinfer.needs import FLASHINFER, needs_of
 from quantmux_flashinfer.surface.installed import installed_folder, installed_surface
 
@@ -27,14 +29,14 @@ def status_on(device: DeviceProfile) -> BackendStatus:
 
     Reads files and metadata; imports nothing of the library and asks no network.
     """
-    details = _release()
+    details = {**_release(), **_tools()}
     try:
         details["build"] = build_mode()
-        chosen = workspace()
+        place = find_place()
     except QuantmuxError as error:
         return BackendStatus("unavailable", (error.headline, *error.facts), error.hint, details)
-    if chosen is not None:
-        details["workspace"] = str(chosen)
+    if place is not None:
+        details["modules in"] = str(place.cache / place.version)
     reasons = [r.text for r in needs_rejections([FLASHINFER])]
     if not device.is_cuda:
         reasons.append(f"FlashInfer runs on NVIDIA GPUs, the device is {device.name}")
@@ -51,6 +53,16 @@ def _release() -> dict[str, str]:
     if surface is None or folder is None:
         return {"flashinfer-python": "not installed"}
     return {"flashinfer-python": f"{surface.version or 'version not named'} at {folder}"}
+
+
+def _tools() -> dict[str, str]:
+    found = find_toolchain()
+    nvcc = f"{found.version or 'version not named'} at {found.nvcc}" if found.nvcc else "not found"
+    return {
+        "nvcc": nvcc,
+        "ninja": found.ninja or "not found",
+        "host compiler": found.host or "not found",
+    }
 
 
 def _for(arch: Arch) -> list[Offer]:

@@ -1,4 +1,4 @@
-"""The backends without kernels: they load, advertise nothing, and say so."""
+"""Plugins whose library is not on the machine: they load, and say what to install."""
 
 import importlib
 import subprocess
@@ -6,13 +6,11 @@ import sys
 
 import pytest
 
-from quantmux._version import __version__
 from quantmux.capability import needs
 from quantmux.capability.profiles import PROFILES
 from quantmux.registry import Registry
 from quantmux_cutlass.headers import find_headers, headers_version
-
-NAMES = ("flashinfer",)
+from quantmux_flashinfer.surface import installed
 
 
 def load(name):
@@ -29,25 +27,12 @@ def bare_machine(monkeypatch):
     needs.forget()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_loads_and_advertises_nothing(name):
-    (record,) = load(name).plugins
-    assert (record.state, record.version, record.kernels) == ("ok", __version__, 0)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("device", ["cpu", "h200"])
-def test_says_that_there_is_no_kernel_yet_and_why_it_cannot_work(name, device):
-    status = load(name).probe(PROFILES[device])[name]
-    assert status.details["kernels"] == "no kernel yet"
-    assert (status.state == "unavailable") is bool(status.reasons)
-    assert any("cpu" in reason for reason in status.reasons) is (device == "cpu")
-
-
 def test_flashinfer_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "flashinfer", None)
     needs.forget()
+    installed.forget()
     status = load("flashinfer").probe(PROFILES["h200"])["flashinfer"]
+    installed.forget()
     assert status.state == "unavailable"
     assert status.hint == "pip install 'quantmux[flashinfer]'"
 
