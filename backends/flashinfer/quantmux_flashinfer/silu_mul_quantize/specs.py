@@ -23,7 +23,6 @@ def offers() -> tuple[Offer, ...]:
         capability=Capability(
             arch=("100f", "120f"),
             produces=(STATIC,),
-            align_k=16,
             # products in fp16 would overflow at 65504
             in_dtypes=("bf16",),
             launches=3,  # its own, one that inverts the global scale, one that copies it
