@@ -7,6 +7,7 @@ from typing import Any, Final
 from quantmux import Capability, KernelSpec, OperandOffer, SchemeOffer
 from quantmux import operand as preset
 from quantmux_mutants import vetoes
+from quantmux_mutants.fused_roster import FUSED, FUSED_TWINS
 from quantmux_mutants.model import Mutant, Twin
 from quantmux_mutants.quiet_roster import QUIET
 
@@ -177,6 +178,7 @@ TWINS: Final = (
         _consumer(_pair("nvfp4", _reads("nvfp4", "swizzled_128x4")), takes_padded_n=True),
         _CONSUMER,
     ),
+    *FUSED_TWINS,
 )
 
 _GPUS_TOO: Final = {"arch": ("cpu", "80+")}
@@ -376,12 +378,15 @@ MUTANTS: Final = (
     Mutant("nvfp4_linear", "nibbles", "reads the high nibble first"),
     Mutant("nvfp4_linear", "read_as_small_tiles", "reads 128x4 tiles as 8x4"),
     *QUIET,
+    *FUSED,
 )
 
 _FAULTS: Final = {
     "quantize": "row_faults",
     "silu_mul_quantize": "op_faults",
     "inverse_rope_quantize": "op_faults",
+    "rmsnorm_quantize": "fused_faults",
+    "rope_quantize": "fused_faults",
     "relayout": "op_faults",
     "linear": "consumer_faults",
 }
