@@ -64,3 +64,20 @@ def fake_gpu(
     yield lambda sm: strict_fake.pretend(sm, monkeypatch)
     monkeypatch.undo()
     strict_fake.forget_cached()
+
+
+@pytest.fixture
+def fake_with_producers(
+    fake_gpu: Callable[[int], Fake], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Fake]:
+    """Give ``pretend(sm)``: as `fake_gpu`, with stand-ins for the producers; once a test."""
+    from tests.backends.flashinfer import producers_fake, strict_fake_producers
+
+    def pretend(sm: int) -> Fake:
+        monkeypatch.setattr(strict_fake_producers, "COMPILED", producers_fake.COMPILED)
+        monkeypatch.setattr(strict_fake_producers, "REPLACED", {})
+        fake = fake_gpu(sm)
+        producers_fake.pretend_cute_dsl(fake, monkeypatch)
+        return fake
+
+    return pretend
