@@ -11,6 +11,8 @@ from quantmux.config import (
     LinearConfig,
     QuantizeConfig,
     RelayoutConfig,
+    RmsNormQuantizeConfig,
+    RopeQuantizeConfig,
     SiluMulQuantizeConfig,
 )
 from quantmux.config.layouts import Layout
@@ -128,6 +130,9 @@ CONFIGS = [
     PADDED,
     SiluMulQuantizeConfig(operand="fp8_group128_pow2", n=512, layout="packed_pow2"),
     InverseRopeQuantizeConfig(heads=128, head_dim=512, rope_dim=64, groups=16),
+    RmsNormQuantizeConfig(operand="nvfp4", n=264, layout="swizzled_128x4", padded_n=320),
+    RopeQuantizeConfig(heads=128, head_dim=192, rope_dim=64, rope_at="last", interleaved=True),
+    RopeQuantizeConfig(heads=8, head_dim=128, rope_dim=128, static_scale=0.01),
     RelayoutConfig(
         operand="fp8_group128",
         n=1368,
