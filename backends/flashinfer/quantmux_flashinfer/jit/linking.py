@@ -80,12 +80,11 @@ class Linking:
         for header in module.headers:
             if header not in self.headers:
                 package, _ = HEADERS[header]
-                return _no("headers", f"{header} to compile {module.name}", self._pip(package))
+                return _no("headers", header, self._pip(package))
         for library in (*ALWAYS, *module.libraries):
             if library in self.absent and library != "cuda":  # for which there is a stub
                 package, _ = _PACKAGES[library]
-                need = f"lib{library}.so to link {module.name}"
-                return _no("libraries", need, self._pip(package))
+                return _no("libraries", f"lib{library}.so", self._pip(package))
         return None
 
     def _pip(self, package: str) -> str:

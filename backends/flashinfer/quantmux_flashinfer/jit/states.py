@@ -136,7 +136,7 @@ def _why_not(name: str, arch: Arch) -> Rejection | None:
 def _at_calls(module: JitModule, has_nvcc: bool) -> Rejection | None:
     if not module.compiles_calls or has_nvcc:
         return None
-    need = f"nvcc: {module.name} compiles a kernel for every new shape"
+    need = "nvcc at the first call of every new shape"
     return tool("nvcc", need, "none", "install the CUDA toolkit and set CUDA_HOME to it")
 
 
@@ -194,7 +194,7 @@ def _of_release(module: JitModule) -> Rejection | None:
     if module.torch_cuda is not None:
         cuda = _torch_cuda()  # a torch without CUDA only compiles for other machines
         if cuda and _older(cuda, module.torch_cuda):
-            need = f"torch for CUDA {module.torch_cuda} or later ({module.name})"
+            need = f"one for CUDA {module.torch_cuda} or later"
             hint = "install a torch of a later CUDA version"
             return tool("torch", need, f"CUDA {cuda}", hint)
     if not module.cubins:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 DEFAULT: Final = Path("/usr/local/cuda")
 
-_OLDEST: Final = {103: "12.9", 107: "13.1", 110: "13.0", 120: "12.8", 121: "12.9"}
-"""The first nvcc that knows a target, where 12.8 does not."""
+_OLDEST: Final = {103: "12.9", 107: "12.9", 110: "13.0", 121: "12.9"}
+"""The first nvcc that knows a target, where 12.8 does not; for 10.7 FlashInfer takes 100f."""
 
 _LOOKS_AT: Final = (
     "CUDA_HOME",
@@ -122,7 +122,7 @@ def tool(name: str, required: str, actual: str, hint: str) -> Rejection:
 
 def _compiler(module: JitModule, target: str, toolchain: Toolchain) -> Rejection | None:
     oldest = oldest_nvcc(module, target)
-    need = f"nvcc >= {oldest} to compile {module.name} for {target}"
+    need = f"nvcc >= {oldest} for {target}"
     if toolchain.nvcc is None:
         looked = "none in CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda"
         return tool("nvcc", need, _named(toolchain) or looked, _GET_NVCC)

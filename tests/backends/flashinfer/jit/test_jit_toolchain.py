@@ -27,7 +27,9 @@ def test_a_complete_toolkit_needs_nothing_from_us(machine):
     assert found.version == "13.0.88"
     assert not found.linking.links
     assert shim_flags(found.linking, found.host) == {}
-    assert all(can_build(module, "90a", found) is None for module in MODULES.values())
+    hoppers = [module for module in MODULES.values() if 90 in module.archs]
+    assert hoppers
+    assert all(can_build(module, "90a", found) is None for module in hoppers)
 
 
 def test_a_machine_without_nvcc_says_where_it_looked(machine, monkeypatch):
@@ -35,7 +37,7 @@ def test_a_machine_without_nvcc_says_where_it_looked(machine, monkeypatch):
     monkeypatch.delenv("CUDA_HOME")
     found = refusal("gemm")
     assert found.code == "unavailable"
-    assert found.required == "nvcc >= 12.8 to compile gemm for 90a"
+    assert found.required == "nvcc >= 12.8 for 90a"
     assert found.actual == "none in CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda"
     assert "CUDA_HOME" in found.hint
 
@@ -172,7 +174,7 @@ def test_a_library_of_another_cuda_is_not_linked_against(machine):
     machine.put(machine.site / "nvidia" / "cublas" / "lib", "libcublas.so.12")
     machine.put(machine.site / "nvidia" / "cu13" / "lib", "libcublas.so.12")
     machine.look_again()
-    assert refusal("gemm").required == "libcublas.so to link gemm"
+    assert refusal("gemm").required == "libcublas.so"
 
 
 def test_folders_that_the_user_names_are_looked_at_and_kept(machine, monkeypatch):
