@@ -101,6 +101,7 @@ def forget() -> None:
     """Look again at the next question."""
     _answers.clear()
     _torch_cuda.cache_clear()
+    _has_generator.cache_clear()
 
 
 def _why_not(name: str, arch: Arch) -> Rejection | None:
@@ -163,7 +164,12 @@ def _look(name: str, target: str) -> tuple[State, str, Rejection | None]:
 
 def _compiled(module: JitModule, target: str, place: Place) -> tuple[State, str, Rejection | None]:
     name, toolchain = module.name, find_toolchain()
-    refused = _disabled(module) or can_build(module, target, toolchain) or _of_release(module)
+    refused = (
+        _disabled(module)
+        or _of_release(module, place)
+        or can_build(module, target, toolchain)
+        or _besides(module)
+    )
     if refused is not None:
         return State.IMPOSSIBLE, f"{refused.text} ({refused.hint})", refused
     stale = why_stale(place.module(name, target), toolchain)
@@ -189,7 +195,39 @@ def _disabled(module: JitModule) -> Rejection | None:
     return tool("module", f"{module.name}", found, f"unset {_DISABLED}, or install its wheels")
 
 
-def _of_release(module: JitModule) -> Rejection | None:
+def _of_release(module: JitModule, place: Place) -> Rejection | None:
+    if _has_generator(place.package, module.generator):
+        return None
+    return tool(
+        "flashinfer-python",
+        f"a release with the module {module.name}",
+        place.version,
+        "pip install --upgrade 'quantmux[flashinfer]'",
+    )
+
+
+@cache
+def _has_generator(package: Path, generator: str) -> bool:
+    """Tell whether a release defines a generator, by its files; True where it cannot be told."""
+    path, _, name = generator.partition(":")
+    file = package.joinpath(*path.split(".")[1:])
+    files = [file.with_suffix(".py"), *sorted(file.glob("*.py"), key=_cake_last)]
+    there = [file for file in files if file.is_file()]
+    return not there or any(f"def {name}(" in _text(file) for file in there)
+
+
+def _cake_last(file: Path) -> tuple[bool, str]:
+    return file.name.startswith("cake_"), file.name  # generated, and large
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _besides(module: JitModule) -> Rejection | None:
     """Tell what stands against a module but the compilers: torch, or files never downloaded."""
     if module.torch_cuda is not None:
         cuda = _torch_cuda()  # a torch without CUDA only compiles for other machines

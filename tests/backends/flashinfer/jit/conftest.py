@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -14,6 +15,7 @@ from quantmux.capability.device import DeviceProfile
 from quantmux.registry import default
 from quantmux.testing import compile_cuda
 from quantmux_flashinfer.jit import background, gpus, states, toolchain, variables
+from quantmux_flashinfer.jit.modules import MODULES
 from quantmux_flashinfer.surface import installed
 
 FAKE = Path(__file__).with_name("fake_flashinfer.py")
@@ -100,15 +102,26 @@ class Machine:
         self.program(self.home / "bin" / "nvcc", f"echo '{text}'")
         self.look_again()
 
-    def install(self, version="0.7.2.post1"):
+    def install(self, version="0.7.2.post1", *, without=(), gives=MappingProxyType({})):
+        """Install a release: without some generators, or with some that give other modules."""
         package = self.site / "flashinfer"
         for place in (package, package / "jit"):
             place.mkdir(parents=True, exist_ok=True)
             (place / "__init__.py").touch()
         (package / "_build_meta.py").write_text(f'__version__ = "{version}"\n', encoding="utf-8")
         fake = FAKE.read_text(encoding="utf-8")
-        for module in ("gemm", "norm", "rope", "fp4_quantization", "activation"):
-            (package / "jit" / f"{module}.py").write_text(fake, encoding="utf-8")
+        texts: dict[str, str] = {}
+        for module in MODULES.values():
+            path, _, generator = module.generator.partition(":")
+            if generator in without:
+                continue
+            names = ", ".join(f"{name}=None" for name, _ in module.arguments)
+            given = gives.get(module.name, module.name)
+            text = f"\n\ndef {generator}({names}):\n    return Spec({given!r})\n"
+            texts[path] = texts.get(path, fake) + text
+        for path, text in texts.items():
+            file = package / "jit" / f"{path.rpartition('.')[2]}.py"
+            file.write_text(text, encoding="utf-8")
         self.monkeypatch.syspath_prepend(str(self.site))
         self.look_again()
 

@@ -1,7 +1,8 @@
 """A FlashInfer that compiles nothing, laid out as the real one: generators give a spec to build.
 
-It writes what the real one leaves behind: a build file with the flags of its environment, ninja's
-log, the library. ``FAKE_FLASHINFER_…`` tells it to take time, to fail, or to start children.
+The test machine adds a generator for every module of our table. A spec writes what the real one
+leaves behind: a build file with the flags of its environment, ninja's log, the library.
+``FAKE_FLASHINFER_…`` tells it to take time, to fail, or to start children.
 """
 
 from __future__ import annotations
@@ -75,28 +76,3 @@ def say(text):
 def note(text):
     with Path(os.environ["FAKE_FLASHINFER_RUNS"]).open("a", encoding="utf-8") as file:
         file.write(text + "\n")
-
-
-def gen_gemm_module():
-    return Spec("gemm")
-
-
-def gen_norm_module():
-    return Spec("norm")
-
-
-def gen_rope_module():
-    return Spec("rope")
-
-
-def gen_act_and_mul_module(act_func_name):
-    return Spec(f"{act_func_name}_and_mul")
-
-
-def gen_fp8_blockscale_gemm_sm90_module(use_fast_build=False):
-    del use_fast_build
-    return Spec("fp8_blockscale_gemm_90")
-
-
-def gen_fp4_quantization_sm100_module():
-    return Spec("another_module")

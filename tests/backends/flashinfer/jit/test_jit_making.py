@@ -83,15 +83,19 @@ def test_what_may_pass_is_told_from_what_does_not_and_is_tried_again(machine, sa
     assert machine.compiled == ["gemm", "gemm"]
 
 
-def test_a_release_without_the_generator_says_so(machine):
-    # the fake release has no such generator, and one that gives another module than asked
-    for name, words in (
-        ("fp8_gemm_cutlass", "has no flashinfer.jit.gemm.gen_gemm_sm100_module_cutlass_fp8"),
-        ("fp4_quantization_100", "gave the module another_module"),
-    ):
-        with pytest.raises(BuildError) as caught:
-            making.make(name, "100a")
-        assert words in str(caught.value)
+def test_a_release_without_the_generator_is_told_before_anything_runs(machine):
+    machine.install("0.6.8", without=("gen_fp4_quantization_sm107_module",))
+    with pytest.raises(BuildError) as caught:
+        making.make("fp4_quantization_107", "107a")
+    assert caught.value.code == "unavailable"
+    assert "found  0.6.8" in caught.value.facts[1]
+    assert making.make("fp4_quantization_103", "103a").now
+
+
+def test_a_generator_that_gives_another_module_is_not_believed(machine):
+    machine.install(gives={"fp4_quantization_100": "another_module"})
+    with pytest.raises(BuildError, match="gave the module another_module"):
+        making.make("fp4_quantization_100", "100a")
     assert machine.compiled == []
 
 
@@ -189,6 +193,7 @@ def test_several_modules_are_compiled_side_by_side_the_longest_first(machine, mo
 
 
 def test_one_that_fails_does_not_end_the_others(machine):
+    machine.install(gives={"fp4_quantization_100": "another_module"})
     made = making.make_many(["fp4_quantization_100", "gemm"], "100a")
     assert isinstance(made["fp4_quantization_100"], BuildError)
     assert isinstance(made["gemm"], making.Made)
