@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from quantmux.config import RmsNormQuantizeConfig, operand
-from quantmux.ops.quantize.cases import OPERANDS, producer_cases, width_of
+from quantmux.ops.quantize.cases import OPERANDS, REAL_WIDTHS, producer_cases, width_of
 from quantmux.ops.spec import Case
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def cases() -> tuple[Case, ...]:
     shared = list(producer_cases(RmsNormQuantizeConfig))
     edges = [case for case in shared if case.is_small]
     real = [case for case in shared if not case.is_small]
-    return (*edges, *_norms(), *real)
+    return (*edges, *_norms(), *real, *_hidden())
 
 
 def _config(name: str, **changes: Any) -> RmsNormQuantizeConfig:
@@ -41,3 +41,13 @@ def _norms() -> Iterator[Case]:
         tiny = _config(name, in_dtype="fp32")
         yield Case(tiny, 9, magnitude=1e-20, source="squares below fp32's normal numbers")
         yield Case(tiny, 9, magnitude=1e17, source="squares near the end of fp32")
+
+
+def _hidden() -> Iterator[Case]:
+    """Real widths with a static scale, which the norms of served FP8 models have; and wide rows."""
+    wide = ((5120, "Qwen3-32B hidden size"), (16384, "Llama-3.1-405B hidden size"))
+    for n, source in (*REAL_WIDTHS, *wide):
+        made = _config("fp8_tensor_static", n=n, norm_eps=1e-5)
+        yield Case(made, 1, source=f"{source}, one token")
+        yield Case(made, 16, source=f"{source}, decode", is_small=False)
+        yield Case(made, 1024, source=f"{source}, prefill", is_small=False)
