@@ -256,7 +256,7 @@ def test_rows_beyond_32_bit_offsets_are_normalized_in_parts(
     assert all((s.stop - s.start) * 7168 < 2**32 for s in rms._parts(2**20, 7168))
 
 
-@pytest.mark.parametrize("part", ["x", "weight"])
+@pytest.mark.parametrize("part", ["x", "rows", "weight", "gaps"])
 @pytest.mark.parametrize("n", [96, 97, 98, 100])
 def test_rows_and_weights_off_the_vectors_are_copied(
     fake_with_producers: Pretend, part: str, n: int
@@ -266,10 +266,13 @@ def test_rows_and_weights_off_the_vectors_are_copied(
     run, call = of(rms.kernel, config, 6)
     x, weight = call.args
     if part == "x":
-        whole = torch.empty(6 * (n + 3) + 1, dtype=x.dtype)[1:]
-        x = whole.as_strided((6, n), (n + 3, 1)).copy_(x)
+        x = torch.empty(6 * n + 1, dtype=x.dtype)[1:].view(6, n).copy_(x)
+    elif part == "rows":
+        x = torch.empty(6, n + 3, dtype=x.dtype)[:, :n].copy_(x)
+    elif part == "weight":
+        weight = torch.empty(n + 1, dtype=weight.dtype)[1:].copy_(weight)
     else:
-        weight = torch.empty(2 * n + 1, dtype=weight.dtype)[1:].as_strided((n,), (2,)).copy_(weight)
+        weight = torch.full((n, 2), torch.nan, dtype=weight.dtype)[:, 0].copy_(weight)
     moved = Call((x, weight), call.kwargs)
     made = run(x, weight, **call.kwargs)
     assert judged(config, moved, made, "rmsnorm_quantize_fp8_tensor") == ""
