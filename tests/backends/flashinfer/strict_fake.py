@@ -138,7 +138,7 @@ def pretend(sm: int, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setattr(core.current_compilation_context, "TARGET_CUDA_ARCHS", archs)
     for cls in _classes(core.JitSpec):
         if "build_and_load" in vars(cls):
-            monkeypatch.setattr(cls, "build_and_load", fake.load)
+            monkeypatch.setattr(cls, "build_and_load", lambda spec: fake.load(spec))  # noqa: PLW0108
     for path, make in replaced().items():
         where, _, name = path.partition(":")
         monkeypatch.setattr(import_module(where), name, make(fake))
@@ -210,6 +210,12 @@ def at(tensor: torch.Tensor, *shape: int) -> torch.Tensor:
     if prod(shape) > room:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
     return tensor.as_strided(shape, strides, tensor.storage_offset())
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Give a [..., M, K] by b [..., N, K] transposed in fp32, whatever the caller has set."""
+    with torch.autocast("cpu", enabled=False):
+        return a.float() @ b.float().transpose(-1, -2)
 
 
 def must(condition: object, text: str) -> None:

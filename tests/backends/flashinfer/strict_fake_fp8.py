@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from tests.backends.flashinfer.strict_fake import at, must, on_16_bytes
+from tests.backends.flashinfer.strict_fake import at, must, on_16_bytes, product
 
 from quantmux.config.layouts import round_up
 
@@ -34,8 +35,7 @@ def gemm(fake: Fake) -> Any:
         # its documentation asks for multiples of 16; less was seen to run, and 17 to be refused
         fine = m > 0 and n % 16 == 0 and k % 16 == 0 and on_16_bytes(a, b, out)
         must(fine and out.dtype in NARROW, "CUBLAS_STATUS_NOT_SUPPORTED")
-        x, w = at(a, batch, m, k).double(), at(b, batch, n, k).double()
-        sums = (x @ w.transpose(1, 2)).float()
+        sums = product(at(a, batch, m, k), at(b, batch, n, k))
         at(out, batch, m, n).copy_(sums * (at(scale_a, 1) * at(scale_b, 1)))
 
     return SimpleNamespace(bmm_fp8=bmm_fp8)
@@ -50,7 +50,7 @@ def cudnn_runner(fake: Fake) -> Callable[..., Any]:
         must(a.shape[1] > 0, "[cudnn_frontend] Error: No execution plans support the graph.")
         must(a.stride(2) == 1 and b.stride(1) == 1 and out.stride(2) == 1, "No execution plans")
         must(a.dtype == b.dtype == E4M3 and on_16_bytes(a, b, out), "No execution plans")
-        sums = (a.double() @ b.double()).float()
+        sums = product(a, b.transpose(1, 2))
         out.copy_(sums * (at(scale_a, 1) * at(scale_b, 1)))
 
     return runner_of(forward)
@@ -84,7 +84,7 @@ def fp8_gemm_cutlass(fake: Fake) -> Any:
         must(a.dtype == b.dtype == E4M3 and out.dtype in NARROW, "dtype")
         must(a.shape[1] > 0 and a.shape[2] % 16 == 0 and b.shape[1] % 16 == 0, "alignment")
         must(on_16_bytes(a, b, out), "alignment")
-        sums = (a.double() @ b.double().transpose(1, 2)).float()
+        sums = product(a, b)
         out.copy_(sums * (at(scale_a, 1) * at(scale_b, 1)))
 
     return SimpleNamespace(fp8_gemm=fp8_gemm)
@@ -138,9 +138,9 @@ def blocks_product(
     x: torch.Tensor, w: torch.Tensor, of_x: torch.Tensor, of_w: torch.Tensor
 ) -> torch.Tensor:
     """Give x [M, K] by w [N, K] in fp32, with scales [M, K/128] and [ceil(N/128), K/128]."""
-    wide_x = x.double() * of_x.double().repeat_interleave(128, 1)[:, : x.shape[1]]
-    spread = of_w.double().repeat_interleave(128, 0)[: w.shape[0]].repeat_interleave(128, 1)
-    return (wide_x @ (w.double() * spread[:, : w.shape[1]]).t()).float()
+    wide_x = x.float() * of_x.float().repeat_interleave(128, 1)[:, : x.shape[1]]
+    spread = of_w.float().repeat_interleave(128, 0)[: w.shape[0]].repeat_interleave(128, 1)
+    return product(wide_x, w.float() * spread[:, : w.shape[1]])
 
 
 def blockscale(fake: Fake) -> Any:
@@ -181,12 +181,14 @@ def blockscale(fake: Fake) -> Any:
     return SimpleNamespace(init=init, set_deepgemm_jit_include_dirs=lambda _folders: None)
 
 
+@lru_cache(maxsize=64)
 def dealt_out(rows: int) -> torch.Tensor:
     """Give where trtllm-gen's kernels find each row of a weight, by the library's own function."""
     from flashinfer.fused_moe.core import get_w2_permute_indices_with_cache
 
-    probe = torch.zeros(rows, 16, dtype=torch.uint8)
-    found: torch.Tensor = get_w2_permute_indices_with_cache({}, probe, 128)
+    with torch.device("cpu"), torch.inference_mode(False):  # whatever the caller has set
+        probe = torch.zeros(rows, 16, dtype=torch.uint8)
+        found: torch.Tensor = get_w2_permute_indices_with_cache({}, probe, 128)
     return found
 
 
@@ -204,7 +206,7 @@ def trtllm_low_latency(fake: Fake) -> Callable[..., Any]:
         rows = at(b, k // 128, n, 128).transpose(0, 1).reshape(n, k)
         w = torch.empty_like(rows.view(torch.uint8))
         w[dealt_out(n)] = rows.view(torch.uint8)
-        sums = (at(a, m, k).double() @ w.view(E4M3).double().t()).float()
+        sums = product(at(a, m, k), w.view(E4M3))
         at(out, m, n).copy_(sums * at(alpha, 1))
 
     def made(*, enable_rubin: bool = False) -> Any:

@@ -1,0 +1,115 @@
+"""The conformance suite over every kernel of this backend, on GPUs that are not here.
+
+The kernels, their capabilities and FlashInfer's own Python are the real ones; its compiled code is
+`strict_fake`, so tensors lie on the CPU and the architecture of a capability is said to be the
+host's. What is asked is everything around the library's machine code: which function is called
+with what, preparation, padding, layouts and scales, refusals, threads, what a call leaves alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.backends.flashinfer.strict_fake import ARCHS, Fake
+
+from quantmux.capability.arch import Arch, arch_sets
+from quantmux.capability.profiles import CPU
+from quantmux.registry.hookspecs import hookimpl
+from quantmux.registry.kernel_spec import BackendInfo, KernelSpec
+from quantmux.registry.manager import Registry
+from quantmux.testing.cell import Verdict
+from quantmux.testing.engine import cells, run_cell
+from quantmux_flashinfer.catalog import offers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from quantmux.testing.cell import Cell
+
+ELSEWHERE = {"sources", "compiles", "launches", "graph", "host_sync", "variants"}
+"""Asked of the kernels as they are registered, or of a GPU: there is none here."""
+
+FEW = {"numbers": 16, "bounds": 6, "strides": 3, "prepare": 2}
+"""Cells of each check that are asked every time; one of every other check."""
+
+
+class Plugin:
+    """The backend's kernels that run on one architecture, on the host."""
+
+    def __init__(self, sm: int) -> None:
+        self.arch = Arch.parse(str(sm))
+
+    @hookimpl
+    def quantmux_backend(self) -> BackendInfo:
+        return BackendInfo(name="flashinfer", version="0")
+
+    @hookimpl
+    def quantmux_kernels(self) -> list[KernelSpec]:
+        return [_of_host(o.spec) for o in offers() if self.runs(o.spec)]
+
+    def runs(self, spec: KernelSpec) -> bool:
+        return any(self.arch in archs for archs in spec.capability.arch)
+
+
+def _of_host(spec: KernelSpec) -> KernelSpec:
+    capability = spec.capability.replace(arch=arch_sets("cpu"), needs=())
+    return replace(spec, capability=capability, sources=(), veto=None)
+
+
+def kernels() -> list[tuple[int, str]]:
+    """Give every kernel once, on the first architecture that it runs on."""
+    found: dict[str, int] = {}
+    for sm in ARCHS:
+        for spec in Plugin(sm).quantmux_kernels():
+            found.setdefault(spec.id.partition("/")[2], sm)
+    return [(sm, stem) for stem, sm in found.items()]
+
+
+def asked(registry: Registry, stem: str, most: Mapping[str, int] | None = None) -> list[Cell]:
+    """Give the cells of a kernel; of each check at most so many, spread over all of its cells."""
+    by_check: dict[str, list[Cell]] = {}
+    for cell in cells(registry, CPU, kernels=(stem,), small_only=True):
+        if cell.check not in ELSEWHERE:
+            by_check.setdefault(cell.check, []).append(cell)
+    found: list[Cell] = []
+    for check, every in by_check.items():
+        mine = every if most is None else [cell for cell in every if _is_quick(cell)]
+        count = len(mine) if most is None else min(len(mine), most.get(check, 1))
+        found += [mine[place * len(mine) // count] for place in range(count)]
+    return found
+
+
+def _is_quick(cell: Cell) -> bool:
+    """Tell whether the reference, in fp64 on one core, is not what the test would measure."""
+    case = cell.case
+    if case is None:
+        return True
+    config: Any = case.config
+    return bool(case.m * config.n * getattr(config, "k", 1) <= 1 << 20)
+
+
+def judge(fake: Fake, stem: str, most: Mapping[str, int] | None) -> None:
+    registry = Registry.of({"flashinfer": Plugin(fake.sm)})
+    found = [(cell, run_cell(cell, registry, CPU)) for cell in asked(registry, stem, most)]
+    wrong = [f"{c.id}: {o.reason}" for c, o in found if o.verdict is Verdict.FAILS]
+    assert not wrong, f"{len(wrong)} of {len(found)}\n" + "\n".join(wrong[:8])
+    agreed = {c.check for c, o in found if o.verdict is Verdict.AGREES}
+    assert "numbers" in agreed
+    assert fake.launches
+
+
+@pytest.mark.parametrize(("sm", "stem"), kernels())
+def test_the_suite_passes_every_kernel_in_a_few_cells_of_each_check(
+    fake_gpu: Callable[[int], Fake], sm: int, stem: str
+) -> None:
+    judge(fake_gpu(sm), stem, FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sm", "stem"), kernels())
+def test_the_suite_passes_every_kernel_in_every_cell(
+    fake_gpu: Callable[[int], Fake], sm: int, stem: str
+) -> None:
+    judge(fake_gpu(sm), stem, None)
