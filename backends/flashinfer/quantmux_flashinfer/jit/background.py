@@ -125,8 +125,11 @@ def _run(build: BackgroundBuild, stop: Stop) -> None:
     from quantmux_flashinfer.jit.making import make
 
     error = None
+    what = f"FlashInfer's module {build.name} for {build.target}"
+    log.info("%s is compiled in the background, about %.0f s", what, build.seconds_left)
     try:
-        make(build.name, build.target, stop=stop, background=True)
+        made = make(build.name, build.target, stop=stop, background=True)
+        log.info("%s is there after %.0f s", what, made.seconds)
     except BuildError as refused:
         error = refused
         if refused.code != "interrupted":
