@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.backends.flashinfer.strict_fake import ARCHS, Fake
 
-from quantmux.capability.arch import Arch, arch_sets
+from quantmux.capability.arch import arch_sets
 from quantmux.capability.profiles import CPU
 from quantmux.registry.hookspecs import hookimpl
 from quantmux.registry.kernel_spec import BackendInfo, KernelSpec
@@ -26,6 +26,9 @@ from quantmux_flashinfer.catalog import offers
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.capability.rejection import Rejection
+    from quantmux.config import LayerConfig
     from quantmux.testing.cell import Cell
 
 ELSEWHERE = {"sources", "compiles", "launches", "graph", "host_sync", "variants"}
@@ -39,7 +42,7 @@ class Plugin:
     """The backend's kernels that run on one architecture, on the host."""
 
     def __init__(self, sm: int) -> None:
-        self.arch = Arch.parse(str(sm))
+        self.device = Fake(sm).device
 
     @hookimpl
     def quantmux_backend(self) -> BackendInfo:
@@ -47,15 +50,17 @@ class Plugin:
 
     @hookimpl
     def quantmux_kernels(self) -> list[KernelSpec]:
-        return [_of_host(o.spec) for o in offers() if self.runs(o.spec)]
+        return [self._of_host(o.spec) for o in offers() if self._runs(o.spec)]
 
-    def runs(self, spec: KernelSpec) -> bool:
-        return any(self.arch in archs for archs in spec.capability.arch)
+    def _runs(self, spec: KernelSpec) -> bool:
+        return any(self.device.arch in archs for archs in spec.capability.arch)
 
+    def _of_host(self, spec: KernelSpec) -> KernelSpec:
+        def veto(config: LayerConfig, _device: DeviceProfile) -> Rejection | None:
+            return None if spec.veto is None else spec.veto(config, self.device)
 
-def _of_host(spec: KernelSpec) -> KernelSpec:
-    capability = spec.capability.replace(arch=arch_sets("cpu"), needs=())
-    return replace(spec, capability=capability, sources=(), veto=None)
+        capability = spec.capability.replace(arch=arch_sets("cpu"), needs=())
+        return replace(spec, capability=capability, sources=(), veto=veto)
 
 
 def kernels() -> list[tuple[int, str]]:
