@@ -46,7 +46,7 @@ for device, installed_only, m, config in json.loads(sys.stdin.read()):
     # times decide between contenders that all have one: DeepGEMM's package ships torch's too
     found = qm.explain(
         qm.LinearConfig(**config), device, m=m, installed_only=installed_only,
-        deny=["cutlass", "triton"],
+        deny=["cutlass", "flashinfer", "triton"],
     )
     answers.append({
         "taken": [r.pipeline.ids[-1] for r in found.ranges],

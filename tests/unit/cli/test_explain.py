@@ -91,7 +91,8 @@ def test_forcing_an_unknown_kernel_names_the_nearest(cli):
 
 
 def test_nearest_miss_is_printed(cli, policy):
-    only_torch = policy("[plugins.triton]\nenabled = false\n[plugins.cutlass]\nenabled = false")
+    others = ("cutlass", "flashinfer", "triton")
+    only_torch = policy("\n".join(f"[plugins.{name}]\nenabled = false" for name in others))
     text = cli(*B200, "--deny", "torch/linear_emulated", "--plugins", only_torch).out
     assert "nearest miss" in text
     assert "torch/linear_emulated fits" in text

@@ -117,7 +117,8 @@ def levels(rows):
 
 def test_evidence_of_the_user_is_shown_for_a_named_device(cli, record, policy):
     record()
-    only_torch = policy("[plugins.triton]\nenabled = false\n[plugins.cutlass]\nenabled = false")
+    others = ("cutlass", "flashinfer", "triton")
+    only_torch = policy("\n".join(f"[plugins.{name}]\nenabled = false" for name in others))
     asked = ("matrix", "-d", "h200", "-s", "nvfp4", "--op", "linear", "--plugins", only_torch)
     rows = cli(*asked, "--json").json["kernels"]
     assert levels(rows)["torch/linear_emulated"] == "verified"

@@ -46,8 +46,9 @@ def ahead(tmp_path, monkeypatch):
     return rows
 
 
-def test_prints_a_table_and_what_was_not_asked(cli):
-    answer = cli("sweep", *QUICK[2:], "--kernel", "torch/relayout")
+def test_prints_a_table_and_what_was_not_asked(cli, policy):
+    off = policy("[plugins.triton]\nenabled = false")
+    answer = cli("sweep", *QUICK[2:], "--kernel", "torch/relayout", "--plugins", off)
     assert answer.code == 0, answer.err
     assert answer.out.startswith("CPU (cpu)\n")
     assert "kernel          agrees  refuses  here  fails  error  seconds" in answer.out
