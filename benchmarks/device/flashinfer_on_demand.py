@@ -100,10 +100,14 @@ def main() -> int:
 [plugins.flashinfer]
 options = {{ build = "never", workspace = "{FOLDER / "elsewhere"}" }}
 """
-    asked = ("explain", "--scheme", "fp8_tensor", "--n", "1024", "--k", "1280", "--json")
+    asked = ("explain", "linear", "--scheme", "fp8_tensor", "--n", "1024", "--k", "1280", "--json")
     os.environ.pop("FLASHINFER_WORKSPACE_BASE")
     told = quantmux(*asked, policy=never)
-    want("without leave to compile it is refused by name", "not_built" in told.stdout)
+    want(
+        "without leave to compile it is refused by name",
+        "not_built" in told.stdout,
+        told.stderr[-200:],
+    )
     print("all hold" if not failed else f"BAD: {failed}", f"{time.perf_counter() - begun:.0f} s")
     return bool(failed)
 
