@@ -13,6 +13,9 @@ and stores bf16 bits into an fp16 output.
 Every tile of DeepGEMM is compiled by nvcc at the first call that wants it, 1.2 to 2.7 s (H200,
 2026-11-21), and kept on disk: below M = 32 there are at most three for a layer, above that the
 tile's width follows M. `warmup` calls it with the Ms that are to come.
+
+Every call borrows N · K + M · K bytes and more from torch's allocator, whichever form it is: the
+library asks for what its third form, two bf16 matrices, would need, with the largest M it has seen.
 """
 
 from __future__ import annotations
