@@ -26,6 +26,7 @@ more columns than they have, which none of the library's functions does."""
 
 SOURCES: Final = (
     "quantize/dry_run.py",
+    "quantize/outputs.py",
     "quantize/nvfp4.py",
     "quantize/nvfp4_entries.py",
     "quantize/nvfp4_outputs.py",

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Final
 
 from quantmux.config import RelayoutConfig
 from quantmux.errors import ConfigError, LayoutError, ShapeError
-from quantmux.ops.checks import check_out
-from quantmux.ops.quantized import QuantizedTensor, empty_quantized
 from quantmux_flashinfer.layouts.scale_bytes import as_bytes, flat
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
+from quantmux_flashinfer.quantize.outputs import NvFp4Outputs
 from quantmux_flashinfer.relayout.entries import INTERLEAVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quantmux.capability.device import DeviceProfile
+    from quantmux.ops.quantized import QuantizedTensor
 
 
 class NvFp4Relayout:
@@ -39,15 +39,20 @@ class NvFp4Relayout:
             raise ConfigError(f"a kernel of relayout was given {type(config).__name__}")
         entry = INTERLEAVE
         call = function(entry, device)
-        operand, source, target, n = config.operand, config.source, config.target, config.n
+        operand, source, n = config.operand, config.source, config.n
+        outputs = NvFp4Outputs(operand, config.target, n)
 
         def run(q: QuantizedTensor, *, out: QuantizedTensor | None = None) -> QuantizedTensor:
-            if q.operand != operand or q.layout != source or q.n != n:
+            if (q.operand is not operand or q.layout is not source or q.n != n) and (
+                q.operand != operand or q.layout != source or q.n != n
+            ):
                 raise _another(q, config)
             m, g, home = q.logical_shape[0], q.global_scale, q.data.device
-            if out is not None:
-                check_out(out, operand, target, (m, n), home)
-            made = empty_quantized(operand, target, m, n, home) if out is None else out
+            if out is None:
+                made = outputs.new(m, home)
+            else:
+                made = out
+                outputs.require(made, m, home)
             if g is not None and made.global_scale is not None:
                 made.global_scale.copy_(g)
             if m == 0:

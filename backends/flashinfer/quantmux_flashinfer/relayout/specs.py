@@ -23,6 +23,7 @@ def offers() -> tuple[Offer, ...]:
         load="quantmux_flashinfer.relayout.nvfp4:kernel",
         sources=(
             "quantize/dry_run.py",
+            "quantize/outputs.py",
             "relayout/entries.py",
             "relayout/nvfp4.py",
             "relayout/shapes.py",

@@ -18,12 +18,13 @@ import torch
 
 from quantmux.config import RmsNormQuantizeConfig
 from quantmux.errors import BuildError, ConfigError
-from quantmux.ops.checks import check_matrix, check_out, check_scalar, check_scales_given
+from quantmux.ops.checks import check_matrix, check_scalar, check_scales_given
 from quantmux.ops.quantized import DATA_DTYPES, DTYPES, QuantizedTensor
 from quantmux.ops.rmsnorm_quantize.reference import check_weight
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
+from quantmux_flashinfer.quantize.outputs import require_scaled_out
 from quantmux_flashinfer.rmsnorm_quantize.entries import RMSNORM
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class RmsNormFp8:
                 data = empty(shape, dtype=made_dtype, device=home)
                 out = QuantizedTensor(data, s.clone(), None, operand, layout, shape)
             else:
-                check_out(out, operand, layout, (m, n), home)
+                require_scaled_out(out, operand, layout, (m, n), made_dtype, home)
                 data, held = out.data, out.scales
                 if held.data_ptr() != s.data_ptr():
                     held.copy_(s)

@@ -36,6 +36,7 @@ def offers() -> tuple[Offer, ...]:
         load="quantmux_flashinfer.rmsnorm_quantize.fp8_tensor:kernel",
         sources=(
             "quantize/dry_run.py",
+            "quantize/outputs.py",
             "rmsnorm_quantize/entries.py",
             "rmsnorm_quantize/fp8_tensor.py",
             "rmsnorm_quantize/shapes.py",

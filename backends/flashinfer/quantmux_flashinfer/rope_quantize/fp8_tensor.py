@@ -14,13 +14,13 @@ import torch
 
 from quantmux.config import RopeQuantizeConfig
 from quantmux.errors import ConfigError, LayoutError
-from quantmux.ops.checks import check_out
 from quantmux.ops.quantized import DATA_DTYPES, DTYPES, QuantizedTensor
 from quantmux.ops.rope import check_rope_inputs
 from quantmux.ops.rope_quantize.reference import given_scale
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
+from quantmux_flashinfer.quantize.outputs import require_scaled_out
 from quantmux_flashinfer.rope_quantize.entries import ROPE
 from quantmux_flashinfer.rope_quantize.parts import Parts
 
@@ -93,7 +93,7 @@ class RopeFp8:
                 scales = full((1,), static_scale, dtype=torch.float32, device=home)
                 out = QuantizedTensor(data, scales, None, operand, layout, shape)
             else:
-                check_out(out, operand, layout, (t, heads, dim), home)
+                require_scaled_out(out, operand, layout, (t, heads, dim), made_dtype, home)
                 data = out.data
                 out.scales.fill_(static_scale)
             if t == 0:

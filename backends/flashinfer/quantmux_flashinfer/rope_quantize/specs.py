@@ -36,6 +36,7 @@ def offers() -> tuple[Offer, ...]:
         load="quantmux_flashinfer.rope_quantize.fp8_tensor:kernel",
         sources=(
             "quantize/dry_run.py",
+            "quantize/outputs.py",
             "rope_quantize/entries.py",
             "rope_quantize/fp8_tensor.py",
             "rope_quantize/parts.py",

@@ -13,12 +13,13 @@ import torch
 
 from quantmux.config import SiluMulQuantizeConfig
 from quantmux.errors import ConfigError
-from quantmux.ops.checks import check_matrix, check_out
-from quantmux.ops.quantized import DTYPES, empty_quantized
+from quantmux.ops.checks import check_matrix
+from quantmux.ops.quantized import DTYPES
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
 from quantmux_flashinfer.quantize.nvfp4_outputs import checked_scale, into, packed, without_rows
+from quantmux_flashinfer.quantize.outputs import NvFp4Outputs
 from quantmux_flashinfer.quantize.pieces import ALIGNMENT, in_one_piece
 from quantmux_flashinfer.silu_mul_quantize.entries import SILU_MUL
 
@@ -50,6 +51,7 @@ class SiluMulNvFp4:
         operand, layout, n = config.operand, config.layout, config.n
         dtype, width = DTYPES[config.in_dtype], 2 * n
         plain = (width, 1)
+        outputs = NvFp4Outputs(operand, layout, n)
         fixed: dict[str, Any] = {
             "is_sf_swizzled_layout": layout.scales != "row_major",
             "is_sf_8x4_layout": layout.scales == "swizzled_8x4",
@@ -77,10 +79,9 @@ class SiluMulNvFp4:
             ):
                 g = checked_scale(operand, scale, g, home)
             if out is not None:
-                check_out(out, operand, layout, (m, n), home)
+                outputs.require(out, m, home)
             if m == 0:
-                made = empty_quantized(operand, layout, 0, n, home) if out is None else out
-                return without_rows(made, g)
+                return without_rows(outputs.new(0, home) if out is None else out, g)
             if x.stride() != plain or x.data_ptr() % ALIGNMENT:
                 x = in_one_piece(x)
             try:

@@ -33,6 +33,7 @@ def offers() -> tuple[Offer, ...]:
         load="quantmux_flashinfer.silu_mul_quantize.nvfp4:kernel",
         sources=(
             "quantize/dry_run.py",
+            "quantize/outputs.py",
             "quantize/nvfp4_outputs.py",
             "quantize/pieces.py",
             "silu_mul_quantize/entries.py",
