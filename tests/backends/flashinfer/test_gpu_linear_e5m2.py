@@ -1,4 +1,4 @@
-"""bmm_fp8 of cuBLASLt with one operand in e5m2, which no preset scheme has: the suite never asks."""
+"""bmm_fp8 of cuBLASLt with one operand in e5m2, which no preset scheme has."""
 
 from __future__ import annotations
 
