@@ -74,6 +74,23 @@ def needs() -> str:
     return "\n".join(lines) + "\n"
 
 
+def proved() -> str:
+    """Give what has been shown of every kernel on an H200: cases and the worst error among them."""
+    context, device = default_context(), resolve_device("h200")
+    inventory = context.inventory(device)
+    lines = ["| kernel | op | shown | cases | worst error |", "|---|---|---|---|---|"]
+    for spec in context.registry.kernels:
+        runs = any(device.arch in archs for archs in spec.capability.arch)
+        if spec.backend != "flashinfer" or not runs:
+            continue
+        proof = inventory.proof(spec.id)
+        worst = "–" if proof.worst_error is None else f"{proof.worst_error:.1e}"
+        level = f"{proof.level}, stale" if proof.stale else str(proof.level)
+        stem = spec.id.partition("/")[2]
+        lines.append(f"| `{stem}` | {spec.op} | {level} | {proof.cases or '–'} | {worst} |")
+    return "\n".join(lines) + "\n"
+
+
 def selected() -> str:
     """Give what is selected for a block-scaled linear over M on an H200, by the shipped times."""
     lines = ["| N×K | all backends | FlashInfer and torch only |", "|---|---|---|"]

@@ -189,6 +189,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 DECLARED: Mapping[str, Callable[[], str]] = {
     "offers": flashinfer_declared.offers,
     "needs": flashinfer_declared.needs,
+    "proved": flashinfer_declared.proved,
     "selected": flashinfer_declared.selected,
 }
 """What a mark may ask for of the backend itself."""
