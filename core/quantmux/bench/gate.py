@@ -25,10 +25,6 @@ _CUDA_FLOPS: Final = 1e12
 
 _HOST_FLOPS: Final = 4e8
 
-_APPROXIMATE_INPUT: Final = 0.025
-"""Relative error of y whose x an approximate quantizer made: one code in 2000 a step off, which is
-as much as a code is large on the average; sqrt(1 / 2000)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -70,10 +66,7 @@ def compare_pipeline(
         loose, tags = capability.rel_tolerance, capability.tags
         found = agreement(config, inputs, result, rel_tolerance=loose, tags=tags)
         return Checked(found.ok, "all rows", found.reason)
-    tolerance = pipeline.main.capability.rel_tolerance
-    if any(step.kernel.capability.is_approximate for step in pipeline.steps[:-1]):
-        tolerance = max(tolerance or 0.0, _APPROXIMATE_INPUT)
-    asked = reference_config(config, pipeline)
+    asked, tolerance = reference_config(config, pipeline), pipeline.rel_tolerance
     return check_linear(asked, inputs.args[0], materials, result, tolerance=tolerance)
 
 

@@ -148,7 +148,7 @@ class Runner:
         taken = reference_config(config, pipeline)
         exact = linear_exact(x, weights, taken)
         found = compare(y, exact, config=taken, magnitude=linear_magnitude(x, weights, taken))
-        own = pipeline.main.capability.rel_tolerance
+        own = pipeline.rel_tolerance
         tolerance = found.tolerance if own is None else max(found.tolerance, own)
         is_ok = found.ok or (own is not None and found.rel_error <= own)
         # x is finite: a reference that is not tells of broken weights, and agrees with anything

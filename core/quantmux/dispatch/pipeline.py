@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from quantmux.config import LayerConfig
     from quantmux.dispatch.tier import Tier
     from quantmux.registry.kernel_spec import KernelSpec
+
+
+APPROXIMATE_INPUT: Final = 0.025
+"""Relative error of y whose x an approximate quantizer made: one code in 2000 a step off, which is
+as much as a code is large on the average; sqrt(1 / 2000)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,14 @@ class Pipeline:
     def is_approximate(self) -> bool:
         """Tell whether a quantizer of it gives numbers near the definition's, not the same."""
         return any(step.kernel.capability.is_approximate for step in self.steps)
+
+    @property
+    def rel_tolerance(self) -> float | None:
+        """Relative error that a linear may have beyond the op's bound; None where none is told."""
+        own = self.main.capability.rel_tolerance
+        if any(step.kernel.capability.is_approximate for step in self.steps[:-1]):
+            return max(own or 0.0, APPROXIMATE_INPUT)
+        return own
 
     @property
     def is_experimental(self) -> bool:

@@ -109,3 +109,15 @@ def test_a_consumer_with_an_exact_pipeline_too_is_not_called_approximate(
 
 def test_tags_other_than_these_two_leave_a_kernel_exact() -> None:
     assert not Capability(arch="any", tags={"experimental", "cuda_graph"}).is_approximate
+
+
+def test_a_linear_behind_an_approximate_quantizer_may_be_off_by_as_much_as_its_codes(
+    producer: Make, consumer: Make, ask: Ask
+) -> None:
+    near, exact, rows, columns = linear_kernels(producer, consumer)
+    config = LinearConfig(in_features=1024, out_features=1024, scheme="fp8_block128")
+    behind = ask(config, near, rows).ranges[0].pipeline
+    assert behind.rel_tolerance == 0.025
+    assert ask(config, exact, columns).ranges[0].pipeline.rel_tolerance is None
+    loose = consumer("cutlass/loose", "fp8_block128", ("row_major",), rel_tolerance=0.05)
+    assert ask(config, near, loose).ranges[0].pipeline.rel_tolerance == 0.05
