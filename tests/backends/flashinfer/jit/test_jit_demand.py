@@ -24,7 +24,7 @@ from quantmux.registry.protocol import PreparedWeights
 from quantmux.runtime.context import Context
 from quantmux.runtime.quarantine import Quarantine
 from quantmux.runtime.waiting import patiently
-from quantmux_flashinfer.jit import background, demand, states
+from quantmux_flashinfer.jit import background, demand, making, states, variables
 
 H200 = device_of(90)
 BOTH = ("gemm", "rope")
@@ -154,6 +154,16 @@ def test_a_forked_child_has_no_build_of_its_parent(machine):
         os._exit(0 if background.in_background("gemm", "90a") is None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert caught.value.wait(20)
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_module_that_is_there_is_loaded_with_our_environment_too(monkeypatch):
+    making.make("gemm", "90a")
+    variables.take_back()
+    monkeypatch.setenv("FLASHINFER_NO_DOWNLOAD", "0")
+    demand.ensure(("gemm",), H200)
+    assert os.environ["FLASHINFER_NO_DOWNLOAD"] == "1"
+    assert os.environ["FLASHINFER_USE_CUDA_NORM"] == "1"
 
 
 class Late:

@@ -191,7 +191,8 @@ def test_folders_that_the_user_names_are_looked_at_and_kept(machine, monkeypatch
     assert os.environ["FLASHINFER_EXTRA_LDFLAGS"] == expected
     environment.apply()
     toolchain.forget()
-    environment.apply()  # looking again finds the machine, not our own folder
+    assert list(find_toolchain().linking.links) == ["nvrtc"], "it found our own folder"
+    environment.apply()
     assert os.environ["FLASHINFER_EXTRA_LDFLAGS"] == expected
 
 
