@@ -44,12 +44,14 @@ class Fake:
         modules: Names of the compiled modules that the library loaded.
         asked: Names of those that were asked for before.
         launches: Names of the compiled functions, in the order in which they were called.
+        keeping: What stand-ins remember between calls.
     """
 
     sm: int
     modules: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
     launches: list[str] = field(default_factory=list)
+    keeping: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> DeviceProfile:
@@ -114,8 +116,9 @@ def pretend(sm: int, monkeypatch: pytest.MonkeyPatch) -> Fake:
         monkeypatch: Of the test.
     """
     loading.flashinfer()
-    for name in ("flashinfer.gemm.gemm_base", "flashinfer.rope", "flashinfer.norm"):
-        import_module(name)
+    places = [(*path.partition(":")[::2], make) for path, make in replaced().items()]
+    for where, _, _ in places:
+        import_module(where)  # as they are without other packages, before any of them is pretended
     forget_cached()
     fake = Fake(sm)
     pair = (sm // 10, sm % 10)
@@ -139,8 +142,7 @@ def pretend(sm: int, monkeypatch: pytest.MonkeyPatch) -> Fake:
     for cls in _classes(core.JitSpec):
         if "build_and_load" in vars(cls):
             monkeypatch.setattr(cls, "build_and_load", lambda spec: fake.load(spec))  # noqa: PLW0108
-    for path, make in replaced().items():
-        where, _, name = path.partition(":")
+    for where, name, make in places:
         monkeypatch.setattr(import_module(where), name, make(fake), raising=False)
     _patch_ours(monkeypatch, fake)
     return fake
@@ -231,3 +233,18 @@ def must(condition: object, text: str) -> None:
 def on_16_bytes(*tensors: torch.Tensor) -> bool:
     """Tell whether addresses are those that vector loads and TMA can take."""
     return all(t.data_ptr() % 16 == 0 for t in tensors)
+
+
+def runner_of(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a factory of runners, as the library's tuner wants them, that only run."""
+    from flashinfer.autotuner import TunableRunner
+
+    class Runner(TunableRunner):  # type: ignore[misc]
+        def get_valid_tactics(self, inputs: Any, profile: Any) -> list[int]:
+            raise AssertionError(f"the tuner was started: {inputs} {profile}")
+
+        def forward(self, inputs: Any, tactic: Any = -1, **kwargs: Any) -> Any:
+            assert tactic == -1
+            return forward(inputs, **kwargs)
+
+    return lambda *_args, **_kwargs: Runner()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from tests.backends.flashinfer.strict_fake import at, must, on_16_bytes, product
+from tests.backends.flashinfer.strict_fake import at, must, on_16_bytes, product, runner_of
 
 from quantmux.config.layouts import round_up
 
@@ -54,21 +54,6 @@ def cudnn_runner(fake: Fake) -> Callable[..., Any]:
         out.copy_(sums * (at(scale_a, 1) * at(scale_b, 1)))
 
     return runner_of(forward)
-
-
-def runner_of(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a factory of runners, as the library's tuner wants them, that only run."""
-    from flashinfer.autotuner import TunableRunner
-
-    class Runner(TunableRunner):  # type: ignore[misc]
-        def get_valid_tactics(self, inputs: Any, profile: Any) -> list[int]:
-            raise AssertionError(f"the tuner was started: {inputs} {profile}")
-
-        def forward(self, inputs: Any, tactic: Any = -1, **kwargs: Any) -> Any:
-            assert tactic == -1
-            return forward(inputs, **kwargs)
-
-    return lambda *_args, **_kwargs: Runner()
 
 
 def fp8_gemm_cutlass(fake: Fake) -> Any:
