@@ -117,7 +117,7 @@ def test_a_linear_behind_an_approximate_quantizer_may_be_off_by_as_much_as_its_c
     near, exact, rows, columns = linear_kernels(producer, consumer)
     config = LinearConfig(in_features=1024, out_features=1024, scheme="fp8_block128")
     behind = ask(config, near, rows).ranges[0].pipeline
-    assert behind.rel_tolerance == 0.025
+    assert behind.rel_tolerance == 0.05
     assert ask(config, exact, columns).ranges[0].pipeline.rel_tolerance is None
-    loose = consumer("cutlass/loose", "fp8_block128", ("row_major",), rel_tolerance=0.05)
-    assert ask(config, near, loose).ranges[0].pipeline.rel_tolerance == 0.05
+    loose = consumer("cutlass/loose", "fp8_block128", ("row_major",), rel_tolerance=0.1)
+    assert ask(config, near, loose).ranges[0].pipeline.rel_tolerance == 0.1
