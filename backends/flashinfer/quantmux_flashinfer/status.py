@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from quantmux.capability.needs import needs_rejections
+from quantmux.capability.rejection import RejectionCode
 from quantmux.errors import QuantmuxError
 from quantmux.registry.kernel_spec import BackendStatus
 from quantmux_flashinfer.availability import why_not
@@ -81,7 +82,9 @@ def _of_kernels(arch: Arch, details: dict[str, str]) -> BackendStatus:
         )
     reasons = tuple(dict.fromkeys(r.text for r in refusals))
     hints = dict.fromkeys(r.hint for r in refusals if r.hint)
-    if not callable_:
+    # what is only not compiled does not take the backend away: each kernel says so by itself
+    can_be_compiled = any(r.code == RejectionCode.NOT_BUILT for r in refusals)
+    if not callable_ and not can_be_compiled:
         return BackendStatus("unavailable", reasons, "; ".join(hints) or None, details)
     if reasons:
         details["not callable"] = "; ".join(reasons)

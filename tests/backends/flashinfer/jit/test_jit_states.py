@@ -7,8 +7,11 @@ from functools import cache
 from types import SimpleNamespace
 
 import pytest
+from tests.backends.flashinfer.jit.conftest import device_of
 
 from quantmux.capability.arch import Arch
+from quantmux.capability.rejection import Rejection, RejectionCode
+from quantmux_flashinfer import status
 from quantmux_flashinfer.jit import making, states, toolchain
 from quantmux_flashinfer.jit.modules import MODULES
 from quantmux_flashinfer.jit.states import State, state_of, why_not
@@ -205,6 +208,18 @@ def test_a_selections_question_costs_less_than_its_budget(machine):
         for name in MODULES:
             why_not(name, H200)
     assert (time.perf_counter() - began) / 100 < 0.0005
+
+
+def test_modules_that_may_not_be_compiled_do_not_take_the_backend_away(machine, monkeypatch):
+    no = Rejection(RejectionCode.NOT_BUILT, "module", "gemm for 90a", "not compiled")
+    monkeypatch.setattr(status, "_refusal", lambda *_: no)
+    assert status.status_on(device_of(90)).state == "ok"
+    # a compiler that is missing does
+    gone = toolchain.tool("nvcc", "nvcc >= 12.8 for 90a", "none", "install it")
+    monkeypatch.setattr(status, "_refusal", lambda *_: gone)
+    found = status.status_on(device_of(90))
+    assert (found.state, found.hint) == ("unavailable", "install it")
+    del machine
 
 
 def test_asking_imports_neither_torch_nor_flashinfer():
