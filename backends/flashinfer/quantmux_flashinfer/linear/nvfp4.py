@@ -19,6 +19,7 @@ import torch
 
 from quantmux.config import Layout
 from quantmux.config.layouts import round_up
+from quantmux.dispatch.join import required_input
 from quantmux.errors import InputError, LayoutError, ShapeError
 from quantmux.ops.quantized import DTYPES, QuantizedTensor
 from quantmux_flashinfer.layouts.global_scales import alpha_of
@@ -27,9 +28,9 @@ from quantmux_flashinfer.layouts.scale_bytes import as_bytes
 from quantmux_flashinfer.library import functions
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.linear import nvfp4_entries as entries
-from quantmux_flashinfer.linear.nvfp4_dry_run import dry_run
+from quantmux_flashinfer.linear.dry_run import dry_run
 from quantmux_flashinfer.linear.nvfp4_weights import ALIGNMENT, SHUFFLED, TILED
-from quantmux_flashinfer.linear.whole_rows import whole_rows
+from quantmux_flashinfer.linear.outputs import whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +83,7 @@ class Nvfp4Linear:
         weight_t, weight_scales_t = column_major(weight), column_major(weight_scales)
         g_w, own_alpha = tensors["global_scale"], tensors.get("alpha")
         own: object = _NOBODY if own_alpha is None else tensors["input_global_scale"]
-        n, multiple = config.n, self.form.pad_n
+        n = config.n
         padded_n = weight.shape[0]
         is_padded = padded_n != n
         dtype, home = DTYPES[config.out_dtype], weight.device
@@ -104,7 +105,7 @@ class Nvfp4Linear:
             if out is None:
                 y = torch.empty((m, padded_n), dtype=dtype, device=home)
             else:
-                y = whole_rows(out, m, n, multiple, dtype, home)
+                y = whole_rows(out, m, n, padded_n, dtype, home, alignment=ALIGNMENT)
             if m:
                 alpha = own_alpha if g_x is own else alpha_of(g_x, g_w)
                 try:
@@ -129,7 +130,10 @@ class Nvfp4Linear:
 
     def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
         """Run once per M on zeros, so that the library compiles and loads what it launches."""
-        dry_run(self, config, ms, scales=self.scales, pad_k_to=self.form.pad_k)
+        activation, pad = config.scheme.activation, self.form.pad_k
+        if activation is not None:
+            source = required_input(activation, config.k, self.scales, pad, 1, config.in_dtype)
+            dry_run(self, config, ms, source)
 
 
 def _require_readable(q: QuantizedTensor, wanted: Layout, k: int) -> None:

@@ -31,15 +31,12 @@ room for an accumulator that drops bits below 2^-10 of the sum beside the roundi
 and none for a wrong scale of one block of 16 in a row of a few hundred, or for zeros."""
 
 SOURCES: Final = (
-    "layouts/global_scales.py",
-    "layouts/matrices.py",
-    "layouts/scale_bytes.py",
-    "layouts/trtllm.py",
-    "linear/nvfp4_dry_run.py",
+    "linear/dry_run.py",
     "linear/nvfp4_entries.py",
     "linear/nvfp4_weights.py",
-    "linear/whole_rows.py",
+    "linear/outputs.py",
 )
+"""Beside those that every kernel of the backend runs through (`catalog`)."""
 
 UNPROVED: Final = frozenset({"experimental"})
 """Nothing here was ever run: it goes behind every kernel that was (docs/decisions/0015)."""

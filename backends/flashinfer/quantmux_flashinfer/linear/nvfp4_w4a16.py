@@ -24,9 +24,9 @@ from quantmux_flashinfer.layouts.scale_bytes import as_bytes
 from quantmux_flashinfer.library import functions
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate, translated
 from quantmux_flashinfer.linear import nvfp4_entries as entries
-from quantmux_flashinfer.linear.nvfp4_dry_run import dry_run
+from quantmux_flashinfer.linear.dry_run import dry_run
 from quantmux_flashinfer.linear.nvfp4_weights import ALIGNMENT, GROUP, TILED, moved
-from quantmux_flashinfer.linear.whole_rows import whole_rows
+from quantmux_flashinfer.linear.outputs import whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,7 +108,7 @@ class WeightOnlyNvfp4:
 
     def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
         """Run once per M on zeros, so that the library compiles and loads what it launches."""
-        dry_run(self, config, ms, scales="", pad_k_to=1)
+        dry_run(self, config, ms, None)
 
 
 class NativeWeightOnlyNvfp4:
@@ -134,7 +134,7 @@ class NativeWeightOnlyNvfp4:
 
     def warmup(self, config: LinearConfig, ms: Sequence[int]) -> None:
         """Run once per M on zeros: the library compiles a kernel for every M of its own."""
-        dry_run(self, config, ms, scales="", pad_k_to=1)
+        dry_run(self, config, ms, None)
 
 
 def _bound(
@@ -157,7 +157,7 @@ def _bound(
         if out is None:
             y = torch.empty((m, padded_n), dtype=dtype, device=home)
         else:
-            y = whole_rows(out, m, n, multiple, dtype, home)
+            y = whole_rows(out, m, n, padded_n, dtype, home, alignment=ALIGNMENT)
         if m:
             if not x.is_contiguous():
                 x = x.contiguous()

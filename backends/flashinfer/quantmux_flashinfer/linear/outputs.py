@@ -40,7 +40,14 @@ def require_output(
 
 
 def whole_rows(
-    out: torch.Tensor, m: int, n: int, padded_n: int, dtype: torch.dtype, device: torch.device
+    out: torch.Tensor,
+    m: int,
+    n: int,
+    padded_n: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    alignment: int = _ALIGNMENT,
 ) -> torch.Tensor:
     """Give the memory of ``out`` [m, n] with the gap of its rows: [m, padded_n], contiguous.
 
@@ -53,13 +60,14 @@ def whole_rows(
         padded_n: Columns that the library writes.
         dtype: Of y.
         device: Of x.
+        alignment: Bytes at a multiple of which it must begin.
 
     Raises:
         ShapeError: Another shape.
         DtypeError: Another dtype.
         InputError: Another device.
         LayoutError: Rows do not lie ``padded_n`` apart, the storage ends before the last gap, or
-            ``out`` does not begin at a multiple of 16 bytes.
+            ``out`` does not begin at a multiple of ``alignment`` bytes.
     """
     require_output(out, m, n, dtype, device)
     if m == 0:
@@ -71,10 +79,10 @@ def whole_rows(
             facts={"need": [padded_n, 1], "found": list(out.stride())},
             hint=_MAKE_ONE.format(_multiple(n, padded_n)),
         )
-    if out.data_ptr() % _ALIGNMENT:
+    if out.data_ptr() % alignment:
         raise LayoutError(
-            "out needs to begin at a multiple of 16 bytes",
-            facts={"found": f"{out.data_ptr() % _ALIGNMENT} bytes after one"},
+            f"out needs to begin at a multiple of {alignment} bytes",
+            facts={"found": f"{out.data_ptr() % alignment} bytes after one"},
             hint=_MAKE_ONE.format(_multiple(n, padded_n)),
         )
     if padded_n == n:
