@@ -57,11 +57,15 @@ MADE_UP = {
         @supported_compute_capability(list(range(9)))
         def _computed(*args): return True
 
+        @supported_compute_capability([90, NEWEST])
+        def _partly(*args): return True
+
         def _unlisted(*args): return True
 
         @backend_requirement({
             "cublas": _cublas, "cutlass": _cutlass, "hopper": _hopper,
-            "computed": _computed, "unlisted": _unlisted, "made": make_check(),
+            "computed": _computed, "partly": _partly, "unlisted": _unlisted,
+            "made": make_check(),
         }, common_check=_cublas, heuristic_func=None)
         @flashinfer_api(trace=trace)
         def mm(a, b, /, c=None, *rest, backend: Names = "cublas", out, **more): ...
@@ -158,6 +162,7 @@ def test_backends_and_architectures_are_those_of_the_checks(release):
         "cutlass": BackendChoice((100, 103, 120), is_experimental=True),
         "hopper": BackendChoice((90,)),
         "computed": BackendChoice(None),
+        "partly": BackendChoice(None),
         "unlisted": BackendChoice(None),
         "made": BackendChoice(None),
     }
