@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
 
 from quantmux.errors import BuildError
 from quantmux_flashinfer.jit import making, room, states
+from quantmux_flashinfer.jit.modules import MODULES
 from quantmux_flashinfer.jit.process import Stop
 from quantmux_flashinfer.jit.room import Room
 from quantmux_flashinfer.jit.settings import own_folder
@@ -201,8 +203,10 @@ def test_one_that_fails_does_not_end_the_others(machine):
 
 
 def test_no_more_workers_run_than_memory_allows(machine, monkeypatch):
-    # a unit takes 1 to 2 GiB: with 4 GiB left to others, one unit of one module fits
-    plenty(monkeypatch, gib=room.SPARE_GIB + 1.9, cores=16)
+    # a unit takes 2 GiB: with 4 GiB left to others, one unit of one module fits
+    heavy = {name: replace(module, memory_gib=2.0) for name, module in MODULES.items()}
+    monkeypatch.setattr(making, "MODULES", heavy)
+    plenty(monkeypatch, gib=room.SPARE_GIB + 3.0, cores=16)
     machine.behaves(seconds=0.3)
     making.make_many(["gemm", "norm", "rope"], "90a")
     assert most_at_once(machine) == 1
