@@ -319,6 +319,8 @@ def test_what_was_read_is_what_the_imported_release_answered(version):
         assert tuple(map(word, function.parameters)) == answers.parameters, name
         assert {n: b.archs for n, b in function.backends.items()} == answers.backends, name
         assert function.archs == answers.archs, name
+        marked = tuple(sorted(n for n, b in function.backends.items() if b.is_experimental))
+        assert marked == answers.experimental, name
 
 
 def test_the_installed_release_is_as_recorded_and_answers_as_recorded(installed):

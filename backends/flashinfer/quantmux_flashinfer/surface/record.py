@@ -70,7 +70,9 @@ def answers_of(name: str, backends: tuple[str, ...]) -> Answers | None:
         function: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         return None
-    return Answers(_parameters(function), _backends(function, backends), _archs(function))
+    experimental = tuple(sorted(getattr(function, "experimental_backends", ())))
+    listed = _backends(function, backends)
+    return Answers(_parameters(function), listed, _archs(function), experimental)
 
 
 def _parameters(function: Any) -> tuple[str, ...]:
@@ -115,6 +117,7 @@ def main() -> int:
                 "parameters": given.parameters,
                 "backends": given.backends,
                 "archs": given.archs,
+                "experimental": given.experimental,
             }
     file = FOLDER / f"{surface.version}.json"
     file.parent.mkdir(exist_ok=True)

@@ -30,11 +30,13 @@ class Answers:
         backends: Each backend that it says it has → those of `ASKED` that it says it supports.
         archs: Those of `ASKED` that a function without a choice of backends says it supports; None
             where it says nothing.
+        experimental: The backends that it calls experimental; releases before 0.7 have none.
     """
 
     parameters: tuple[str, ...]
     backends: Mapping[str, tuple[int, ...]]
     archs: tuple[int, ...] | None
+    experimental: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +78,5 @@ def _answers(data: Mapping[str, Any]) -> Answers:
         tuple(data["parameters"]),
         {name: tuple(listed) for name, listed in data["backends"].items()},
         None if archs is None else tuple(archs),
+        tuple(data["experimental"]),
     )
