@@ -328,3 +328,43 @@ def test_nothing_is_offered_below_blackwell_or_unproved_as_proved():
         assert least >= 100
         assert spec.capability.is_experimental
         assert not spec.capability.takes_bias
+
+
+def selected(device: str, stems: tuple[str, ...]) -> Any:
+    """Give the selection on a named GPU where only some kernels of this backend may serve."""
+    from quantmux import select
+
+    allowed = {f"flashinfer/linear_nvfp4_{stem}" for stem in stems}
+    others = [s.id for s in SPECS.values() if s.id not in allowed]
+    deny = [*others, "cutlass/*", "triton/*", "torch/linear_emulated*", "flashinfer/*w4a16*"]
+    config = LinearConfig(in_features=2048, out_features=7168, scheme="nvfp4")
+    return select(config, device, deny=deny)
+
+
+@pytest.mark.parametrize("device", ["b200", "b300"])
+def test_trtllm_takes_few_rows_with_8x4_scales_and_more_with_128x4_on_one_copy(device):
+    found = selected(device, ("trtllm", "trtllm_8x4"))
+    taken = [(r.m_min, r.m_max, r.pipeline.main.id.rpartition("nvfp4_")[2]) for r in found.ranges]
+    assert taken == [(1, 32, "trtllm_8x4"), (33, None, "trtllm")]
+    layouts = {r.pipeline.main.capability.weight_layout for r in found.ranges}
+    assert layouts == {"flashinfer:nvfp4_trtllm"}
+
+
+@pytest.mark.parametrize(
+    ("device", "first"), [("b200", "cutlass"), ("b300", "cutlass"), ("rtx_pro_6000", "b12x")]
+)
+def test_the_backends_own_order_says_who_goes_first_where_nothing_was_measured(device, first):
+    found = selected(device, tuple(SPECS))
+    assert [r.pipeline.main.id for r in found.ranges] == [f"flashinfer/linear_nvfp4_{first}"]
+
+
+@pytest.mark.parametrize("stem", SPECS)
+def test_warming_up_asks_for_x_as_the_kernel_reads_it(stem, monkeypatch):
+    spec, asked = SPECS[stem], []
+    monkeypatch.setattr(nvfp4, "dry_run", lambda *given: asked.append(given))
+    config = config_of(spec, 128, 192)
+    getattr(nvfp4, stem).warmup(config, [1, 16])
+    ((_, given, ms, source),) = asked
+    assert (given, ms) == (config, [1, 16])
+    assert source.layout.scales == spec.capability.schemes[0].activation.layouts[0]
+    assert source.layout.padded_n == (256 if "trtllm" in stem else 192)
