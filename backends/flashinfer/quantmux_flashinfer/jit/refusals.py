@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from quantmux_flashinfer.jit.process import Ran
 
 _FULL: Final = ("No space left on device", "Disk quota exceeded", "File too large")
+_CLOSED: Final = ("Permission denied", "Read-only file system", "PermissionError")
+_NO_IMPORT: Final = re.compile(r"^(ModuleNotFound|Import)Error: ", re.MULTILINE)
 _KILLED: Final = ("Killed", "signal 9", "out of memory", "cannot allocate memory")
 _FULL_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SIGKILL: Final = -9
@@ -81,6 +83,17 @@ def run_failed(module: JitModule, target: str, ran: Ran, timeout: float) -> Buil
     if any(mark in ran.log for mark in _FULL):
         return BuildError(
             f"compiling {what}: the disk is full", facts=lines, hint=_FREE, code="disk"
+        )
+    if any(mark in ran.log for mark in _CLOSED):
+        return BuildError(
+            f"compiling {what}: a folder cannot be written", facts=lines, hint=_FREE, code="cache"
+        )
+    if _NO_IMPORT.search(ran.log):
+        return BuildError(
+            f"compiling {what}: FlashInfer does not import",
+            facts=lines,
+            hint="pip install 'quantmux[flashinfer]'",
+            code="unavailable",
         )
     if ran.status == _SIGKILL or any(mark in ran.log for mark in _KILLED):
         return BuildError(

@@ -74,6 +74,8 @@ def test_what_failed_is_not_tried_again_until_it_is_forced(machine):
     [
         ("nvcc error: 'cicc' died due to signal 9 (Kill signal)", "memory"),
         ("fatal error: error writing: No space left on device", "disk"),
+        ("OSError: [Errno 30] Read-only file system: '/home/nobody'", "cache"),
+        ("ModuleNotFoundError: No module named 'tvm_ffi'", "unavailable"),
     ],
 )
 def test_what_may_pass_is_told_from_what_does_not_and_is_tried_again(machine, said, code):
