@@ -52,7 +52,9 @@ class _Kernel:
         out: Formats of y.
         align: What N and K must be multiples of.
         m_max: Most rows.
-        launches: With the one that makes alpha; None where nobody has counted.
+        launches: With the one that makes alpha, of the kernels that the library takes untuned (a
+            program that runs its tuner may get one that splits K and clears a workspace first);
+            None where nobody has counted.
     """
 
     stem: str
