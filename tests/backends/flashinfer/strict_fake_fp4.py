@@ -195,7 +195,7 @@ class Kept:
 
 
 def _key(name: str, b: Any, scales: Any) -> int:
-    parts = (bytes(t.contiguous().view(torch.uint8).flatten().tolist()) for t in (b, scales))
+    parts = (t.contiguous().view(torch.uint8).numpy().tobytes() for t in (b, scales))
     return hash((name, tuple(b.shape), *parts))
 
 

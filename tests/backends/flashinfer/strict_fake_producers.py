@@ -26,6 +26,11 @@ def saturated(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.fmin(torch.fmax(values, -most), most).to(dtype)
 
 
+def bounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Give fp8 as the conversion instruction saturates: what is no number stays none."""
+    return values.clamp(-FP8[dtype], FP8[dtype]).to(dtype)
+
+
 def norm(fake: Fake) -> Any:
     """``norm``: rows by their strides, vectors of as many elements as divide n, up to eight."""
 
@@ -92,9 +97,9 @@ def rope(fake: Fake) -> Any:
         for x, y, scale in ((q_rope, q_rope_out, scale_q), (k_rope, k_rope_out, scale_kv)):
             if x.numel():
                 turned = rotated(x.float(), angles, interleave=interleave)
-                y.copy_(saturated(turned * scale, y.dtype))
+                y.copy_(bounded(turned * scale, y.dtype))
         for x, y, scale in ((q_nope, q_nope_out, scale_q), (k_nope, k_nope_out, scale_kv)):
-            y.copy_(saturated(x.float() * scale, y.dtype))
+            y.copy_(bounded(x.float() * scale, y.dtype))
 
     return SimpleNamespace(rope_quantize=rope_quantize)
 
