@@ -1,8 +1,8 @@
 """What stands in for FlashInfer's compiled producers, by what its sources do to the numbers.
 
-`strict_fake_producers` asks whether calls are right; this one, whether the tags are: reciprocals are
-an ulp off, a product is rounded to bf16, a clamp turns NaN into the greatest number, one product of
-a rotation goes into a fused multiply-add. Where the real code is silently wrong so is this:
+`strict_fake_producers` asks whether calls are right; this one, whether tags are: reciprocals are an
+ulp off, a product is rounded to bf16, a clamp turns NaN into the greatest number, one product of a
+rotation goes into a fused multiply-add. Where the real code is silently wrong so is this:
 quantizers write nothing below sm100, a weight of another format is read as x's, half-and-half pairs
 whose half is no multiple of 16 get sines for cosines. Addresses off a vector are CUDA's error.
 """
