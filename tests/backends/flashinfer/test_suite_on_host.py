@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ELSEWHERE = {"sources", "compiles", "launches", "graph", "host_sync", "variants"}
 """Asked of the kernels as they are registered, or of a GPU: there is none here."""
 
-FEW = {"numbers": 5, "bounds": 3, "strides": 2, "threads": 0}
+FEW = {"numbers": 4, "bounds": 3, "strides": 2, "threads": 0}
 """Cells of each check that agree, and then it is enough; one of every other check."""
 
 THREADED = ("linear_fp8_bmm_cublas", "linear_fp8_block_sm90")
@@ -123,6 +123,37 @@ def test_the_suite_passes_every_kernel_in_a_few_cells_of_each_check(
     fake_gpu: Callable[[int], Fake], sm: int, stem: str
 ) -> None:
     judge(fake_gpu(sm), stem, FEW | ({"threads": 1} if stem in THREADED else {}))
+
+
+def elsewhere() -> list[tuple[int, str]]:
+    """Give every kernel on each further architecture, where that changes what the library does."""
+    differing = {
+        offer.spec.id
+        for offer in offers()
+        if offer.entry.is_gated or any(use.archs for use in offer.entry.modules)
+    }
+    pairs = [
+        (sm, spec.id.partition("/")[2])
+        for sm in ARCHS
+        for spec in Plugin(sm).quantmux_kernels()
+        if spec.id in differing
+    ]
+    return [pair for pair in pairs if pair not in kernels()]
+
+
+@pytest.mark.parametrize(("sm", "stem"), elsewhere())
+def test_every_kernel_agrees_on_every_architecture_with_the_modules_it_asked_for(
+    fake_gpu: Callable[[int], Fake], sm: int, stem: str
+) -> None:
+    fake = fake_gpu(sm)
+    registry = Registry.of({"flashinfer": Plugin(sm)})
+    for cell in spread(asked(registry, stem)["numbers"]):
+        outcome = run_cell(cell, registry, CPU)
+        assert outcome.verdict is not Verdict.FAILS, f"{cell.id}: {outcome.reason}"
+        if outcome.verdict is Verdict.AGREES and fake.launches:
+            break
+    assert fake.launches
+    assert fake.modules <= fake.asked
 
 
 @pytest.mark.slow
