@@ -31,6 +31,7 @@ SPECS: Final = (
     "quantize.specs_nvfp4",
     "silu_mul_quantize.specs_fp8",
     "silu_mul_quantize.specs_nvfp4",
+    "rmsnorm_quantize.specs",
     "inverse_rope_quantize.specs",
     "linear.specs_small_m",
     "linear.specs_large_m",

@@ -1,0 +1,1 @@
+"""RMSNorm with a weight, quantized: one kernel."""
