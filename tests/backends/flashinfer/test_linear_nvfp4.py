@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SPECS = {o.spec.id.partition("linear_nvfp4_")[2]: o.spec for o in specs_nvfp4.offers()}
 ENTRIES = {o.spec.id.partition("linear_nvfp4_")[2]: o.entry for o in specs_nvfp4.offers()}
-SHAPES = ((128, 256), (24, 128), (130, 192), (127, 64), (33, 17), (1, 1), (64, 48), (200, 1368))
+SHAPES = ((128, 256), (130, 192), (64, 64), (33, 17), (1, 1), (64, 48), (72, 328))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_every_kernel_agrees_with_the_definition_on_shapes_on_and_off_its_pads(s
     spec = SPECS[stem]
     fake.sm = 120 if "sm120" in stem or stem == "b12x" else 100
     for n, k in served_shapes(spec):
-        for m in (1, 5, 8) if spec.capability.m_max == 8 else (1, 9, 31):
+        for m in (1, 8) if spec.capability.m_max == 8 else (1, 31):
             config = config_of(spec, n, k)
             q, weights = operands(spec, config, m)
             require_agreement(config, q, weights, bound(spec, config, weights)(q))
