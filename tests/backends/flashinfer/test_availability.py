@@ -251,6 +251,13 @@ def test_kernels_that_would_download_are_refused_until_every_file_is_here(cubin_
     assert cubins.cubins_rejection(surface()) is None
 
 
+def test_only_a_call_that_would_download_is_asked_for_its_files(here, cubin_folder):
+    assert here["surface"] is not None
+    assert not (cubin_folder / cubins.MANIFEST).exists()
+    assert asked(CALL) is None
+    assert asked(dataclasses.replace(CALL, cubins=True)).field == "cubins"
+
+
 def test_a_release_that_names_no_files_is_refused(cubin_folder):
     assert cubin_folder.is_dir()
     unnamed = dataclasses.replace(surface(), artifacts={})

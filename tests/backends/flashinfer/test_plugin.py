@@ -16,6 +16,7 @@ from quantmux.capability.arch import Arch
 from quantmux.capability.detect import HERE_CPU
 from quantmux.capability.device import DeviceProfile
 from quantmux.capability.profiles import PROFILES
+from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.config import LinearConfig
 from quantmux.registry import Registry, default
 from quantmux.registry.protocol import missing_methods
@@ -219,11 +220,30 @@ def test_the_probe_names_the_release_the_tools_and_how_many_kernels_can_be_calle
     assert found.details["kernels"].startswith(f"{len(serving)} for sm90: ")
 
 
+NO_NINJA = Rejection(RejectionCode.NEEDS_TOOL, "ninja", "ninja", "none", "pip install ninja")
+
+
+def test_where_nothing_can_be_called_it_is_unavailable_with_every_reason(
+    registry, here, monkeypatch
+):
+    here()
+    monkeypatch.setattr(status, "why_not", lambda *_asked: NO_NINJA)
+    found = registry.probe(gpu())["flashinfer"]
+    assert (found.state, found.hint) == ("unavailable", "pip install ninja")
+    assert found.reasons == ("ninja needs ninja, found none",)
+
+
+def test_what_is_only_not_compiled_does_not_take_the_backend_away(registry, here, monkeypatch):
+    here()
+    waits = NO_NINJA.replace(code=RejectionCode.NOT_BUILT)
+    monkeypatch.setattr(status, "why_not", lambda *_asked: waits)
+    found = registry.probe(gpu())["flashinfer"]
+    assert found.state == "ok"
+    assert found.details["kernels"].endswith(": 0 can be called")
+
+
 def test_where_no_module_can_be_had_every_reason_is_told(registry, here):
-    refused = availability.Rejection(
-        availability.RejectionCode.NEEDS_TOOL, "ninja", "ninja", "none", "pip install ninja"
-    )
-    here(refused=refused)
+    here(refused=NO_NINJA)
     found = registry.probe(gpu())["flashinfer"]
     told = f"{found.reasons} {found.details.get('not callable')}"
     assert "ninja needs ninja, found none" in told
@@ -264,9 +284,9 @@ def test_evidence_names_the_compiler_where_something_is_compiled(monkeypatch):
     for offer, spec in zip(catalog.offers(), KERNELS, strict=True):
         made = spec.versions() if spec.versions is not None else {}
         assert made == ({"nvcc": "13.0.88"} if offer.entry.modules else {})
+    assert versions.compiled_by(Entry("a:b", ())) == {}
     monkeypatch.setattr(versions, "find_toolchain", lambda: replace(tools, version=""))
     assert versions.compiled_by(catalog.offers()[0].entry) == {}
-    assert versions.compiled_by(Entry("a:b", ())) == {}
 
 
 def test_modules_are_one_for_each_target_and_name_their_kernels(registry):
