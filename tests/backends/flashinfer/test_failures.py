@@ -42,6 +42,7 @@ UNSUPPORTED: list[Exception] = [
         "group_gemm_fp8_nt_groupwise has correctness issues for num_groups > 1 on SM120/121"
     ),
     RuntimeError("[cudnn_frontend] Error: No execution plans support the graph."),
+    RuntimeError("[cudnn_frontend] Error: graph.check_support() CUDNN_STATUS_NOT_SUPPORTED"),
     RuntimeError("No valid engine configs for Matmul_MUL_"),
     RuntimeError("Plan index 3 is invalid"),
     RuntimeError("cuBLASLt heuristic returned zero algorithms for M=1, N=2, K=3"),
@@ -87,7 +88,10 @@ REFUSED: list[Exception] = [
     torch.AcceleratorError("CUDA error: invalid configuration argument"),
     RuntimeError("RMSNorm launch failed: no kernel image is available for execution on the device"),
     RuntimeError("bmm_fp8_internal_cublaslt failed: CUBLAS_STATUS_NOT_SUPPORTED"),
-    RuntimeError("bmm_fp8_internal_cublaslt failed: the operation is not supported"),
+    RuntimeError(
+        "Check failed: (status == CUBLAS_STATUS_SUCCESS) is false: bmm_fp8_internal_cublaslt "
+        "failed: the requested functionality is not supported"
+    ),
     RuntimeError("CUDA error: operation not permitted when stream is capturing"),
 ]
 OUT_OF_MEMORY: list[Exception] = [
@@ -96,12 +100,14 @@ OUT_OF_MEMORY: list[Exception] = [
     RuntimeError("CUDA error: out of memory"),
     RuntimeError("cudaMalloc failed: out of memory"),
     RuntimeError("cublasLtMatmul: CUBLAS_STATUS_ALLOC_FAILED"),
+    RuntimeError("bmm_fp8_internal_cublaslt failed: the resource allocation failed"),
 ]
 OTHER: list[Exception] = [
     ValueError("The pointers must be multiple of 16 bytes."),
     ValueError("Output shape mismatch. Expected (3, 4), got (4, 3)."),
     AssertionError("No runners found"),
     RuntimeError("Incompatible matrix sizes"),
+    RuntimeError("Check failed: (input_ptr != nullptr) is false: input is null"),
     KeyError("fp8_gemm"),
 ]
 

@@ -231,6 +231,49 @@ def test_no_function_touches_the_network(
     functions.attribute("flashinfer:SfLayout")
 
 
+CUDNN = replace(BMM, backend="cudnn")
+
+
+@pytest.fixture
+def handles(installed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A GPU that is said to be here, and a library that prints when it makes cuDNN's handle."""
+    del installed
+    made: list[Any] = []
+
+    def make(device: Any, stream: Any) -> None:
+        print("cudnn_handle created")  # noqa: T201 - as the library does
+        made.append((device, stream))
+
+    monkeypatch.setattr("flashinfer.gemm.gemm_base._get_cudnn_handle", make)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: ("stream", index))
+    return made
+
+
+def test_cudnns_handle_is_made_at_bind_and_without_a_word(
+    handles: list[Any],
+    device_of: Callable[[int], DeviceProfile],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    functions.function(BMM, device_of(90))
+    assert handles == []
+    functions.function(CUDNN, device_of(90))
+    functions.function(CUDNN, device_of(90))
+    assert handles == [(torch.device("cuda", 0), ("stream", 0))]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("handles")
+def test_a_cudnn_that_does_not_load_is_unavailable_at_bind(
+    device_of: Callable[[int], DeviceProfile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(_device: Any, _stream: Any) -> None:
+        raise RuntimeError("cuDNN is not available. Please install cuDNN to use FP8 GEMM functions")
+
+    monkeypatch.setattr("flashinfer.gemm.gemm_base._get_cudnn_handle", make)
+    assert refused(CUDNN, device_of(90)).code == "unavailable"
+
+
 def test_guards_are_where_the_library_shares_memory(
     installed: ModuleType, device_of: Callable[[int], DeviceProfile]
 ) -> None:

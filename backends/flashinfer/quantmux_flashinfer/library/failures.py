@@ -38,7 +38,7 @@ _LOST: Final = re.compile(
 
 _OUT_OF_MEMORY: Final = re.compile(
     r"CUDA[^\n]*out of memory|failed: out of memory|cudaErrorMemoryAllocation"
-    r"|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED",
+    r"|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|cublas\S* failed: the resource allocation failed",
     re.IGNORECASE,
 )
 _CUDA: Final = re.compile(
@@ -62,7 +62,8 @@ _UNSUPPORTED: Final = re.compile(
     r"|requires (GPUs|compute capability)|no suitable|no execution plans|unsupported arch"
     r"|no valid (engine|execution)"
     r"|no valid \S+ \S+ \S+ config|plan index \d+ is invalid|zero algorithms|unexpected keyword"
-    r"|missing \d+ required|has correctness issues|missing trtllm-gen kernel|no supported",
+    r"|CUDNN_STATUS_NOT_SUPPORTED|missing \d+ required|has correctness issues"
+    r"|missing trtllm-gen kernel|no supported",
     re.IGNORECASE,
 )
 _UNSUPPORTED_CLASSES: Final = frozenset(

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.errors import BuildError
-from quantmux_flashinfer.library import loading
+from quantmux_flashinfer.library import cudnn_handle, loading
+from quantmux_flashinfer.library.failures import translated
 from quantmux_flashinfer.library.guards import guarded
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ def _make(entry: Entry, device: DeviceProfile) -> Callable[..., Any]:
         from quantmux_flashinfer.jit.demand import ensure
 
         ensure(modules, device)
-    return guarded(call, entry.name, device.index or 0)
+    index = device.index or 0
+    if entry.backend == "cudnn":
+        with translated(entry):
+            cudnn_handle.ready(index)
+    return guarded(call, entry.name, index)
 
 
 def _require(package: str, module: str, entry: Entry) -> None:
