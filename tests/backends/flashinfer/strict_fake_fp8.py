@@ -262,6 +262,7 @@ _BASE: Final = "flashinfer.gemm.gemm_base"
 REPLACED: Final[dict[str, Callable[[Fake], Any]]] = {
     f"{_BASE}:CUDNN_AVAILABLE": lambda _: True,
     f"{_BASE}:CUTE_DSL_AVAILABLE": lambda _: True,
+    f"{_BASE}:_get_cudnn_handle": lambda _: lambda _device, _stream: None,
     f"{_BASE}:_cudnn_gemm_fp8_runner": cudnn_runner,
     f"{_BASE}:gen_trtllm_gen_gemm_module": trtllm_gemm,
     "flashinfer.trtllm_low_latency_gemm:gen_trtllm_low_latency_gemm_module": trtllm_low_latency,
