@@ -56,6 +56,7 @@ class Spec:
         if told["CHILD"]:
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             Path(told["CHILD"]).write_text(str(child.pid), encoding="utf-8")
+        wait_for_others(int(os.environ.get("FAKE_FLASHINFER_MEET", "0")))
         time.sleep(float(told["SECONDS"] or 0))
         if told["FAIL"]:
             say(told["FAIL"])
@@ -71,6 +72,15 @@ class Spec:
 def say(text):
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def wait_for_others(count):
+    """Go on when so many have begun: they run side by side, however slow the machine is."""
+    deadline = time.monotonic() + 60
+    runs = Path(os.environ["FAKE_FLASHINFER_RUNS"])
+    while runs.read_text(encoding="utf-8").count("begin ") < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def note(text):
