@@ -98,6 +98,18 @@ def test_the_librarys_own_decorator_is_asked(
     assert loading.version() in str(error)
 
 
+def test_what_the_library_marks_as_experimental_is_not_taken(
+    installed: ModuleType, device_of: Callable[[int], DeviceProfile]
+) -> None:
+    assert installed.mm_fp4.is_backend_supported("cake", 100)
+    cake = Entry(
+        "flashinfer:mm_fp4", ("a", "b", "a_descale", "b_descale"), backend="cake", is_gated=True
+    )
+    error = refused(cake, device_of(100))
+    assert error.code == "unsupported"
+    assert "experimental" in str(error)
+
+
 def test_an_entry_that_says_gated_needs_a_gate(
     installed: ModuleType, device_of: Callable[[int], DeviceProfile]
 ) -> None:

@@ -132,6 +132,8 @@ def _check_gate(call: Any, entry: Entry, sm: int | None) -> None:
         answer = ask(*given)
     except ValueError as error:  # it has no back ends, or no list of architectures
         raise _unsupported(entry, {"found": " ".join(str(error).split())}) from error
+    if entry.backend in getattr(call, "experimental_backends", ()):
+        raise _unsupported(entry, {"found": "the library marks this back end as experimental"})
     if answer is not True:
         asked = f"{question}_supported({', '.join(map(repr, given))})"
         raise _unsupported(entry, {"asked": asked, "found": repr(answer)})
