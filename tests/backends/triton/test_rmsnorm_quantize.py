@@ -92,8 +92,8 @@ def test_a_weight_that_is_no_number_does_not_reach_padded_rows_and_columns(name)
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_nothing_behind_x_or_the_weight_is_taken_for_theirs(name):
-    # whole blocks before and after the end of a row, and NaN behind the last
-    n = 32768
+    # blocks before, across and after the end of a row, and NaN behind the last
+    n = 33 * 1024
     whole = torch.full((2 * n + 65536,), torch.nan, dtype=torch.bfloat16)
     x = whole[: 2 * n].view(2, n).copy_(_x(2, n))
     weight = torch.full((n + 65536,), torch.nan, dtype=torch.bfloat16)[:n].copy_(_weight(n))
