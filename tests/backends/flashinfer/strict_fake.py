@@ -133,6 +133,8 @@ def pretend(sm: int, monkeypatch: pytest.MonkeyPatch) -> Fake:
     )
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    # a real GPU beside the pretended one would be warmed up, with the stand-ins
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("_cuda_getCurrentRawStream", "_cuda_isCurrentStreamCapturing"):
         monkeypatch.setattr(torch._C, name, lambda *_: 0, raising=False)
     core = import_module("flashinfer.jit.core")
