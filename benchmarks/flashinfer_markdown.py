@@ -83,20 +83,20 @@ def _not_timed(rows: Sequence[Row]) -> list[str]:
 
 def calls(data: Mapping[str, Any]) -> str:
     """Give what a call through quantmux adds to the library's own, medians of µs."""
-    lines = ["| kernel | the library's call | ours | added | ours, without `out=` |"]
-    lines += ["|---|---|---|---|---|"]
+    lines = [
+        "| kernel | the library's call | ours | added | the library without its checks | added | "
+        "ours, without `out=` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    keys = ("plain_us", "us", "added_to_plain_us", "library_us", "added_us", "allocating_us")
     for row in data["calls"]:
         if "failed" in row:
-            lines.append(f"| `{row['kernel']}` | – | – | – | – |")
-            continue
-        if not row["kernel"].startswith("flashinfer/"):
-            lines.append(f"| `{row['kernel']}` | {row['us']:.2f} | | | |")
-            continue
-        plain = f" ({row['plain_us']:.2f})" if row.get("plain_us") else ""
-        lines.append(
-            f"| `{row['kernel']}` | {row['library_us']:.2f}{plain} | {row['us']:.2f} | "
-            f"{row['added_us']:.2f} | {row['allocating_us']:.2f} |"
-        )
+            cells = ["–"] * len(keys)
+        elif row["kernel"].startswith("flashinfer/"):
+            cells = [f"{row[key]:+.2f}" if "added" in key else f"{row[key]:.2f}" for key in keys]
+        else:
+            cells = ["", f"{row['us']:.2f}", "", "", "", ""]
+        lines.append(f"| `{row['kernel']}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -230,11 +230,14 @@ def calls() -> Iterator[dict[str, Any]]:
         try:
             made = make()
             few = partial(paired_us, theirs=made.library, pairs=FEW_PAIRS)
+            timed = paired_us(made.into, made.library)
+            plain = few(made.plain)["us"] if made.plain else timed["library_us"]
             yield {
                 "kernel": made.kernel,
-                **paired_us(made.into, made.library),
+                **timed,
+                "plain_us": plain,
+                "added_to_plain_us": timed["us"] - plain,
                 "allocating_us": few(made.alone)["us"],
-                "plain_us": made.plain and few(made.plain)["us"],
                 "launches": launched(made.into, 1),
                 "library_launches": launched(made.library, 1),
             }
@@ -301,9 +304,10 @@ def tell_call(row: dict[str, Any]) -> str:
         return f"no time: {row['kernel']}: {row['failed']}"
     last = ", ".join(short(name)[:48] for name in row.get("launches", ()))
     return (
-        f"{row['us']:7.2f} µs, library {row['library_us']:.2f}, added {row['added_us']:+.2f}, "
-        f"without out= {row.get('allocating_us', 0):.2f}, with the library's checks "
-        f"{row.get('plain_us') or 0:.2f}  {row['kernel']}  [{last}]"
+        f"{row['us']:7.2f} µs, the library's call {row.get('plain_us', 0):.2f} "
+        f"({row.get('added_to_plain_us', 0):+.2f}), without its checks {row['library_us']:.2f} "
+        f"({row['added_us']:+.2f}), ours without out= {row.get('allocating_us', 0):.2f}  "
+        f"{row['kernel']}  [{last}]"
     )
 
 

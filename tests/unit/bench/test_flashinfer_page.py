@@ -86,17 +86,18 @@ def test_a_call_shows_what_is_added_to_the_librarys_own(markdown):
                     "us": 22.0,
                     "library_us": 20.6,
                     "added_us": 1.4,
-                    "allocating_us": 24.0,
                     "plain_us": 35.0,
+                    "added_to_plain_us": -13.0,
+                    "allocating_us": 24.0,
                 },
                 {"kernel": BEFORE, "failed": "not built"},
                 {"kernel": "torch.empty(16, 4096)", "us": 1.7},
             ]
         }
     )
-    assert f"| `{INSIDE}` | 20.60 (35.00) | 22.00 | 1.40 | 24.00 |" in text
-    assert f"| `{BEFORE}` | – | – | – | – |" in text
-    assert "| `torch.empty(16, 4096)` | 1.70 | | | |" in text
+    assert f"| `{INSIDE}` | 35.00 | 22.00 | -13.00 | 20.60 | +1.40 | 24.00 |" in text
+    assert f"| `{BEFORE}` | – | – | – | – | – | – |" in text
+    assert "| `torch.empty(16, 4096)` |  | 1.70 |  |" in text
 
 
 def test_launches_are_named_without_arguments_and_namespaces(markdown):
