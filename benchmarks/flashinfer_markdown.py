@@ -83,11 +83,16 @@ def _not_timed(rows: Sequence[Row]) -> list[str]:
 
 def calls(data: Mapping[str, Any]) -> str:
     """Give what a call through quantmux adds to the library's own, medians of µs."""
-    lines = [
-        "| kernel | the library's call | ours | added | the library without its checks | added | "
-        "ours, without `out=` |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = (
+        "kernel",
+        "the library's call",
+        "ours",
+        "added",
+        "the library without its checks",
+        "added",
+        "ours, without `out=`",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     keys = ("plain_us", "us", "added_to_plain_us", "library_us", "added_us", "allocating_us")
     for row in data["calls"]:
         if "failed" in row:
