@@ -191,8 +191,14 @@ def _make(
         if there is not None:
             return Made(there[1])
     tell("queued")
-    slots = own_folder() / "slots"
-    with ROOM.take(module.units, module.memory_gib, slots, jobs=jobs, stop=stop) as granted:
+    with ROOM.take(
+        module.units,
+        module.memory_gib,
+        own_folder() / "slots",
+        length=module.seconds,
+        jobs=jobs,
+        stop=stop,
+    ) as granted:
         return build.run(granted, force)
 
 

@@ -28,6 +28,8 @@ SPARE_GIB: Final = 4.0
 """Memory that is left to everybody else."""
 
 _PAUSE_S: Final = 0.2
+_TOGETHER_S: Final = 0.1
+"""Those that are asked for together come within it, from a thread each."""
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -37,33 +39,45 @@ class Room:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._held: list[tuple[int, float]] = []
-        self._waiting = 0
+        self._waiting: list[float] = []
         self._budget = 0.0
 
     @contextlib.contextmanager
     def take(
-        self, units: int, gib: float, slots: Path, *, jobs: int | None = None, stop: Stop
+        self,
+        units: int,
+        gib: float,
+        slots: Path,
+        *,
+        length: float = 0.0,
+        jobs: int | None = None,
+        stop: Stop,
     ) -> Iterator[int]:
         """Wait for room, hold it, and give how many compilers may run. Asked to stop, it gives 1.
+
+        Of those that wait, the longest goes first: what is begun last decides when all is done.
 
         Args:
             units: Files that could be compiled side by side.
             gib: Memory of one compiler.
             slots: Folder of lock files that all processes of this host share.
+            length: About the seconds that it takes.
             jobs: At most so many compilers in this process, None for all cores.
             stop: Ends the wait.
         """
         cores = min(jobs or cores_here(), cores_here())
         granted = 0
         with self._changed:
-            self._waiting += 1
+            self._waiting.append(length)
         try:
-            while not (granted := self._enter(units, gib, cores)) and not stop.asked:
+            stop.sleep(_TOGETHER_S)
+            while not (granted := self._enter(units, gib, cores, length)) and not stop.asked:
                 with self._changed:
                     self._changed.wait(_PAUSE_S)
         finally:
             with self._changed:
-                self._waiting -= 1
+                self._waiting.remove(length)
+                self._changed.notify_all()
         share = granted, gib
         try:
             with _slots(slots, max(1, granted), stop) as count:
@@ -74,15 +88,17 @@ class Room:
                     self._held.remove(share)
                 self._changed.notify_all()
 
-    def _enter(self, units: int, gib: float, cores: int) -> int:
+    def _enter(self, units: int, gib: float, cores: int, length: float) -> int:
         """Give how many compilers a module gets now, 0 when it has to wait."""
         with self._changed:
+            if any(other > length for other in self._waiting):
+                return 0
             if not self._held:
                 self._budget = available_gib() - SPARE_GIB
             left = min(self._budget - self._taken(), available_gib() - SPARE_GIB)
             free = cores - sum(count for count, _ in self._held)
             # those that wait get a core each, or the module with most units would run alone
-            share = max(1, free - (self._waiting - 1))
+            share = max(1, free - (len(self._waiting) - 1))
             count = min(units, free, share, int(left / max(gib, 0.05)))
             if count < 1 and not self._held:
                 count = 1  # one always goes: no build of ours holds what it would wait for

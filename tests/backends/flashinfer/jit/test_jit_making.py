@@ -196,6 +196,13 @@ def test_several_modules_are_compiled_side_by_side_the_longest_first(machine, mo
     assert most_at_once(machine) == 3
 
 
+def test_one_after_another_the_longest_is_the_first(machine, monkeypatch):
+    plenty(monkeypatch, gib=64.0, cores=1)
+    monkeypatch.setattr(room, "_TOGETHER_S", 1.0)
+    making.make_many(["silu_and_mul", "gemm", "rope"], "90a")
+    assert machine.compiled == ["rope", "gemm", "silu_and_mul"]
+
+
 def test_one_that_fails_does_not_end_the_others(machine):
     machine.install(gives={"fp4_quantization_100": "another_module"})
     made = making.make_many(["fp4_quantization_100", "gemm"], "100a")
@@ -251,6 +258,47 @@ def test_what_one_module_holds_another_does_not_get(monkeypatch, tmp_path):
             with shared.take(1, 2.0, tmp_path, stop=stop) as third:
                 assert stop.asked, "it did not wait for room"
                 assert third == 1
+
+
+def test_the_longest_goes_first_though_it_asked_last(monkeypatch, tmp_path):
+    plenty(monkeypatch, gib=64.0, cores=1)
+    shared, order = Room(), []
+
+    def ask(length):
+        with shared.take(1, 1.0, tmp_path, length=length, stop=Stop()):
+            order.append(length)
+
+    threads = [threading.Thread(target=ask, args=(length,)) for length in (5.0, 94.0, 31.0)]
+    with shared.take(1, 1.0, tmp_path, stop=Stop()):
+        for count, thread in enumerate(threads, 1):
+            thread.start()
+            wait_for(lambda count=count: len(shared._waiting) == count)
+    for thread in threads:
+        thread.join(20)
+    assert order == [94.0, 31.0, 5.0]
+
+
+def test_those_asked_for_together_begin_the_longest_with_most(monkeypatch, tmp_path):
+    # the modules of an H200 on twelve cores: without it the first to come took what there was
+    plenty(monkeypatch, gib=120.0, cores=12)
+    monkeypatch.setattr(room, "_TOGETHER_S", 1.0)
+    shared, granted = Room(), {}
+    done = threading.Event()
+
+    def ask(name, units, length):
+        with shared.take(units, 1.0, tmp_path, length=length, stop=Stop()) as count:
+            granted[name] = count
+            done.wait(20)
+
+    asked = [("rope", 2, 47.0), ("fp4", 7, 39.0), ("norm", 2, 38.0), ("block", 8, 94.0)]
+    threads = [threading.Thread(target=ask, args=one) for one in asked]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(granted) == 4)
+    done.set()
+    for thread in threads:
+        thread.join(20)
+    assert granted == {"block": 8, "rope": 2, "fp4": 1, "norm": 1}
 
 
 def test_processes_of_one_host_share_its_cores(monkeypatch, tmp_path):
