@@ -25,7 +25,7 @@ from quantmux.ops.rmsnorm_quantize.reference import rmsnorm_quantize
 from quantmux.ops.spec import Call, Case, op_spec
 from quantmux_flashinfer.catalog import offers
 from quantmux_flashinfer.plugin import quantmux_kernels
-from quantmux_flashinfer.quantize import nvfp4, pieces
+from quantmux_flashinfer.quantize import lent, nvfp4, pieces
 from quantmux_flashinfer.rmsnorm_quantize import fp8_tensor as rms
 from quantmux_flashinfer.rope_quantize import fp8_tensor as rope
 from quantmux_flashinfer.silu_mul_quantize import nvfp4 as silu
@@ -141,11 +141,10 @@ def test_no_rows_call_nothing(
     assert fake.launches == []
 
 
-@pytest.mark.parametrize(("sm", "kernel", "config"), BOUND)
-def test_a_result_holds_no_scale_of_the_callers(
+@pytest.mark.parametrize(("sm", "kernel", "config"), BOUND[:3])
+def test_an_nvfp4_result_holds_no_scale_of_the_callers(
     fake_with_producers: Pretend, sm: int, kernel: Any, config: Any
 ) -> None:
-    # who gives it as out= to another layer would write that layer's scale over this one's
     fake_with_producers(sm)
     run, call = of(kernel, config, 5)
     made, again = run(*call.args, **call.kwargs), run(*call.args, **call.kwargs)
@@ -153,6 +152,36 @@ def test_a_result_holds_no_scale_of_the_callers(
     for q in (made, again):
         assert mine.isdisjoint(t.untyped_storage().data_ptr() for t in q.tensors())
     assert made.scales.data_ptr() != again.scales.data_ptr()
+
+
+@pytest.mark.parametrize(("sm", "kernel", "config"), BOUND[3:])
+def test_one_fp8_scale_is_passed_on_and_never_written_over(
+    fake_with_producers: Pretend, sm: int, kernel: Any, config: Any
+) -> None:
+    fake_with_producers(sm)
+    run, call = of(kernel, config, 5)
+    made, again = run(*call.args, **call.kwargs), run(*call.args, **call.kwargs)
+    given = call.kwargs.get("scale", made.scales)
+    assert made.scales is given
+    assert again.scales is given
+    assert run(*call.args, **call.kwargs, out=made) is made
+    # another layer's scale would go where this one's lies
+    before = given.clone()
+    if config.op == "rope_quantize":
+        other, more = kernel.bind(config.replace(static_scale=0.5), CPU), {}
+    else:
+        other, more = run, {"scale": torch.tensor([0.5])}
+    with pytest.raises(InputError, match="another call"):
+        other(*call.args, **more, out=made)
+    assert torch.equal(given, before)
+    own = type(made)(made.data, torch.zeros(1), None, made.operand, made.layout, made.logical_shape)
+    assert other(*call.args, **more, out=own) is own
+    assert own.scales.item() == 0.5
+
+
+def test_a_scale_that_nobody_holds_any_more_is_forgotten() -> None:
+    address = lent.lend(torch.ones(1)).data_ptr()
+    assert address not in lent._LENT
 
 
 def test_the_cuda_form_gets_the_multiplier_and_the_cute_form_its_inverse(

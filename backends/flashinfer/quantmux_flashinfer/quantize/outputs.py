@@ -73,14 +73,14 @@ class NvFp4Outputs:
         self._operand, self._layout, self._n = operand, layout, n
         self._extents: dict[int, Extents] = {}
 
-    def new(self, m: int, home: torch.device) -> QuantizedTensor:
-        """Allocate an output for m rows; nothing of it is written."""
+    def new(self, m: int, home: torch.device, g: torch.Tensor | None = None) -> QuantizedTensor:
+        """Allocate an output for m rows; nothing of it is written. ``g`` is passed on as it is."""
         e = self._extents.get(m) or self._measure(m)
         empty = torch.empty
         return QuantizedTensor(
             empty(e.data, dtype=torch.uint8, device=home),
             empty(e.scales, dtype=torch.float8_e4m3fn, device=home),
-            empty(_ONE, dtype=torch.float32, device=home),
+            empty(_ONE, dtype=torch.float32, device=home) if g is None else g,
             self._operand,
             self._layout,
             e.logical,

@@ -24,6 +24,7 @@ from quantmux.ops.rmsnorm_quantize.reference import check_weight
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
+from quantmux_flashinfer.quantize.lent import lend, write_scale
 from quantmux_flashinfer.quantize.outputs import require_scaled_out
 from quantmux_flashinfer.rmsnorm_quantize.entries import RMSNORM
 
@@ -44,8 +45,7 @@ class RmsNormFp8:
         """Give ``fn(x, weight, *, scale, out=None)`` for x [M, n], whose rows may lie apart.
 
         An x or a weight that does not begin, or go on, at a multiple of the vector is copied first.
-        The result has a copy of the scale; nothing is copied into an ``out`` that holds the very
-        scale that is given.
+        The result holds the given scale itself (see `quantize.lent`), and so may an ``out``.
 
         Raises:
             ConfigError: The config is of another op.
@@ -63,7 +63,7 @@ class RmsNormFp8:
         weight_shape, weight_dtype = (n,), DTYPES[config.weight_dtype]
         vector = gcd(8, n)
         loaded = 2 * vector - 1  # bytes of a vector, as a mask
-        empty = torch.empty
+        empty, fp32, one = torch.empty, torch.float32, (1,)
 
         def run(
             x: torch.Tensor,
@@ -73,32 +73,28 @@ class RmsNormFp8:
             global_scale: torch.Tensor | None = None,
             out: QuantizedTensor | None = None,
         ) -> QuantizedTensor:
-            if x.dim() != 2 or x.shape[1] != n or x.dtype is not dtype:
+            extents, home = x.shape, x.device
+            if len(extents) != 2 or extents[1] != n or x.dtype is not dtype:
                 check_matrix(x, n, config.in_dtype)
-            m, home, s = x.shape[0], x.device, scale
-            if (
-                weight.shape != weight_shape
-                or weight.dtype is not weight_dtype
-                or weight.device != home
-            ):
+            # its extents and its device are the library's to check; its format is not checked there
+            if weight.dtype is not weight_dtype:
                 check_weight(weight, config, home)
             if (
-                s is None
+                scale is None
                 or global_scale is not None
-                or s.shape != (1,)
-                or s.dtype is not torch.float32
-                or s.device != home
+                or scale.shape != one
+                or scale.dtype is not fp32
+                or scale.device != home
             ):
-                s = checked_scale(config, s, global_scale, home)
+                scale = checked_scale(config, scale, global_scale, home)
+            m = extents[0]
             if out is None:
-                shape = (m, n)
-                data = empty(shape, dtype=made_dtype, device=home)
-                out = QuantizedTensor(data, s.clone(), None, operand, layout, shape)
+                data = empty(extents, dtype=made_dtype, device=home)
+                out = QuantizedTensor(data, lend(scale), None, operand, layout, (m, n))
             else:
+                data = out.data
                 require_scaled_out(out, operand, layout, (m, n), made_dtype, home)
-                data, held = out.data, out.scales
-                if held.data_ptr() != s.data_ptr():
-                    held.copy_(s)
+                write_scale(out.scales, scale)
             if m == 0:
                 return out
             row, column = x.stride()
@@ -109,10 +105,10 @@ class RmsNormFp8:
             try:
                 # the last argument: no launch before the kernel ahead of it has ended
                 if m * max(row, n) < OFFSETS:
-                    call(data, x, weight, s, eps, False)
+                    call(data, x, weight, scale, eps, False)
                 else:
                     for rows in _parts(m, max(row, n)):
-                        call(data[rows], x[rows], weight, s, eps, False)
+                        call(data[rows], x[rows], weight, scale, eps, False)
             except LIBRARY_ERRORS as error:
                 raise translate(error, entry) from error
             return out
