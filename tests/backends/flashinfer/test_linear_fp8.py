@@ -231,7 +231,7 @@ def test_a_plain_x_is_passed_without_a_scale(library: fp8_fakes.Library) -> None
     run, x, call = made(spec, config, 5)
     agrees(spec, config, call, run(x))
     ((_, passed),) = library.calls
-    assert "input_scale" not in passed
+    assert passed["input_scale"] is None
     assert passed["input"] is x
 
 
@@ -336,6 +336,26 @@ def test_the_real_function_takes_what_is_passed(
     module, _, name = entry.function.partition(":")
     taken = {key: value for key, value in passed.items() if key != "skip_check"}
     inspect.signature(getattr(import_module(module), name)).bind(**taken)
+
+
+def test_arguments_are_passed_by_place_only_in_the_order_of_the_library(
+    installed: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quantmux_flashinfer.linear import call_order, fp8_entries
+
+    del installed
+    for entry in (fp8_entries.CUBLAS, fp8_entries.BLOCK_SM90, fp8_entries.BLOCK_SM90_INSIDE):
+        names = fp8_fakes.PLACES[entry.name]
+        call_order.require_order(entry, names)
+
+        def swapped(weight: int, input: int, *rest: int) -> None:  # noqa: A002
+            del weight, input, rest
+
+        with monkeypatch.context() as patched:
+            patched.setattr(call_order, "attribute", lambda _, found=swapped: found)
+            with pytest.raises(BuildError, match="another order") as raised:
+                call_order.require_order(entry, names)
+        assert raised.value.code == "unsupported"
 
 
 @pytest.mark.parametrize("stem", SPECS)

@@ -30,6 +30,7 @@ from quantmux.errors import LayoutError
 from quantmux.ops.quantized import DTYPES
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
+from quantmux_flashinfer.linear.call_order import require_order
 from quantmux_flashinfer.linear.dry_run import dry_run
 from quantmux_flashinfer.linear.fp8_entries import BLOCK_SM90, BLOCK_SM90_INSIDE
 from quantmux_flashinfer.linear.fp8_inputs import require_readable
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from quantmux.config import LinearConfig
     from quantmux.ops.quantized import LinearWeights, QuantizedTensor
     from quantmux.registry.protocol import PreparedWeights
+
+_ORDER: Final = ("input", "weight", "input_scale", "weight_scale", "out")
 
 PAD_N: Final = 64
 PAD_K: Final = 128
@@ -101,14 +104,15 @@ class Fp8BlockSm90:
         weight = codes_of(prepared, padded_n, padded_k)
         scale_w = _scales_of(prepared, padded_n, padded_k)
         call = function(entry, device)
-        empty = torch.empty
+        require_order(entry, _ORDER)
+        home, empty = weight.device, torch.empty
 
         def run(q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
             m, x, scales = q.logical_shape[0], q.data, q.scales
             if out is not None:
-                y = whole_rows(out, m, n, padded_n, dtype, x.device)
+                y = whole_rows(out, m, n, padded_n, dtype, home)
             else:
-                y = empty((m, padded_n), dtype=dtype, device=x.device)
+                y = empty((m, padded_n), dtype=dtype, device=home)
             if m == 0:
                 return y[:, :n] if out is None else out
             if (
@@ -118,7 +122,7 @@ class Fp8BlockSm90:
             ):
                 require_readable(q, "col_major_aligned4")
             try:
-                call(input=x, weight=weight, input_scale=scales, weight_scale=scale_w, out=y)
+                call(x, weight, scales, scale_w, y)
             except LIBRARY_ERRORS as error:
                 raise translate(error, entry) from error
             if out is not None:
@@ -166,20 +170,21 @@ class Fp8BlockSm90Inside:
         weight = codes_of(prepared, padded_n, k)
         scale_w = _scales_of(prepared, padded_n, k)
         call = function(entry, device)
-        empty = torch.empty
+        require_order(entry, _ORDER)
+        home, empty = weight.device, torch.empty
 
         def run(x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
             m = x.shape[0]
             if out is not None:
-                y = whole_rows(out, m, n, padded_n, dtype, x.device)
+                y = whole_rows(out, m, n, padded_n, dtype, home)
             else:
-                y = empty((m, padded_n), dtype=dtype, device=x.device)
+                y = empty((m, padded_n), dtype=dtype, device=home)
             if m == 0:
                 return y[:, :n] if out is None else out
             if not x.is_contiguous() or x.data_ptr() & 3:
                 x = x.clone(memory_format=torch.contiguous_format)
             try:
-                call(input=x, weight=weight, weight_scale=scale_w, out=y)
+                call(x, weight, None, scale_w, y)
             except LIBRARY_ERRORS as error:
                 raise translate(error, entry) from error
             if out is not None:

@@ -78,7 +78,7 @@ BLOCK_SM90: Final = Entry(
 )
 BLOCK_SM90_INSIDE: Final = Entry(
     function="flashinfer.gemm:fp8_blockscale_gemm_sm90",
-    parameters=("input", "weight", "weight_scale", "out"),
+    parameters=("input", "weight", "input_scale", "weight_scale", "out"),
     modules=(ModuleUse("fp8_blockscale_gemm_90"),),
 )
 

@@ -7,7 +7,7 @@ and of the output: rows that lie apart would be read, and written, in wrong plac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -17,6 +17,7 @@ from quantmux.ops.quantized import DTYPES
 from quantmux_flashinfer.layouts.fp8_matrices import column_major_batch
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
+from quantmux_flashinfer.linear.call_order import require_order
 from quantmux_flashinfer.linear.dry_run import dry_run
 from quantmux_flashinfer.linear.fp8_entries import CUBLAS, CUDNN, CUTLASS
 from quantmux_flashinfer.linear.fp8_inputs import require_readable
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from quantmux.ops.quantized import LinearWeights, QuantizedTensor
     from quantmux.registry.protocol import PreparedWeights
     from quantmux_flashinfer.entries import Entry
+
+
+_ORDER: Final = ("A", "B", "A_scale", "B_scale", "dtype", "out", "backend")
 
 
 class Fp8Tensor:
@@ -76,28 +80,21 @@ class Fp8Tensor:
         call = function(entry, device)
         weight = column_major_batch(codes_of(prepared, padded_n, padded_k))
         scale_w = prepared.tensors["scales"]
-        fixed: dict[str, Any] = {"dtype": dtype, "backend": entry.backend, "skip_check": True}
-        empty = torch.empty
+        require_order(entry, _ORDER)
+        backend, home, empty = entry.backend, weight.device, torch.empty
 
         def run(q: QuantizedTensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
             m, x = q.logical_shape[0], q.data
             if out is not None:
-                y = whole_rows(out, m, n, padded_n, dtype, x.device)
+                y = whole_rows(out, m, n, padded_n, dtype, home)
             else:
-                y = empty((m, padded_n), dtype=dtype, device=x.device)
+                y = empty((m, padded_n), dtype=dtype, device=home)
             if m == 0:
                 return y[:, :n] if out is None else out
             if not x.is_contiguous() or x.data_ptr() & 15:
                 require_readable(q, "scalar")
             try:
-                call(
-                    A=x.unsqueeze(0),
-                    B=weight,
-                    A_scale=q.scales,
-                    B_scale=scale_w,
-                    out=y.unsqueeze(0),
-                    **fixed,
-                )
+                call(x[None], weight, q.scales, scale_w, dtype, y[None], backend, skip_check=True)
             except LIBRARY_ERRORS as error:
                 raise translate(error, entry) from error
             if out is not None:

@@ -69,6 +69,15 @@ def whole_rows(
         LayoutError: Rows do not lie ``padded_n`` apart, the storage ends before the last gap, or
             ``out`` does not begin at a multiple of ``alignment`` bytes.
     """
+    if (
+        out.is_contiguous()
+        and out.shape == (m, n)
+        and padded_n == n
+        and out.dtype is dtype
+        and out.device == device
+        and out.data_ptr() % alignment == 0
+    ):
+        return out  # the usual one, in half the time
     require_output(out, m, n, dtype, device)
     if m == 0:
         return out

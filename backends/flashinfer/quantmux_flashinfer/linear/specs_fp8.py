@@ -13,6 +13,7 @@ from quantmux_flashinfer.linear.fp8_schemes import TENSOR, TENSOR_MIXED
 from quantmux_flashinfer.linear.fp8_vetoes import own_cublas_handle
 
 SHARED: Final = (
+    "linear/call_order.py",
     "linear/dry_run.py",
     "linear/fp8_entries.py",
     "linear/fp8_inputs.py",
