@@ -1,6 +1,6 @@
 """RMSNorm quantized in groups of G columns: fp8 codes, one fp32 or UE8M0 scale a group.
 
-A group needs its whole row first, for the mean. One program takes ROWS whole rows, 16 values a
+A group needs its whole row first, for the mean. One program takes ROWS whole rows, 32 values a
 thread; a row that fits is loaded once and stays in registers between its mean, its maxima and its
 codes. A longer row is walked twice by the same program, a block of TILE groups at a time, and the
 second walk finds it in the cache. The weight is asked for together with x, but not before the

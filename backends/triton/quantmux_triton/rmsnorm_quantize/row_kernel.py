@@ -1,6 +1,6 @@
 """RMSNorm quantized with one scale a row, or with one that is given: fp8 or int8 codes.
 
-One program takes ROWS whole rows, 16 values a thread. A row that fits is loaded once and stays in
+One program takes ROWS whole rows, 32 values a thread. A row that fits is loaded once and stays in
 registers between its mean, its maximum and its codes. A longer row is walked a block of columns at
 a time by the same program, twice where the scale is given and else three times: for the mean, for
 the maximum, for the codes. All but the first walk find it in the cache. As in
@@ -10,7 +10,7 @@ the maximum, for the codes. All but the first walk find it in the cache. As in
 import triton
 import triton.language as tl
 
-from quantmux_triton.numerics_kernel import magnitude_bits, quotient, scale_of, to_code
+from quantmux_triton.numerics_kernel import DIVIDE, magnitude_bits, quotient, scale_of, to_code
 from quantmux_triton.rmsnorm_quantize.norm_kernel import (
     inverse_rms,
     inverse_scale,
@@ -24,6 +24,8 @@ from quantmux_triton.silu_mul_quantize.product_kernel import store_codes
 # given scales by which the guarded forms of `quotient` are right
 _LEAST = tl.constexpr(2.0**-80)
 _MOST = tl.constexpr(2.0**120)
+_UP = tl.constexpr(2.0**80)
+_DOWN = tl.constexpr(2.0**-60)
 
 _POINTERS = ("x", "weight", "data", "scales", "given")
 _INTEGERS = ("m", "padded_m", "row_stride", "column_stride", "weight_stride")
@@ -121,15 +123,14 @@ def rmsnorm_row_kernel(
 
 @triton.jit
 def _quotients(value, scale, GIVEN: tl.constexpr, HOW: tl.constexpr, FAST: tl.constexpr):
-    """Give value / scale; by a true division where a given scale is too small or too large."""
-    if GIVEN:
-        # all rows have the same scale; of one row's, as a branch needs one
-        one = tl.max(tl.max(scale, axis=1), axis=0)
-        quotients = value
-        if (one >= _LEAST) & (one <= _MOST):
-            quotients = quotient(value, scale, inverse_scale(scale, HOW, FAST), HOW)
-        else:
-            quotients = tl.div_rn(value, scale + tl.zeros_like(value))
-    else:
-        quotients = quotient(value, scale, inverse_scale(scale, HOW, FAST), HOW)
-    return quotients
+    """Give value / scale.
+
+    A given scale may be of any size. Where it is outside of what the guarded forms allow, both are
+    moved by the same power of two: a value that overflows by it has a quotient that saturates, one
+    that loses bits has a quotient of code 0.
+    """
+    if GIVEN and HOW != DIVIDE:
+        lift = tl.where(scale < _LEAST, _UP, tl.where(scale > _MOST, _DOWN, 1.0))
+        value = value * lift
+        scale = scale * lift
+    return quotient(value, scale, inverse_scale(scale, HOW, FAST), HOW)
