@@ -20,7 +20,7 @@ from quantmux_triton.plugin import quantmux_kernels
 HERE = Path(__file__).parent
 SHARDS = 2
 ONE_OF = 6
-"""Of the suite's cells one in so many runs here, the same in every run: three minutes of a CPU."""
+"""Of the suite's cells one in so many runs here, the same in every run: four minutes of a CPU."""
 
 INSTALLED = any(e.name == "quantmux" for e in entry_points(group="pytest11"))
 SUITE = () if INSTALLED else ("-p", "quantmux.testing.plugin")
