@@ -180,7 +180,12 @@ def test_one_fp8_scale_is_passed_on_and_never_written_over(
 
 
 def test_a_scale_that_nobody_holds_any_more_is_forgotten() -> None:
-    address = lent.lend(torch.ones(1)).data_ptr()
+    scale = torch.ones(1)
+    address = scale.data_ptr()
+    held = lent.lend(scale)
+    assert address in lent._LENT
+    del scale
+    assert held() is None
     assert address not in lent._LENT
 
 

@@ -9,7 +9,7 @@ scale written over it: that is refused.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from quantmux.errors import InputError
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 _LENT: Final[WeakValueDictionary[int, torch.Tensor]] = WeakValueDictionary()
 
 
-def lend(scale: torch.Tensor) -> torch.Tensor:
-    """Give the scale for a result to hold, and remember that it is not the result's own."""
-    address = scale.data_ptr()
-    if _LENT.get(address) is not scale:
-        _LENT[address] = scale
-    return scale
+def lend(scale: torch.Tensor) -> ref[torch.Tensor]:
+    """Remember that a scale is not the own one of results that hold it; gives a weak reference."""
+    _LENT[scale.data_ptr()] = scale
+    return ref(scale)
+
+
+def nobody() -> None:
+    """Stand for a weak reference before there is any."""
 
 
 def write_scale(held: torch.Tensor, scale: torch.Tensor) -> None:

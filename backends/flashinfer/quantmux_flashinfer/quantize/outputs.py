@@ -29,25 +29,33 @@ def require_scaled_out(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     home: torch.device,
+    scale: torch.Tensor,
 ) -> None:
     """Check that codes of a shape with one scale fp32 [1] can be written into ``out``.
+
+    Of an ``out`` that holds the very scale that is given, only the codes are looked at.
 
     Raises:
         LayoutError, ShapeError, DtypeError, InputError: They cannot; says why.
     """
     data, scales = out.data, out.scales
     if not (
-        out.operand is operand
-        and out.layout is layout
+        out.layout is layout
+        and out.operand is operand
         and out.logical_shape == shape
-        and out.global_scale is None
         and data.dtype is dtype
         and data.shape == shape
         and data.is_contiguous()
         and data.device == home
-        and scales.dtype is torch.float32
-        and scales.shape == _ONE
-        and scales.device == home
+        and (
+            scales is scale
+            or (
+                out.global_scale is None
+                and scales.dtype is torch.float32
+                and scales.shape == _ONE
+                and scales.device == home
+            )
+        )
     ):
         check_out(out, operand, layout, shape, home)
 

@@ -24,7 +24,7 @@ from quantmux.ops.rmsnorm_quantize.reference import check_weight
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
-from quantmux_flashinfer.quantize.lent import lend, write_scale
+from quantmux_flashinfer.quantize.lent import lend, nobody, write_scale
 from quantmux_flashinfer.quantize.outputs import require_scaled_out
 from quantmux_flashinfer.rmsnorm_quantize.entries import RMSNORM
 
@@ -64,6 +64,7 @@ class RmsNormFp8:
         vector = gcd(8, n)
         loaded = 2 * vector - 1  # bytes of a vector, as a mask
         empty, fp32, one = torch.empty, torch.float32, (1,)
+        last: Callable[[], torch.Tensor | None] = nobody  # the scale of the call before
 
         def run(
             x: torch.Tensor,
@@ -73,6 +74,7 @@ class RmsNormFp8:
             global_scale: torch.Tensor | None = None,
             out: QuantizedTensor | None = None,
         ) -> QuantizedTensor:
+            nonlocal last
             extents, home = x.shape, x.device
             if len(extents) != 2 or extents[1] != n or x.dtype is not dtype:
                 check_matrix(x, n, config.in_dtype)
@@ -90,21 +92,25 @@ class RmsNormFp8:
             m = extents[0]
             if out is None:
                 data = empty(extents, dtype=made_dtype, device=home)
-                out = QuantizedTensor(data, lend(scale), None, operand, layout, (m, n))
+                if last() is not scale:
+                    last = lend(scale)
+                out = QuantizedTensor(data, scale, None, operand, layout, (m, n))
             else:
                 data = out.data
-                require_scaled_out(out, operand, layout, (m, n), made_dtype, home)
-                write_scale(out.scales, scale)
+                require_scaled_out(out, operand, layout, (m, n), made_dtype, home, scale)
+                if out.scales is not scale:
+                    write_scale(out.scales, scale)
             if m == 0:
                 return out
+            # one call for all strides: asking for one of them takes five times as long
             row, column = x.stride()
             if column != 1 or x.data_ptr() & loaded or 2 * row & loaded:
                 x, row = empty((m, n), dtype=dtype, device=home).copy_(x), n
-            if weight.data_ptr() & loaded or weight.stride(0) != 1:
+            if weight.data_ptr() & loaded or not weight.is_contiguous():
                 weight = empty(weight_shape, dtype=weight_dtype, device=home).copy_(weight)
             try:
                 # the last argument: no launch before the kernel ahead of it has ended
-                if m * max(row, n) < OFFSETS:
+                if m * row < OFFSETS and m * n < OFFSETS:
                     call(data, x, weight, scale, eps, False)
                 else:
                     for rows in _parts(m, max(row, n)):

@@ -58,7 +58,7 @@ class RopeFp8:
         heads, dim, static_scale = config.heads, config.head_dim, config.static_scale
         inverse = 1.0 / static_scale
         dtype, made_dtype = DTYPES[config.in_dtype], DATA_DTYPES[operand.element]
-        wanted, cache_width = (heads, dim), config.rope_dim
+        cache_width = config.rope_dim
         source, target = Parts(config, dtype), Parts(config, made_dtype)
         empty, full = torch.empty, torch.full
         constant = _constant(static_scale, device)
@@ -71,16 +71,18 @@ class RopeFp8:
             scale: torch.Tensor | None = None,
             out: QuantizedTensor | None = None,
         ) -> QuantizedTensor:
-            home = x.device
+            home, extents, held = x.device, x.shape, cos_sin_cache.shape
             if (
-                x.dim() != 3
-                or x.shape[1:] != wanted
+                len(extents) != 3
+                or extents[1] != heads
+                or extents[2] != dim
                 or x.dtype is not dtype
-                or positions.shape != x.shape[:1]
+                or positions.dim() != 1
+                or positions.numel() != extents[0]
                 or positions.dtype is not torch.int64
                 or positions.device != home
-                or cos_sin_cache.dim() != 2
-                or cos_sin_cache.shape[1] != cache_width
+                or len(held) != 2
+                or held[1] != cache_width
                 or cos_sin_cache.dtype is not torch.float32
                 or cos_sin_cache.device != home
             ):
@@ -89,7 +91,7 @@ class RopeFp8:
                 )
             if scale is not None:
                 given_scale(scale, config, home)
-            t = x.shape[0]
+            t = extents[0]
             scales = constant
             if scales is None or scales.device != home:
                 scales = full((1,), static_scale, dtype=torch.float32, device=home)
@@ -98,9 +100,10 @@ class RopeFp8:
                 data = empty(shape, dtype=made_dtype, device=home)
                 out = QuantizedTensor(data, scales, None, operand, layout, shape)
             else:
-                require_scaled_out(out, operand, layout, (t, heads, dim), made_dtype, home)
+                require_scaled_out(out, operand, layout, (t, heads, dim), made_dtype, home, scales)
                 data = out.data
-                write_scale(out.scales, scales)
+                if out.scales is not scales:
+                    write_scale(out.scales, scales)
             if t == 0:
                 return out
             token, head, column = x.stride()
@@ -117,21 +120,21 @@ class RopeFp8:
             rotated_out, plain_out = target.cut(data, none_out)
             try:
                 call(
-                    q_rope=rotated,
-                    k_rope=none.k_rope,
-                    q_nope=plain,
-                    k_nope=none.k_nope,
-                    cos_sin_cache=cos_sin_cache,
-                    pos_ids=positions,
-                    is_neox=is_neox,
-                    quantize_dtype=made_dtype,
-                    quant_scale_q=inverse,
-                    quant_scale_kv=inverse,
-                    q_rope_out=rotated_out,
-                    k_rope_out=none_out.k_rope,
-                    q_nope_out=plain_out,
-                    k_nope_out=none_out.k_nope,
-                    enable_pdl=False,
+                    rotated,
+                    none.k_rope,
+                    plain,
+                    none.k_nope,
+                    cos_sin_cache,
+                    positions,
+                    is_neox,
+                    made_dtype,
+                    inverse,
+                    inverse,
+                    rotated_out,
+                    none_out.k_rope,
+                    plain_out,
+                    none_out.k_nope,
+                    False,  # no launch before the kernel ahead of it has ended
                 )
             except LIBRARY_ERRORS as error:
                 raise translate(error, entry) from error
@@ -152,7 +155,8 @@ def _constant(scale: float, device: DeviceProfile) -> torch.Tensor | None:
     if device.is_cuda and torch.cuda.is_current_stream_capturing():
         return None
     home = torch.device(device.torch_name)
-    made = lend(torch.full((1,), scale, dtype=torch.float32, device=home))
+    made = torch.full((1,), scale, dtype=torch.float32, device=home)
+    lend(made)
     if device.is_cuda:
         torch.cuda.current_stream(home).synchronize()
     return made
