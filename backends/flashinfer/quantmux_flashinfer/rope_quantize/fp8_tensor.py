@@ -59,7 +59,8 @@ class RopeFp8:
         inverse = 1.0 / static_scale
         dtype, made_dtype = DTYPES[config.in_dtype], DATA_DTYPES[operand.element]
         cache_width = config.rope_dim
-        source, target = Parts(config, dtype), Parts(config, made_dtype)
+        parts = Parts(config, dtype, made_dtype)
+        nothing, sizes, is_first = parts.nothing, parts.sizes, parts.is_first
         empty, full = torch.empty, torch.full
         constant = _constant(static_scale, device)
 
@@ -115,9 +116,15 @@ class RopeFp8:
                 cos_sin_cache = cos_sin_cache.clone(memory_format=torch.contiguous_format)
             if data.data_ptr() & _LOADED:
                 raise _off_vectors(data)
-            none, none_out = source.nothing(t, home), target.nothing(t, home)
-            rotated, plain = source.cut(x, none)
-            rotated_out, plain_out = target.cut(data, none_out)
+            none = nothing(t, home)
+            if sizes is None:
+                rotated, plain, rotated_out, plain_out = x, none.q_nope, data, none.q_nope_out
+            elif is_first:
+                rotated, plain = x.split_with_sizes(sizes, -1)
+                rotated_out, plain_out = data.split_with_sizes(sizes, -1)
+            else:
+                plain, rotated = x.split_with_sizes(sizes, -1)
+                plain_out, rotated_out = data.split_with_sizes(sizes, -1)
             try:
                 call(
                     rotated,
@@ -131,9 +138,9 @@ class RopeFp8:
                     inverse,
                     inverse,
                     rotated_out,
-                    none_out.k_rope,
+                    none.k_rope_out,
                     plain_out,
-                    none_out.k_nope,
+                    none.k_nope_out,
                     False,  # no launch before the kernel ahead of it has ended
                 )
             except LIBRARY_ERRORS as error:

@@ -23,38 +23,45 @@ class Nothing(NamedTuple):
     k_rope: torch.Tensor
     k_nope: torch.Tensor
     q_nope: torch.Tensor
+    k_rope_out: torch.Tensor
+    k_nope_out: torch.Tensor
+    q_nope_out: torch.Tensor
 
 
 class Parts:
-    """Cuts heads [T, heads, head_dim] of one dtype.
+    """Cuts heads [T, heads, head_dim], and gives what stands beside them.
 
     Args:
         config: Heads and dimensions.
         dtype: Of the heads.
+        made_dtype: Of the result.
+
+    Attributes:
+        sizes: Columns of the first part of a head and of the second; None where all are rotated.
+        is_first: The first part is the rotated one.
     """
 
-    def __init__(self, config: RopeQuantizeConfig, dtype: torch.dtype) -> None:
-        self._heads, self._dtype = config.heads, dtype
-        self._rope, self._plain = config.rope_dim, config.head_dim - config.rope_dim
-        self._is_first = config.rope_at == "first"
-        first, second = self._rope, self._plain
-        self._sizes = (first, second) if self._is_first else (second, first)
-        self._nothing: dict[tuple[int, torch.device], Nothing] = {}
-
-    def cut(self, whole: torch.Tensor, nothing: Nothing) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the rotated columns and the plain ones, views of the whole."""
-        if not self._plain:
-            return whole, nothing.q_nope
-        first, second = whole.split_with_sizes(self._sizes, -1)
-        return (first, second) if self._is_first else (second, first)
+    def __init__(
+        self, config: RopeQuantizeConfig, dtype: torch.dtype, made_dtype: torch.dtype
+    ) -> None:
+        rope, plain = config.rope_dim, config.head_dim - config.rope_dim
+        self.is_first = config.rope_at == "first"
+        self.sizes = ((rope, plain) if self.is_first else (plain, rope)) if plain else None
+        self._heads, self._rope, self._plain = config.heads, rope, plain
+        self._dtypes = (dtype, made_dtype)
+        self._nothing: dict[int, Nothing] = {}
 
     def nothing(self, t: int, home: torch.device) -> Nothing:
         """Give the tensors without elements for T tokens."""
-        found = self._nothing.get((t, home))
-        if found is None:
+        found = self._nothing.get(t)
+        if found is None or found.k_rope.device != home:
             if len(self._nothing) >= _KEPT:
                 self._nothing = {}  # a new one: another thread may be reading
             shapes = ((t, 0, self._rope), (t, 0, self._plain), (t, self._heads, 0))
-            made = (torch.empty(shape, dtype=self._dtype, device=home) for shape in shapes)
-            found = self._nothing[t, home] = Nothing(*made)
+            made = (
+                torch.empty(shape, dtype=dtype, device=home)
+                for dtype in self._dtypes
+                for shape in shapes
+            )
+            found = self._nothing[t] = Nothing(*made)
         return found
