@@ -41,7 +41,7 @@ _OPS: Final = (
     "rope_quantize",
     "relayout",
 )
-DEFAULT_ORDER: Final = ("cutlass", "flashinfer", "triton", "torch")
+DEFAULT_ORDER: Final = ("cutlass", "triton", "torch", "flashinfer")
 
 _BACKEND: Final = re.compile(r"^[a-z][a-z0-9_]*$")
 _KERNEL: Final = re.compile(r"^[a-z][a-z0-9_]*/[a-z0-9][a-z0-9_.+-]*$")

@@ -9,7 +9,7 @@ from quantmux.errors import ConfigError
 def test_an_empty_policy_gives_nothing_and_has_readable_defaults():
     policy = Policy()
     assert policy.given() == {}
-    assert policy.order == ("cutlass", "flashinfer", "triton", "torch")
+    assert policy.order == ("cutlass", "triton", "torch", "flashinfer")
     assert policy.allow_lossy == "warn"
     assert policy.plugin("anything").enabled
 

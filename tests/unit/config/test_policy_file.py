@@ -36,7 +36,7 @@ def test_a_users_file_lies_over_the_shipped_one(write):
     loaded = load_policy(path)
     assert loaded.path == path
     assert loaded.policy.deny == ("triton",)
-    assert loaded.policy.order == (*BACKENDS[:2], "triton", "torch")
+    assert loaded.policy.order == ("cutlass", "triton", "torch", "flashinfer")
     assert loaded.policy.fallback.run == "error"
     assert loaded.policy.fallback.build == "warn"
     assert str(loaded.where("policy.deny")) == f"{path} line 4"
