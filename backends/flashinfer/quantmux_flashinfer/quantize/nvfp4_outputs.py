@@ -6,7 +6,7 @@ with zeros in the padding; none of them takes an output.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from quantmux.ops.checks import check_scalar, check_scales_given
 from quantmux.ops.quantized import QuantizedTensor
@@ -31,8 +31,8 @@ def checked_scale(
         ShapeError, DtypeError: It is no fp32 [1].
     """
     check_scales_given(operand, scale, global_scale)
-    assert global_scale is not None  # noqa: S101 - check_scales_given has raised
-    return check_scalar(global_scale, "global_scale", home)
+    given = cast("torch.Tensor", global_scale)  # check_scales_given has raised where it is None
+    return check_scalar(given, "global_scale", home)
 
 
 def packed(

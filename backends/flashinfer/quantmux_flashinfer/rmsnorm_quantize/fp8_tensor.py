@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from math import gcd
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 
@@ -159,8 +159,8 @@ def checked_scale(
         ShapeError, DtypeError: It is no fp32 [1].
     """
     check_scales_given(config.operand, scale, global_scale)
-    assert scale is not None  # noqa: S101 - check_scales_given has raised
-    return check_scalar(scale, "scale", home)
+    given = cast("torch.Tensor", scale)  # check_scales_given has raised where it is None
+    return check_scalar(given, "scale", home)
 
 
 def _parts(m: int, row: int) -> list[slice]:
