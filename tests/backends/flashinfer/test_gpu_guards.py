@@ -155,7 +155,7 @@ def test_threads_on_streams_of_their_own_are_right(entry: Any, make: Any) -> Non
     assert wrong == []
 
 
-def test_the_guard_costs_less_than_a_microsecond_on_this_host(
+def test_the_guard_costs_less_than_a_small_tensor(
     record_property: Callable[[str, object], None],
 ) -> None:
     room = guards.workspaces(torch.cuda.current_device())
@@ -163,10 +163,14 @@ def test_the_guard_costs_less_than_a_microsecond_on_this_host(
     def nothing(*_args: Any, **_kwargs: Any) -> None:
         return None
 
+    def small(*_args: Any, **_kwargs: Any) -> None:
+        torch.empty(1, device="cuda")
+
+    # against something of the same host: what is rented differs by a factor of three
     call = guards.by_stream(nothing, room, torch.cuda.current_device())
     best: dict[str, float] = {}
     for _ in range(10):
-        for name, function in (("direct", nothing), ("guarded", call)):
+        for name, function in (("direct", nothing), ("guarded", call), ("small", small)):
             start = time.perf_counter()
             for _ in range(5000):
                 function(1, 2, 3, 4, out=5)
@@ -174,4 +178,4 @@ def test_the_guard_costs_less_than_a_microsecond_on_this_host(
             best[name] = min(best.get(name, 1.0), took)
     added = (best["guarded"] - best["direct"]) * 1e6
     record_property("added_us", round(added, 3))
-    assert added < 1.0
+    assert added < (best["small"] - best["direct"]) * 1e6, best
