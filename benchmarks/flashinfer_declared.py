@@ -20,7 +20,17 @@ GPUS: Final = {
     "sm120": "rtx_pro_6000",
     "sm121": "dgx_spark",
 }
-SHAPES: Final = ((2112, 7168), (4096, 7168), (7168, 2048), (4096, 4096))
+SHAPES: Final = (
+    (576, 7168),
+    (2112, 7168),
+    (4096, 7168),
+    (7168, 2048),
+    (4096, 4096),
+    (24576, 1536),
+)
+
+OWN_LINEARS: Final = ("cutlass", "triton/linear*")
+"""What is denied so that FlashInfer's and torch's linears are left, and Triton's quantizers."""
 
 
 def offers() -> str:
@@ -93,12 +103,12 @@ def proved() -> str:
 
 def selected() -> str:
     """Give what is selected for a block-scaled linear over M on an H200, by the shipped times."""
-    lines = ["| N×K | all backends | FlashInfer and torch only |", "|---|---|---|"]
+    lines = ["| N×K | all backends | linears of FlashInfer and torch only |", "|---|---|---|"]
     for n, k in SHAPES:
         config = LinearConfig(in_features=k, out_features=n, scheme="fp8_block128")
         cells = [
             _ranges(quantmux.select(config, "h200", **policy))
-            for policy in ({}, {"deny": ("cutlass", "triton")})
+            for policy in ({}, {"deny": OWN_LINEARS})
         ]
         lines.append(f"| {n}×{k} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,13 @@ DECLARED: Mapping[str, Callable[[], str]] = {
 """What a mark may ask for of the backend itself."""
 
 
-def filled(page: str, results: Path) -> str:
+def filled(page: str, results: Path, *, leave: Collection[str] = ()) -> str:
     """Give a page with the tables that its marks name.
+
+    Args:
+        page: With marks.
+        results: Folder of the result files.
+        leave: Kinds of tables to leave as they are.
 
     Raises:
         ValueError: There is no mark.
@@ -210,6 +215,8 @@ def filled(page: str, results: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         kind = match["kind"]
+        if kind in leave:
+            return match[0]
         if kind in DECLARED:
             text = DECLARED[kind]()
         else:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from .conftest import script
+import quantmux as qm
+from quantmux.capability.detect import resolve_device
+from quantmux.registry import default_registry
+from quantmux.runtime.context import Context
+
+from .conftest import ROOT, script
+
+PAGE = ROOT / "docs" / "flashinfer.md"
 
 INSIDE = "flashinfer/linear_fp8_block_sm90_inside"
 BEFORE = "triton/quantize_fp8_group -> flashinfer/linear_fp8_block_sm90"
@@ -132,3 +139,50 @@ def test_errors_are_the_worst_of_few_rows_and_of_many(markdown):
 def test_a_page_without_marks_is_refused(markdown, tmp_path):
     with pytest.raises(ValueError, match="no <!-- kind"):
         markdown.filled("# a page", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def is_of_these_sources():
+    """Tell whether what was shown and timed on an H200 is of the sources that are here."""
+    inventory = Context(default_registry()).inventory(resolve_device("h200"))
+    kernels = (INSIDE, "flashinfer/linear_fp8_block_sm90", "flashinfer/linear_fp8_bmm_cublas")
+    return not any(inventory.proof(kernel).stale for kernel in kernels)
+
+
+def test_tables_of_the_page_are_those_of_the_results_and_of_what_is_declared(
+    markdown, is_of_these_sources
+):
+    page = PAGE.read_text(encoding="utf-8")
+    leave = () if is_of_these_sources else ("proved", "selected")  # a new run will say
+    assert markdown.filled(page, ROOT / "benchmarks" / "results", leave=leave) == page
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m", "deny"),
+    [
+        (24576, 1536, 1, ()),
+        (24576, 1536, 8, ()),
+        (4096, 4096, 64, ()),
+        (576, 7168, 16, ("cutlass", "triton/linear*")),
+        (4096, 7168, 24, ("cutlass", "triton/linear*")),
+        (7168, 2048, 31, ("cutlass", "triton/linear*")),
+    ],
+)
+def test_the_form_that_quantizes_inside_is_taken_where_it_measured_fastest(
+    n, k, m, deny, is_of_these_sources
+):
+    if not is_of_these_sources:
+        pytest.skip("the shipped times are of other sources")
+    config = qm.LinearConfig(in_features=k, out_features=n, scheme="fp8_block128")
+    (one,) = qm.select(config, "h200", m=m, deny=deny).ranges
+    assert one.pipeline.ids == (INSIDE,)
+
+
+def test_where_a_producer_and_a_linear_are_faster_these_are_taken(is_of_these_sources):
+    if not is_of_these_sources:
+        pytest.skip("the shipped times are of other sources")
+    config = qm.LinearConfig(in_features=7168, out_features=2112, scheme="fp8_block128")
+    (one,) = qm.select(config, "h200", m=16).ranges
+    assert one.pipeline.ids[-1] == "cutlass/linear_fp8_block_small_m"
+    (one,) = qm.select(config, "h200", m=1024, deny=("cutlass", "triton/linear*")).ranges
+    assert one.pipeline.ids[-1] == "flashinfer/linear_fp8_block_sm90"
