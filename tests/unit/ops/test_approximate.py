@@ -140,7 +140,7 @@ def dirty_padding(q: QuantizedTensor) -> None:
     ],
 )
 def test_what_is_more_than_rounding_is_still_refused(change: Any) -> None:
-    assert broken(lambda q: None).ok
+    assert broken(lambda _: None).ok
     assert not broken(change).ok
 
 
