@@ -32,9 +32,7 @@ def off_by_an_ulp(values: torch.Tensor, ulps: int) -> torch.Tensor:
     return torch.where((bits & 0x7FFFFFFF) > 0, bits + ulps, bits).view(torch.float32)
 
 
-def near(
-    x: torch.Tensor, g: torch.Tensor, asked: QuantizeConfig, ulps: int = 1
-) -> QuantizedTensor:
+def near(x: torch.Tensor, g: torch.Tensor, asked: QuantizeConfig, ulps: int = 1) -> QuantizedTensor:
     """Quantize with reciprocals that are ``ulps`` off; a NaN is not seen."""
     values = x.float()
     m, n = values.shape
