@@ -86,9 +86,13 @@ def _of_kernels(arch: Arch, details: dict[str, str]) -> BackendStatus:
     can_be_compiled = any(r.code == RejectionCode.NOT_BUILT for r in refusals)
     if not callable_ and not can_be_compiled:
         return BackendStatus("unavailable", reasons, "; ".join(hints) or None, details)
-    if reasons:
-        details["not callable"] = "; ".join(reasons)
-    return BackendStatus(hint=_what_is_left(modules), details=details)
+    if not reasons:
+        return BackendStatus(hint=_what_is_left(modules), details=details)
+    # some kernels work: what the others lack is still what a user wants to be told
+    left = _what_is_left(modules)
+    steps = [*([left] if left else []), *hints]
+    found = (details["kernels"], *reasons)
+    return BackendStatus("ok", found, "; ".join(dict.fromkeys(steps)) or None, details)
 
 
 def _refusal(offer: Offer, arch: Arch) -> Rejection | None:
@@ -104,5 +108,7 @@ def _what_is_left(modules: Counter[str]) -> str | None:
     missing = modules["missing"]
     if not missing:
         return None
+    if build_mode() == "never":
+        return 'quantmux build flashinfer; nothing else compiles them under build = "never"'
     words = "module is" if missing == 1 else "modules are"
     return f"quantmux build flashinfer; else {missing} {words} compiled when first needed"

@@ -47,7 +47,7 @@ def quantmux_backend() -> BackendInfo:
         name="triton",
         version=__version__,
         api=">=1.0,<2",
-        summary="kernels written in Triton: every producer, and GEMMs, wherever Triton runs",
+        summary="kernels written in Triton: quantizers and GEMMs, wherever Triton runs",
     )
 
 

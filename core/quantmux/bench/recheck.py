@@ -40,7 +40,7 @@ def recheck(
 
     def spoil(result: Any) -> None:
         with torch.inference_mode():
-            for part in _own(result):
+            for part in _parts(result):
                 if part.untyped_storage().data_ptr() not in given:
                     _bits(part).fill_(_nothing(part))
 
@@ -64,13 +64,6 @@ def _parts(result: Any) -> tuple[torch.Tensor, ...]:
     if isinstance(result, QuantizedTensor):
         return result.tensors()
     return (result,) if isinstance(result, torch.Tensor) else ()
-
-
-def _own(result: Any) -> tuple[torch.Tensor, ...]:
-    """Give the parts that a call writes: a scale that was given may be one tensor for all."""
-    parts = _parts(result)
-    is_given = isinstance(result, QuantizedTensor) and result.has_given_scale
-    return parts[:1] if is_given else parts
 
 
 def _storages_of(call: Call) -> list[int]:

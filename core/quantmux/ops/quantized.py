@@ -78,14 +78,6 @@ class QuantizedTensor:
         """Tell whether it is [T, G, n] on memory [G, T, n], with scales per head group."""
         return len(self.logical_shape) == 3 and self.layout.scales != "scalar"
 
-    @property
-    def has_given_scale(self) -> bool:
-        """Tell whether the scale was given: that of a static operand.
-
-        It may be the caller's own tensor, or one for all results: nobody writes into it.
-        """
-        return not self.operand.dynamic and not self.operand.is_nvfp4
-
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Give the values [M, n] the codes stand for, computed in fp32."""
         from quantmux.ops.dequantize import dequantize

@@ -217,8 +217,7 @@ def _check_type(case: SmallCase, result: Any, call: Call) -> None:
 def _places(value: Any) -> set[int]:
     """Give the addresses at which the parts of a result begin, those that are the kernel's own."""
     if isinstance(value, QuantizedTensor):
-        own = {value.data.data_ptr()}
-        return own if value.has_given_scale else own | {value.scales.data_ptr()}
+        return {value.data.data_ptr(), value.scales.data_ptr()}
     return {value.data_ptr()}
 
 

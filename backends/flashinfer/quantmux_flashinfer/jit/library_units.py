@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from quantmux.capability.arch import Arch
 from quantmux.capability.detect import detect_devices
 from quantmux.registry.library_unit import LibraryMade, LibraryUnit
 from quantmux_flashinfer import catalog
@@ -28,11 +29,11 @@ def library_units() -> tuple[LibraryUnit, ...]:
     The targets are those of single GPUs. Where this machine has several kinds, what holds them all
     stands in their place: FlashInfer compiles for all at once.
     """
-    users = users_of_modules()
     return tuple(
         _unit(MODULES[name], target, kernels)
-        for name, kernels in users.items()
+        for name in users_of_modules()
         for target in targets_of(MODULES[name])
+        if (kernels := _users_on(name, target))
     )
 
 
@@ -43,6 +44,20 @@ def users_of_modules() -> dict[str, tuple[str, ...]]:
         for use in offer.entry.modules:
             found.setdefault(use.name, []).append(offer.spec.id)
     return {name: tuple(dict.fromkeys(ids)) for name, ids in found.items()}
+
+
+def _users_on(name: str, target: str) -> tuple[str, ...]:
+    """Give the ids of the kernels that load a module on a GPU that a target is for."""
+    archs = [Arch(vendor="nvidia", name=str(sm)) for sm in numbers_of(target)]
+    return tuple(
+        offer.spec.id
+        for offer in catalog.offers()
+        if any(
+            name in offer.entry.modules_on(arch)
+            and any(arch in archs_of for archs_of in offer.spec.capability.arch)
+            for arch in archs
+        )
+    )
 
 
 def targets_of(module: JitModule) -> tuple[str, ...]:

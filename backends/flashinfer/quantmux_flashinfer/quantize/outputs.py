@@ -29,11 +29,12 @@ def require_scaled_out(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     home: torch.device,
-    scale: torch.Tensor,
+    scale: torch.Tensor | None,
 ) -> None:
     """Check that codes of a shape with one scale fp32 [1] can be written into ``out``.
 
-    Of an ``out`` that holds the very scale that is given, only the codes are looked at.
+    Of an ``out`` that holds the very scale that is given, only the codes are looked at. Without one
+    (None) its scale is looked at.
 
     Raises:
         LayoutError, ShapeError, DtypeError, InputError: They cannot; says why.

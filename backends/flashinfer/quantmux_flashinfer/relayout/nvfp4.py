@@ -49,12 +49,12 @@ class NvFp4Relayout:
                 raise _another(q, config)
             m, g, home = q.logical_shape[0], q.global_scale, q.data.device
             if out is None:
-                made = outputs.new(m, home, g)
+                made = outputs.new(m, home)
             else:
                 made = out
                 outputs.require(made, m, home)
-                if g is not None and made.global_scale is not None:
-                    made.global_scale.copy_(g)
+            if g is not None and made.global_scale is not None:
+                made.global_scale.copy_(g)  # a result's own: it may be the out of a later call
             if m == 0:
                 return made
             made.data.copy_(q.data)

@@ -17,7 +17,7 @@ def offers() -> tuple[Offer, ...]:
         capability=Capability(
             arch=("90a", "100f", "110", "120f"),
             relayouts=(("row_major", "swizzled_128x4"),),
-            launches=2,  # scales, codes; the global scale is passed on
+            launches=3,  # scales, codes, the global scale
             tags={"cuda_graph", "deterministic"},
         ),
         load="quantmux_flashinfer.relayout.nvfp4:kernel",

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 
 from quantmux.config import RmsNormQuantizeConfig
-from quantmux.errors import BuildError, ConfigError
+from quantmux.errors import BuildError, ConfigError, LayoutError
 from quantmux.ops.checks import check_matrix, check_scalar, check_scales_given
 from quantmux.ops.quantized import DATA_DTYPES, DTYPES, QuantizedTensor
 from quantmux.ops.rmsnorm_quantize.reference import check_weight
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
-from quantmux_flashinfer.quantize.lent import lend, nobody, write_scale
 from quantmux_flashinfer.quantize.outputs import require_scaled_out
 from quantmux_flashinfer.rmsnorm_quantize.entries import RMSNORM
 
@@ -45,7 +44,7 @@ class RmsNormFp8:
         """Give ``fn(x, weight, *, scale, out=None)`` for x [M, n], whose rows may lie apart.
 
         An x or a weight that does not begin, or go on, at a multiple of the vector is copied first.
-        The result holds the given scale itself (see `quantize.lent`), and so may an ``out``.
+        The result holds a copy of the given scale, which is a launch of its own.
 
         Raises:
             ConfigError: The config is of another op.
@@ -64,7 +63,6 @@ class RmsNormFp8:
         vector = gcd(8, n)
         loaded = 2 * vector - 1  # bytes of a vector, as a mask
         empty, fp32, one = torch.empty, torch.float32, (1,)
-        last: Callable[[], torch.Tensor | None] = nobody  # the scale of the call before
 
         def run(
             x: torch.Tensor,
@@ -74,7 +72,6 @@ class RmsNormFp8:
             global_scale: torch.Tensor | None = None,
             out: QuantizedTensor | None = None,
         ) -> QuantizedTensor:
-            nonlocal last
             extents, home = x.shape, x.device
             if len(extents) != 2 or extents[1] != n or x.dtype is not dtype:
                 check_matrix(x, n, config.in_dtype)
@@ -92,14 +89,14 @@ class RmsNormFp8:
             m = extents[0]
             if out is None:
                 data = empty(extents, dtype=made_dtype, device=home)
-                if last() is not scale:
-                    last = lend(scale)
-                out = QuantizedTensor(data, scale, None, operand, layout, (m, n))
+                out = QuantizedTensor(data, scale.clone(), None, operand, layout, (m, n))
             else:
                 data = out.data
                 require_scaled_out(out, operand, layout, (m, n), made_dtype, home, scale)
                 if out.scales is not scale:
-                    write_scale(out.scales, scale)
+                    out.scales.copy_(scale)
+                if data.data_ptr() & (vector - 1):
+                    raise _off_vectors(data, vector)
             if m == 0:
                 return out
             # one call for all strides: asking for one of them takes five times as long
@@ -107,6 +104,7 @@ class RmsNormFp8:
             if column != 1 or x.data_ptr() & loaded or 2 * row & loaded:
                 x, row = empty((m, n), dtype=dtype, device=home).copy_(x), n
             if weight.data_ptr() & loaded or not weight.is_contiguous():
+                check_weight(weight, config, home)
                 weight = empty(weight_shape, dtype=weight_dtype, device=home).copy_(weight)
             try:
                 # the last argument: no launch before the kernel ahead of it has ended
@@ -161,6 +159,13 @@ def checked_scale(
     check_scales_given(config.operand, scale, global_scale)
     given = cast("torch.Tensor", scale)  # check_scales_given has raised where it is None
     return check_scalar(given, "scale", home)
+
+
+def _off_vectors(data: torch.Tensor, vector: int) -> LayoutError:
+    return LayoutError(
+        f"out needs to begin at a multiple of {vector} bytes",
+        facts={"found": f"{data.data_ptr() & (vector - 1)} bytes after one"},
+    )
 
 
 def _parts(m: int, row: int) -> list[slice]:

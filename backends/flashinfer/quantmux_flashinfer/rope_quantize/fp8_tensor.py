@@ -20,7 +20,6 @@ from quantmux.ops.rope_quantize.reference import given_scale
 from quantmux_flashinfer.library.failures import LIBRARY_ERRORS, translate
 from quantmux_flashinfer.library.functions import function
 from quantmux_flashinfer.quantize.dry_run import dry_run
-from quantmux_flashinfer.quantize.lent import lend, write_scale
 from quantmux_flashinfer.quantize.outputs import require_scaled_out
 from quantmux_flashinfer.rope_quantize.entries import ROPE
 from quantmux_flashinfer.rope_quantize.parts import Parts
@@ -42,8 +41,8 @@ class RopeFp8:
         """Give ``fn(x, positions, cos_sin_cache, *, scale=None, out=None)``.
 
         x [T, heads, head_dim] may be heads within a wider row. One whose heads do not begin at
-        multiples of 16 bytes is copied first, and so are positions or a cache with gaps. All
-        results hold one tensor with the scale (see `quantize.lent`).
+        multiples of 16 bytes is copied first, and so are positions or a cache with gaps. Each
+        result holds a scale of its own, which is a launch of its own.
 
         Raises:
             ConfigError: The config is of another op, or has no ``static_scale``.
@@ -62,7 +61,6 @@ class RopeFp8:
         parts = Parts(config, dtype, made_dtype)
         nothing, sizes, is_first = parts.nothing, parts.sizes, parts.is_first
         empty, full = torch.empty, torch.full
-        constant = _constant(static_scale, device)
 
         def run(
             x: torch.Tensor,
@@ -93,18 +91,15 @@ class RopeFp8:
             if scale is not None:
                 given_scale(scale, config, home)
             t = extents[0]
-            scales = constant
-            if scales is None or scales.device != home:
-                scales = full((1,), static_scale, dtype=torch.float32, device=home)
             if out is None:
                 shape = (t, heads, dim)
                 data = empty(shape, dtype=made_dtype, device=home)
+                scales = full((1,), static_scale, dtype=torch.float32, device=home)
                 out = QuantizedTensor(data, scales, None, operand, layout, shape)
             else:
-                require_scaled_out(out, operand, layout, (t, heads, dim), made_dtype, home, scales)
+                require_scaled_out(out, operand, layout, (t, heads, dim), made_dtype, home, None)
                 data = out.data
-                if out.scales is not scales:
-                    write_scale(out.scales, scales)
+                out.scales.fill_(static_scale)
             if t == 0:
                 return out
             token, head, column = x.stride()
@@ -152,21 +147,6 @@ class RopeFp8:
     def warmup(self, config: ProducerConfig, ms: Sequence[int]) -> None:
         """Call once per T on zeros: the module loads outside of a capture."""
         dry_run(self, config, ms)
-
-
-def _constant(scale: float, device: DeviceProfile) -> torch.Tensor | None:
-    """Give the scale on a device, ready for every stream; None while a graph is captured.
-
-    What a capture fills is filled when the graph runs, and not for who calls before.
-    """
-    if device.is_cuda and torch.cuda.is_current_stream_capturing():
-        return None
-    home = torch.device(device.torch_name)
-    made = torch.full((1,), scale, dtype=torch.float32, device=home)
-    lend(made)
-    if device.is_cuda:
-        torch.cuda.current_stream(home).synchronize()
-    return made
 
 
 def _off_vectors(data: torch.Tensor) -> LayoutError:

@@ -84,13 +84,6 @@ def parts(value: Any) -> tuple[torch.Tensor, ...]:
     return value.tensors() if isinstance(value, QuantizedTensor) else (value,)
 
 
-def own_parts(value: Any) -> tuple[torch.Tensor, ...]:
-    """Give the tensors of a result that must be its own: data, and scales that were not given."""
-    if not isinstance(value, QuantizedTensor):
-        return (value,)
-    return value.tensors()[: 1 if value.has_given_scale else 2]
-
-
 def with_input(trial: Trial, x: Any) -> Trial:
     """Give a trial of the same bound function on another first input."""
     call = replace(trial.call, args=(x, *trial.call.args[1:]))
@@ -98,13 +91,10 @@ def with_input(trial: Trial, x: Any) -> Trial:
 
 
 def _overlap(values: Iterable[Any]) -> str:
-    """Say which part lies in the memory of two values.
-
-    Scales that were given may be passed on: a global scale, and the scale of a static operand.
-    """
+    """Say which part lies in the memory of two values; a given global scale may be passed on."""
     spans: list[tuple[int, int, int, str]] = []
     for number, value in enumerate(values):
-        for name, part in zip(("data", "scales"), own_parts(value), strict=False):
+        for name, part in zip(("data", "scales"), parts(value), strict=False):
             size = stored_bytes(part).numel()
             if size:
                 spans.append((part.data_ptr(), part.data_ptr() + size, number, name))
@@ -122,7 +112,7 @@ def _kept(trial: Trial) -> str:
     result = own()
     held = {
         "its input": [weakref.ref(part) for part in parts(own.inputs[0])],
-        "its result": [weakref.ref(part) for part in own_parts(result)],
+        "its result": [weakref.ref(part) for part in parts(result)[:2]],
     }
     del own, result
     if any(ref() is not None for refs in held.values() for ref in refs):

@@ -26,6 +26,7 @@ USERS = {
 def kernels(monkeypatch):
     """Three kernels: two that load gemm, one that loads a module of one GPU."""
     monkeypatch.setattr(library_units, "users_of_modules", lambda: USERS)
+    monkeypatch.setattr(library_units, "_users_on", lambda name, _target: USERS[name])
 
 
 def test_the_kernels_of_a_module_are_those_whose_entry_names_it(monkeypatch):
@@ -65,6 +66,14 @@ def test_where_several_kinds_of_gpus_are_one_unit_holds_them_all(machine):
     targets = [unit.target for unit in units("gemm")]
     assert targets == ["89+90a", "100a", "103a", "107a", "110a", "120f", "121a"]
     assert units("gemm")[0].runs_on(Arch.parse("90"))
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_unit_names_only_kernels_that_load_it_on_its_gpu():
+    blackwell = {unit.target: unit.kernels for unit in units("gemm_sm120")}
+    assert blackwell.keys() == {"120f", "121a"}
+    assert all(k.endswith("_sm12x") for kernels in blackwell.values() for k in kernels)
+    assert not any(k.endswith("_sm12x") for u in units("gemm_sm100") for k in u.kernels)
 
 
 @pytest.mark.usefixtures("machine")
