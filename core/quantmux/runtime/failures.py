@@ -17,7 +17,9 @@ _OUT_OF_MEMORY: Final = re.compile(r"out of memory|can't allocate memory", re.IG
 _REFUSED: Final = re.compile(
     r"no kernel image|invalid configuration argument|invalid argument|invalid device function"
     r"|kernel image is invalid|named symbol not found|too many resources|not supported"
-    r"|invalid value|captur|PTX|CUBLAS_STATUS_(NOT_SUPPORTED|INVALID_VALUE|ARCH_MISMATCH)",
+    r"|invalid value|captur|PTX|CUBLAS_STATUS_(NOT_SUPPORTED|INVALID_VALUE|ARCH_MISMATCH)"
+    # the same three in the words of cublasGetStatusString
+    r"|unsupported value or parameter|feature absent from the device",
     re.IGNORECASE,
 )
 

@@ -24,6 +24,18 @@ from quantmux.runtime.failures import Failure, classify, is_capturing
         (LaunchError("lost", context_poisoned=True), Failure.POISONED),
         (LaunchError("refused"), Failure.KERNEL),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling"), Failure.KERNEL),
+        (
+            RuntimeError(
+                "CUDA error: an unsupported value or parameter was passed to the function"
+            ),
+            Failure.KERNEL,
+        ),
+        (
+            RuntimeError(
+                "CUDA error: the function requires a feature absent from the device architecture"
+            ),
+            Failure.KERNEL,
+        ),
         (RuntimeError("CUDA error: invalid configuration argument"), Failure.KERNEL),
         # as torch 2.11 says it on an H200; the GPU went on working after both
         (
