@@ -254,6 +254,10 @@ def _why_not(result: LibraryResult) -> tuple[str, str, str, str]:
     return result.unit.name, result.unit.target, "\n".join(lines), error.hint or ""
 
 
+_NAMED: Final = 12
+"""Libraries that are named above one reason; what lacks the whole package lacks it fifty times."""
+
+
 def _reasons(console: Console, lines: list[tuple[str, str, str, str]]) -> None:
     """Print each reason once, with the libraries that it holds for, and what to do."""
     alike: dict[tuple[str, str], list[str]] = {}
@@ -261,7 +265,8 @@ def _reasons(console: Console, lines: list[tuple[str, str, str, str]]) -> None:
         if reason:
             alike.setdefault((reason, hint), []).append(f"{name} {target}")
     for (reason, hint), names in alike.items():
-        console.print(Text(f"\n{', '.join(names)}", style="bold"), soft_wrap=True)
+        shown = names if len(names) <= _NAMED else [*names[: _NAMED - 1], f"{len(names)} in all"]
+        console.print(Text(f"\n{', '.join(shown)}", style="bold"), soft_wrap=True)
         for line in reason.splitlines():
             console.print(f"  {line}", soft_wrap=True)
         if hint:

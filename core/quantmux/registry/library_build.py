@@ -44,7 +44,7 @@ class LibraryResult:
         code = self.error.code if self.error is not None else ""
         if code == "interrupted":
             return code
-        return "impossible" if code in ("no_compiler", "headers") else "failed"
+        return "impossible" if code in ("no_compiler", "headers", "unavailable") else "failed"
 
 
 class OnBuild(Protocol):

@@ -119,6 +119,7 @@ def test_the_order_reaches_every_maker(tmp_path):
         (BuildError("nvcc refuses", code="compile"), "failed"),
         (BuildError("no nvcc", code="no_compiler"), "impossible"),
         (BuildError("old headers", code="headers"), "impossible"),
+        (BuildError("no library", code="unavailable"), "impossible"),
         (BuildError("stopped", code="interrupted"), "interrupted"),
         (RuntimeError("a bug"), "failed"),
         (SystemExit(3), "failed"),
