@@ -5,3 +5,7 @@ replays to the bit". It has one of four outcomes.
 """
 
 from __future__ import annotations
+
+from quantmux.testing.launches import Launch, Launches, launches
+
+__all__ = ["Launch", "Launches", "launches"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Final
-
-import torch
 
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.ops.spec import Case, op_spec
 from quantmux.testing.answers import agrees, fails, not_here, served
 from quantmux.testing.cell import Cell, Outcome
 from quantmux.testing.derive import labelled, plain_cases
+from quantmux.testing.launches import launches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,19 +85,7 @@ def _holds_bytes(case: Case) -> bool:
 
 def launched(call: Callable[[], Any], calls: int) -> list[str]:
     """Give the names of everything that runs on the GPU during some calls, warm ones."""
-    from torch.profiler import ProfilerActivity, profile
-
-    call()
-    torch.cuda.synchronize()
-    with warnings.catch_warnings():
-        # torch explains its profiler once per process; where warnings are errors that looked, on
-        # some runs, like a kernel that fails
-        warnings.filterwarnings("ignore", message=".*Profiler clears events", category=UserWarning)
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
-            for _ in range(calls):
-                call()
-            torch.cuda.synchronize()
-    return [e.name for e in recorded.events() if str(e.device_type).endswith("CUDA")]
+    return [launch.name for one in launches(call, calls=calls).calls for launch in one]
 
 
 def _shown(names: list[str]) -> str:
