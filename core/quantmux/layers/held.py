@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quantmux.config import LinearConfig
     from quantmux.runtime.context import Context
 
-_NOT_COPIED = ("_lock", "_bound", "_call", "_selection", "_context")
+_NOT_COPIED = ("_lock", "_bound", "_call", "_selection", "_context", "_key", "_weights")
 """What belongs to the process: threads, kernels, plugins."""
 
 

@@ -25,6 +25,9 @@ from quantmux.runtime.binding import BoundLinear, bind
 from quantmux.runtime.context import Context, default_context
 from quantmux.runtime.inputs import check_layer_input, home_of
 from quantmux.runtime.producers import profile_of
+from quantmux.runtime.traced.keys import form_key
+from quantmux.runtime.traced.library import constant
+from quantmux.runtime.traced.linear import expose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,6 +59,8 @@ class Linear(HeldWeights):
     _bound: BoundLinear | None
     _call: Call | None
     _selection: Selection | None
+    _key: str | None
+    _weights: tuple[torch.Tensor, ...]
 
     def __init__(
         self,
@@ -283,6 +288,7 @@ class Linear(HeldWeights):
             self._buffers[name] = getattr(kept, NAMES[name]) if on_device else None
         self._bound = bound
         self._call = bound.call
+        self._key, self._weights = None, ()
         return bound
 
     def input_layout(self, m: int) -> QuantizeConfig | None:
@@ -301,7 +307,7 @@ class Linear(HeldWeights):
         self.bind(wait=True).warmup(ms)
 
     def forward(self, input: torch.Tensor | QuantizedTensor) -> torch.Tensor:  # noqa: A002
-        """Give y [..., N]; under torch.compile it is one graph break.
+        """Give y [..., N]; under torch.compile it is one op, ``quantmux::linear``.
 
         Args:
             input: x, [..., K] in ``config.in_dtype``, or a quantized matrix [M, K] as
@@ -313,10 +319,7 @@ class Linear(HeldWeights):
             LaunchError: Every kernel failed, or the CUDA context is lost.
         """
         if is_dynamo_compiling():
-            # whole: dynamo would trace the binding, and compile the checks anew for every layer
-            from quantmux.runtime.untraced import untraced
-
-            return untraced(Linear.forward, self, input)  # type: ignore[no-any-return]
+            return self._in_graph(input)
         x = input  # named as in nn.Linear: models may pass it by keyword
         call = self._call
         if call is None:
@@ -331,15 +334,37 @@ class Linear(HeldWeights):
         if not fits:
             check_layer_input(x, self._k, self._dtype, self._device)
         if x.requires_grad and torch.is_grad_enabled():
-            raise InputError(
-                "x needs a gradient, and a quantized linear has none",
-                hint="call it under torch.no_grad() or torch.inference_mode(), or x.detach()",
-                code="autograd",
-            )
+            raise _no_gradient()
         if len(shape) == 2:
             return call(x)  # type: ignore[no-any-return]
         y: torch.Tensor = call(x.reshape(-1, self._k))
         return y.view(*shape[:-1], self._n)
+
+    def _in_graph(self, x: torch.Tensor | QuantizedTensor) -> torch.Tensor:
+        """Give what dynamo traces in place of a call."""
+        self._bind_in_graph()
+        key, weights = self._key, list(self._weights)
+        ops = torch.ops.quantmux
+        if isinstance(x, QuantizedTensor):
+            form, m = form_key(x.operand, x.layout), x.logical_shape[0]
+            return ops.linear_quantized(x.data, x.scales, x.global_scale, m, weights, form, key)  # type: ignore[no-any-return]
+        shape = x.shape
+        if x.dtype is not self._dtype or shape[-1] != self._k or x.device != self._device:
+            check_layer_input(x, self._k, self._dtype, self._device)
+        if x.requires_grad and torch.is_grad_enabled():
+            raise _no_gradient()
+        if len(shape) == 2:
+            return ops.linear(x, weights, key)  # type: ignore[no-any-return]
+        y: torch.Tensor = ops.linear(x.reshape(-1, self._k), weights, key)
+        return y.view(*shape[:-1], self._n)
+
+    @constant
+    def _bind_in_graph(self) -> bool:
+        """Bind while dynamo traces; what the graph then reads, `_key` and `_weights`, it guards."""
+        with self._lock:
+            if self._key is None:
+                self._key, self._weights = expose(self.bind(), self._here(), self.layer)
+        return True
 
     def extra_repr(self) -> str:
         """Give shape, scheme, kernels and tier for ``print(model)``."""
@@ -367,6 +392,7 @@ class Linear(HeldWeights):
         self._bound = None
         self._call = None
         self._selection = None
+        self._key, self._weights = None, ()
 
     def _here(self) -> Context:
         return default_context() if self._context is None else self._context
@@ -380,6 +406,14 @@ class Linear(HeldWeights):
                 call_overrides=self._policy,
             )
         return self._selection
+
+
+def _no_gradient() -> InputError:
+    return InputError(
+        "x needs a gradient, and a quantized linear has none",
+        hint="call it under torch.no_grad() or torch.inference_mode(), or x.detach()",
+        code="autograd",
+    )
 
 
 __all__ = ["Linear"]

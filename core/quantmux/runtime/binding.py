@@ -191,6 +191,21 @@ def bind(
     return BoundLinear(place, routes, call)
 
 
+def bind_prepared(
+    selection: Selection, store: WeightStore, *, context: Context, layer: str | None = None
+) -> BoundLinear:
+    """Bind a linear to forms of its weights that are prepared already; see `bind`.
+
+    A kernel that fails to build can be replaced by those alone that read these forms.
+
+    Raises:
+        BuildError: Nothing that builds can serve.
+    """
+    place = _place(selection, context, store, layer, lambda: None, wait=False)
+    routes = _routes(place, _build_all(place))
+    return BoundLinear(place, routes, guarded(linear_call(routes), place.selection.device))
+
+
 def bind_producer(
     selection: Selection,
     *,
@@ -335,4 +350,13 @@ def _warn_lossy(place: Place) -> None:
             return
 
 
-__all__ = ["Bound", "BoundLinear", "BoundProducer", "bind", "bind_producer", "route_of", "rows"]
+__all__ = [
+    "Bound",
+    "BoundLinear",
+    "BoundProducer",
+    "bind",
+    "bind_prepared",
+    "bind_producer",
+    "route_of",
+    "rows",
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import lru_cache
 from threading import RLock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from quantmux.config.policy import Policy
 from quantmux.config.policy_context import current_context
@@ -13,7 +15,7 @@ from quantmux.config.settings import resolve
 from quantmux.dispatch.gather import gather
 from quantmux.dispatch.select import no_kernel, survey
 from quantmux.dispatch.select import select as dispatch_select
-from quantmux.errors import ForcedKernelError
+from quantmux.errors import ConfigError, ForcedKernelError
 from quantmux.registry.default import default_registry
 from quantmux.registry.digest import kernel_digest
 from quantmux.registry.user_folder import user_folder
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 _CACHED: int = 65536
 """Selections that are kept; beyond it all are forgotten and made again."""
 
+_count = itertools.count(1)
+_contexts: WeakValueDictionary[str, Context] = WeakValueDictionary()
+
 
 class Context:
     """Who is here and what is known of them; selections are cached. Safe between threads.
@@ -47,6 +52,9 @@ class Context:
         registry: Plugins and kernels.
         quarantine: Kernels not to be tried; None takes that of the process.
         installed_only: Ask this machine for packages and tools even for a device not here.
+
+    Attributes:
+        token: Names the context within this process.
     """
 
     def __init__(
@@ -65,6 +73,8 @@ class Context:
         self._selections: dict[tuple[Any, ...], Selection] = {}
         self._inventories: dict[tuple[DeviceProfile, int], Inventory] = {}
         self._kept: dict[tuple[Any, ...], Any] = {}
+        self.token = f"context {next(_count)}"
+        _contexts[self.token] = self
         self._report_failed_plugins()
 
     def select(
@@ -329,6 +339,18 @@ def _is_a_wish(settings: Settings) -> bool:
     return bool(rule) and rule != force and action.rpartition("([[rule]]")[2] == rule
 
 
+def context_of(token: str) -> Context:
+    """Give a context by its token: graphs name contexts, they cannot hold them.
+
+    Raises:
+        ConfigError: It is gone.
+    """
+    found = _contexts.get(token)
+    if found is None:
+        raise ConfigError(f"there is no {token} in this process any more")
+    return found
+
+
 _lock = RLock()
 _current: Context | None = None
 
@@ -343,4 +365,4 @@ def default_context() -> Context:
         return _current
 
 
-__all__ = ["Context", "default_context"]
+__all__ = ["Context", "context_of", "default_context"]

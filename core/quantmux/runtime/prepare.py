@@ -9,7 +9,7 @@ from quantmux.errors import BuildError, ConfigError
 from quantmux.registry.protocol import PreparedWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     import torch
 
@@ -61,10 +61,39 @@ class WeightStore:
         undoable = any(form.restore is not None for form in self._forms.values())
         return self._canonical is not None or undoable
 
+    @classmethod
+    def of_forms(
+        cls,
+        forms: Mapping[str, PreparedWeights],
+        small: Mapping[str, torch.Tensor],
+        config: LinearConfig,
+        device: DeviceProfile,
+    ) -> WeightStore:
+        """Give a store of prepared forms alone: no other form can be made.
+
+        Args:
+            forms: By name, at least one.
+            small: The static scales that producers are given.
+            config: The linear.
+            device: Where they lie.
+        """
+        made = cls.__new__(cls)
+        made._config, made._device, made._keep = config, device, "never"
+        made._small = {name: small.get(name) for name in _SMALL}
+        made._canonical = None
+        made._home = next(iter(next(iter(forms.values())).tensors.values())).device
+        made._forms = dict(forms)
+        return made
+
     @property
     def layouts(self) -> tuple[str, ...]:
         """Names of the prepared forms that are held."""
         return tuple(self._forms)
+
+    @property
+    def forms(self) -> Mapping[str, PreparedWeights]:
+        """The prepared forms that are held, by name."""
+        return self._forms
 
     def small(self, name: str) -> torch.Tensor | None:
         """Give bias, a global scale or a static input scale, which are never freed."""

@@ -1,12 +1,12 @@
 """The producer ops as functions: select (cached), bind (cached), call.
 
-Under torch.compile each is one graph break; see `runtime.untraced` and `runtime.calls`.
+Under torch.compile each is one `torch.library` op: kernels are chosen while the graph is traced.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -24,12 +24,18 @@ from quantmux.config.policy_context import current_context
 from quantmux.errors import ConfigError, InputError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.binding import BoundProducer, bind_producer
-from quantmux.runtime.context import default_context
+from quantmux.runtime.context import context_of, default_context
 from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.inputs import as_layout
+from quantmux.runtime.traced.keys import keep_producer
+from quantmux.runtime.traced.library import constant
+from quantmux.runtime.traced.producers import (
+    call_in_graph,
+    relayout_in_graph,
+    relayout_into_in_graph,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig, Layout
@@ -63,17 +69,9 @@ def quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _past_dynamo(
-            quantize,
-            x,
-            config,
-            scale=scale,
-            global_scale=global_scale,
-            backend=backend,
-            out=out,
-            context=context,
-        )
-    call = _bound(QuantizeConfig, config, x, backend, context).call
+        given = (x, scale, global_scale)
+        return _in_graph("quantize", given, config, backend, out, context)
+    call = _bound_for(QuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
     return result
@@ -91,17 +89,9 @@ def silu_mul_quantize(
 ) -> QuantizedTensor:
     """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; arguments as `quantize`."""
     if torch.compiler.is_dynamo_compiling():
-        return _past_dynamo(
-            silu_mul_quantize,
-            x,
-            config,
-            scale=scale,
-            global_scale=global_scale,
-            backend=backend,
-            out=out,
-            context=context,
-        )
-    call = _bound(SiluMulQuantizeConfig, config, x, backend, context).call
+        given = (x, scale, global_scale)
+        return _in_graph("silu_mul_quantize", given, config, backend, out, context)
+    call = _bound_for(SiluMulQuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
     return result
@@ -137,17 +127,9 @@ def inverse_rope_quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _past_dynamo(
-            inverse_rope_quantize,
-            o,
-            positions,
-            cos_sin_cache,
-            config,
-            backend=backend,
-            out=out,
-            context=context,
-        )
-    call = _bound(InverseRopeQuantizeConfig, config, o, backend, context).call
+        given = (o, positions, cos_sin_cache)
+        return _in_graph("inverse_rope_quantize", given, config, backend, out, context)
+    call = _bound_for(InverseRopeQuantizeConfig, config, o, backend, context).call
     result: QuantizedTensor = call(o, positions, cos_sin_cache, out=out)
     return result
 
@@ -181,18 +163,9 @@ def rmsnorm_quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _past_dynamo(
-            rmsnorm_quantize,
-            x,
-            weight,
-            config,
-            scale=scale,
-            global_scale=global_scale,
-            backend=backend,
-            out=out,
-            context=context,
-        )
-    call = _bound(RmsNormQuantizeConfig, config, x, backend, context).call
+        given = (x, weight, scale, global_scale)
+        return _in_graph("rmsnorm_quantize", given, config, backend, out, context)
+    call = _bound_for(RmsNormQuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, weight, out=out, **given)
     return result
@@ -230,18 +203,9 @@ def rope_quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _past_dynamo(
-            rope_quantize,
-            x,
-            positions,
-            cos_sin_cache,
-            config,
-            scale=scale,
-            backend=backend,
-            out=out,
-            context=context,
-        )
-    call = _bound(RopeQuantizeConfig, config, x, backend, context).call
+        given = (x, positions, cos_sin_cache, scale)
+        return _in_graph("rope_quantize", given, config, backend, out, context)
+    call = _bound_for(RopeQuantizeConfig, config, x, backend, context).call
     given = _scales(scale, None)
     result: QuantizedTensor = call(x, positions, cos_sin_cache, out=out, **given)
     return result
@@ -273,16 +237,27 @@ def relayout(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _past_dynamo(relayout, q, layout, backend=backend, out=out, context=context)
+        return _relayout_in_graph(q, layout, backend, out, context)
     if not isinstance(q, QuantizedTensor):
         raise InputError(f"relayout needs a QuantizedTensor, found {type(q).__name__}")
     target = as_layout(layout, q.layout)
     if target == q.layout and out is None:
         return q
     config = RelayoutConfig(operand=q.operand, n=q.n, source=q.layout, target=target)
-    call = _bound(RelayoutConfig, config, q, backend, context).call
+    call = _bound_for(RelayoutConfig, config, q, backend, context).call
     result: QuantizedTensor = call(q, out=out)
     return result
+
+
+CONFIGS: Final[dict[str, type[LayerConfig]]] = {
+    "quantize": QuantizeConfig,
+    "silu_mul_quantize": SiluMulQuantizeConfig,
+    "inverse_rope_quantize": InverseRopeQuantizeConfig,
+    "rmsnorm_quantize": RmsNormQuantizeConfig,
+    "rope_quantize": RopeQuantizeConfig,
+    "relayout": RelayoutConfig,
+}
+"""Config of every producer op."""
 
 
 def profile_of(device: torch.device) -> DeviceProfile:
@@ -304,14 +279,71 @@ def _forced(backend: str) -> Policy:
     return Policy(force=backend)
 
 
-def _past_dynamo(
-    function: Callable[..., QuantizedTensor], *args: Any, **kwargs: Any
+def _in_graph(
+    op: str,
+    given: tuple[Any, ...],
+    config: Any,
+    backend: str | None,
+    out: QuantizedTensor | None,
+    context: Context | None,
 ) -> QuantizedTensor:
-    """Call past torch.compile; see `runtime.untraced` for why."""
-    from quantmux.runtime.untraced import untraced
+    """Give what dynamo traces in place of a call."""
+    token = None if context is None else context.token
+    key = _key_in_graph(op, config, given[0].device, backend, token)
+    return call_in_graph(op, given, config, key, out)
 
-    result: QuantizedTensor = untraced(function, *args, **kwargs)
-    return result
+
+def _relayout_in_graph(
+    q: QuantizedTensor,
+    layout: str | Layout,
+    backend: str | None,
+    out: QuantizedTensor | None,
+    context: Context | None,
+) -> QuantizedTensor:
+    target = _target_in_graph(layout, q.layout)
+    if out is None and _is_same(target, q.layout):
+        return q
+    token = None if context is None else context.token
+    key = _relayout_key(q.operand, q.n, q.layout, target, q.device, backend, token)
+    if out is not None:
+        return relayout_into_in_graph(q, out, key)
+    return relayout_in_graph(q, target, key)
+
+
+@constant
+def _key_in_graph(
+    op: str, config: Any, device: torch.device, backend: str | None, token: str | None
+) -> str:
+    """Bind while dynamo traces; gives the key of what was bound."""
+    context = default_context() if token is None else context_of(token)
+    found = _bound(CONFIGS[op], config, device, backend, context)
+    return keep_producer(found, context).key
+
+
+@constant
+def _relayout_key(
+    operand: Any,
+    n: int,
+    source: Layout,
+    target: Layout,
+    device: torch.device,
+    backend: str | None,
+    token: str | None,
+) -> str:
+    config = RelayoutConfig(operand=operand, n=n, source=source, target=target)
+    context = default_context() if token is None else context_of(token)
+    found = _bound(RelayoutConfig, config, device, backend, context)
+    return keep_producer(found, context).key
+
+
+@constant
+def _target_in_graph(layout: str | Layout, like: Layout) -> Layout:
+    return as_layout(layout, like)
+
+
+@constant
+def _is_same(one: Layout, other: Layout) -> bool:
+    return one == other
 
 
 def _scales(
@@ -325,18 +357,29 @@ def _scales(
     return given
 
 
-def _bound(
+def _bound_for(
     kind: type[LayerConfig], config: Any, x: Any, backend: str | None, context: Context | None
 ) -> BoundProducer:
-    """Give the bound producer of a config where x lies; bound once per policy."""
+    """Give the bound producer of a config where x lies."""
+    device = getattr(x, "device", None)
+    if not isinstance(device, torch.device):
+        raise InputError(f"{kind.__name__[:-6]} needs a tensor, found {type(x).__name__}")
+    return _bound(kind, config, device, backend, context)
+
+
+def _bound(
+    kind: type[LayerConfig],
+    config: Any,
+    device: torch.device,
+    backend: str | None,
+    context: Context | None,
+) -> BoundProducer:
+    """Give the bound producer of a config on a device; bound once per policy."""
     if type(config) is not kind:
         raise ConfigError(
             f"a {kind.__name__} is asked for, found {type(config).__name__}",
             hint="each producer takes the config of its own op",
         )
-    device = getattr(x, "device", None)
-    if not isinstance(device, torch.device):
-        raise InputError(f"{config.op} needs a tensor, found {type(x).__name__}")
     here = default_context() if context is None else context
     profile = profile_of(device)
     call = None if backend is None else _forced(backend)

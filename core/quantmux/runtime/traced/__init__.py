@@ -1,0 +1,1 @@
+"""Under torch.compile: every bound op as one `torch.library` op, chosen when the graph is traced."""

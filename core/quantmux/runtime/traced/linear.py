@@ -1,0 +1,170 @@
+"""The ops of a bound linear: ``quantmux::linear`` and ``quantmux::linear_quantized``.
+
+The weights are arguments, all of them: the op is a function of what it is given, and nothing is
+hidden from functionalization, CUDA-graph trees or ``opcheck``. What was bound is found again by
+their addresses; weights that nobody bound (a copy that a transformation made) are bound then.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
+
+from quantmux.ops.linear.spec import empty_output
+from quantmux.ops.quantized import DTYPES, QuantizedTensor
+from quantmux.registry.protocol import PreparedWeights
+from quantmux.runtime.binding import BoundLinear, bind_prepared
+from quantmux.runtime.prepare import WeightStore
+from quantmux.runtime.traced.keys import SMALL, Form, form_of, keep_linear, linear_program
+from quantmux.runtime.traced.library import define
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from quantmux.runtime.context import Context
+    from quantmux.runtime.traced.keys import LinearProgram
+
+_MOST_ADOPTED: Final = 64
+"""Bindings kept for weights that no layer holds; the least recently used goes."""
+
+_held: WeakValueDictionary[tuple[Any, ...], BoundLinear] = WeakValueDictionary()
+_adopted: OrderedDict[tuple[Any, ...], BoundLinear] = OrderedDict()
+_lock = Lock()
+
+
+def expose(
+    bound: BoundLinear, context: Context, layer: str | None
+) -> tuple[str, tuple[torch.Tensor, ...]]:
+    """Give the key of a bound linear and the weights that its op is called with.
+
+    Args:
+        bound: Found again by calls of the op for as long as somebody else holds it.
+        context: It was bound in.
+        layer: Its name.
+    """
+    store = bound.store
+    held = sorted(store.forms.items())
+    forms = tuple(
+        Form(name, tuple(sorted(form.tensors)), tuple(sorted(form.facts.items())))
+        for name, form in held
+    )
+    weights = [form.tensors[name] for _, form in held for name in sorted(form.tensors)]
+    given = {name: store.small(name) for name in SMALL}
+    small = tuple(name for name, tensor in given.items() if tensor is not None)
+    weights += [tensor for tensor in given.values() if tensor is not None]
+    program = keep_linear(bound.selection, context, layer, forms, small)
+    _held[_address(program.key, weights)] = bound
+    return program.key, tuple(weights)
+
+
+def bound_of(key: str, weights: Sequence[torch.Tensor]) -> BoundLinear:
+    """Give the bound linear of a key and its weights.
+
+    Raises:
+        BuildError: The key is not known here, or the weights are not as many as it names.
+    """
+    address = _address(key, weights)
+    found = _held.get(address)
+    return found if found is not None else _adopt(address, key, weights)
+
+
+def _address(key: str, weights: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    return (key, *[tensor.data_ptr() for tensor in weights])
+
+
+def _adopt(address: tuple[Any, ...], key: str, weights: Sequence[torch.Tensor]) -> BoundLinear:
+    """Bind weights that no layer holds, and keep that for the next call."""
+    with _lock:
+        found = _adopted.get(address)
+        if found is not None:
+            _adopted.move_to_end(address)
+            return found
+    program = linear_program(key)
+    made = bind_prepared(
+        program.selection, _store(program, weights), context=program.context, layer=program.layer
+    )
+    with _lock:
+        # what is bound holds the weights: their addresses stay theirs while it is kept
+        _adopted[address] = made
+        while len(_adopted) > _MOST_ADOPTED:
+            _adopted.popitem(last=False)
+    return made
+
+
+def _store(program: LinearProgram, weights: Sequence[torch.Tensor]) -> WeightStore:
+    config: Any = program.selection.config
+    rest = iter(weights)
+    forms = {
+        form.layout: PreparedWeights(
+            {name: next(rest) for name in form.names},
+            form.layout,
+            config.n,
+            config.k,
+            facts=dict(form.facts),
+        )
+        for form in program.forms
+    }
+    small = {name: next(rest) for name in program.small}
+    return WeightStore.of_forms(forms, small, config, program.selection.device)
+
+
+def _linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
+    y: torch.Tensor = bound_of(key, weights).call(x)
+    return y
+
+
+def _linear_quantized(
+    data: torch.Tensor,
+    scales: torch.Tensor,
+    global_scale: torch.Tensor | None,
+    m: int,
+    weights: Sequence[torch.Tensor],
+    form: str,
+    key: str,
+) -> torch.Tensor:
+    bound = bound_of(key, weights)
+    operand, layout = form_of(form)
+    config: Any = bound.selection.config
+    q = QuantizedTensor(data, scales, global_scale, operand, layout, (m, config.k))
+    y: torch.Tensor = bound.call(q)
+    return y
+
+
+def fake_output(x: torch.Tensor, m: int, key: str) -> torch.Tensor:
+    """Give an output [m, N] without values where x lies."""
+    config: Any = linear_program(key).selection.config
+    dtype = DTYPES[config.out_dtype]
+    return empty_output(m, config.n, dtype, x.device, contiguous=config.contiguous_output)
+
+
+def _fake_linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
+    del weights
+    return fake_output(x, x.shape[0], key)
+
+
+def _fake_linear_quantized(
+    data: torch.Tensor,
+    scales: torch.Tensor,
+    global_scale: torch.Tensor | None,
+    m: int,
+    weights: Sequence[torch.Tensor],
+    form: str,
+    key: str,
+) -> torch.Tensor:
+    del scales, global_scale, weights, form
+    return fake_output(data, m, key)
+
+
+LINEAR: Final = define(
+    "linear(Tensor x, Tensor[] weights, str key) -> Tensor", _linear, _fake_linear
+)
+LINEAR_QUANTIZED: Final = define(
+    "linear_quantized(Tensor data, Tensor scales, Tensor? global_scale, SymInt m, "
+    "Tensor[] weights, str form, str key) -> Tensor",
+    _linear_quantized,
+    _fake_linear_quantized,
+)
