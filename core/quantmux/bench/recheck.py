@@ -63,6 +63,8 @@ def recheck(
 def _parts(result: Any) -> tuple[torch.Tensor, ...]:
     if isinstance(result, QuantizedTensor):
         return result.tensors()
+    if isinstance(result, tuple | list):  # a call of several ops gives all their results
+        return tuple(part for one in result for part in _parts(one))
     return (result,) if isinstance(result, torch.Tensor) else ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantmux.errors import ConfigError
 from quantmux.registry.row_files import write_whole
@@ -13,10 +13,26 @@ from quantmux.registry.row_files import write_whole
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quantmux.bench.rows import Report
+
+class Result(Protocol):
+    """A run's result that can be written: `rows.Report`, or another's of the same keys."""
+
+    @property
+    def device(self) -> str:
+        """Short name of the device."""
+        ...
+
+    @property
+    def date(self) -> str:
+        """Day, ISO 8601."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON-ready data, its rows under ``rows``."""
+        ...
 
 
-def write_report(report: Report, target: Path, name: str) -> Path:
+def write_report(report: Result, target: Path, name: str) -> Path:
     """Write a report; gives the file.
 
     Args:

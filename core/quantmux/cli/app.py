@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from quantmux._version import __version__
 from quantmux.cli.bench import bench
+from quantmux.cli.bench_seeds import bench_seeds
 from quantmux.cli.build import build
 from quantmux.cli.convert import convert
 from quantmux.cli.doctor import doctor
@@ -20,8 +22,20 @@ from quantmux.cli.run import run
 from quantmux.cli.sweep import sweep
 from quantmux.cli.warmup import warmup
 
+
+class Verbs(typer.core.TyperGroup):
+    """Verbs of one word or two: `bench seeds` is a verb beside `bench linear`, not an op of it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Give the verb that two words name, else the one that the first one names."""
+        two = " ".join(args[:2])
+        verb = self.get_command(ctx, two) if len(args) > 1 else None
+        return (two, verb, args[2:]) if verb is not None else super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="quantmux",
+    cls=Verbs,
     help="One description of a quantized layer in, the best kernel for the GPU at hand out.",
     no_args_is_help=True,
     add_completion=False,
@@ -66,3 +80,4 @@ for _verb in (
     quarantine,
 ):
     app.command()(_verb)
+app.command("bench seeds")(bench_seeds)

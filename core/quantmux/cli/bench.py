@@ -113,10 +113,11 @@ def bench(
     """Time every pipeline that selection would compare, under one protocol, next to ceilings.
 
     Each is compared with the reference on the very case first. One that disagrees is not timed;
-    then the exit code is 1.
+    then the exit code is 1. `quantmux bench seeds` is a verb of its own: the five results that
+    quantmux grew from (a checkpoint of that name is `./seeds`).
     """
     context = open_context(plugins)
-    profile = _here(find_device(device))
+    profile = here(find_device(device))
     cases = cases_of(
         what,
         {"scheme": scheme, "operand": operand, "layout": layout, "shapes": shapes, "model": model},
@@ -143,7 +144,7 @@ def bench(
         environments=tuple(PeerEnv.parse(text, tuple(PEERS)) for text in peer_env or ()),
         only=tuple(kernels or ()),
         quick=quick,
-        command="quantmux " + " ".join(_without_folders(part) for part in sys.argv[1:]),
+        command="quantmux " + " ".join(without_folders(part) for part in sys.argv[1:]),
     )
     if record or record_to:
         from quantmux.bench.record import check_record
@@ -168,19 +169,24 @@ def bench(
     _tell(report)
 
 
-def _without_folders(part: str) -> str:
+def without_folders(part: str) -> str:
     """Give an argument with an absolute path cut to its last name: results are shown to others."""
     name, equals, value = part.rpartition("=")
     path = PurePath(value)
     return name + equals + (path.name if path.is_absolute() else value)
 
 
-def _here(profile: DeviceProfile) -> DeviceProfile:
+def here(profile: DeviceProfile, verb: str = "bench") -> DeviceProfile:
+    """Give the profile of a device that is here; a verb that measures needs one.
+
+    Raises:
+        ConfigError: It is not here.
+    """
     try:
         return device_here(profile)
     except ConfigError as error:
         raise ConfigError(
-            f'bench needs a device that is here, found "{profile.name}"',
+            f'{verb} needs a device that is here, found "{profile.name}"',
             facts=error.facts,
             hint="measured times of other devices come with backends: quantmux explain --device",
             code="device",
