@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -13,8 +13,10 @@ from quantmux.errors import BuildError, NotBuiltError
 from quantmux.ops.linear.weights import check_weights
 from quantmux.ops.quantized import DTYPES
 from quantmux.runtime.calls import guarded, linear_call, producer_call, route_of
+from quantmux.runtime.capture import not_warmed
 from quantmux.runtime.context import default_context
 from quantmux.runtime.events import FallbackEvent
+from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.prepare import WeightStore
 from quantmux.runtime.route import Place, Route, rows
 from quantmux.runtime.steps import Built, Call, KernelFailed
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from quantmux.dispatch.selection import Selection
     from quantmux.ops.quantized import LinearWeights
     from quantmux.runtime.context import Context
+
+
+_BEFORE: Final = (
+    "call it once with as many rows before the capture",
+    "call warmup([…]) of the layer, or quantmux.warmup(model, ms=[…]), before the capture",
+)
+"""What to do before a capture, of producers and of linears."""
 
 
 class Bound:
@@ -235,6 +244,9 @@ def _place(
     *,
     wait: bool,
 ) -> Place:
+    if is_capturing():
+        what = layer or str(selection.config)
+        raise not_warmed(what, "it is not bound yet", hint=_BEFORE[selection.config.op == "linear"])
     context = default_context() if context is None else context
     if not selection.is_served:
         raise BuildError(
@@ -324,6 +336,7 @@ def _warm(route: Route, ms: list[int]) -> None:
         except KernelFailed as failed:
             route.fail(built, failed)
         else:
+            route.warmed(ms)
             return
 
 

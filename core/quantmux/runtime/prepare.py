@@ -27,28 +27,34 @@ class WeightStore:
     """Canonical weights and prepared forms, one per ``weight_layout``, shared by all M ranges.
 
     Args:
-        weights: Canonical weights; never changed.
+        weights: Canonical weights; never changed. None: there are ``forms`` alone.
         config: The linear.
         device: Where the prepared forms lie.
         keep: Where the canonical weights stay after a preparation that cannot be undone.
+        forms: Prepared forms that are there already, by name.
+        small: The static scales that producers are given, where there are no canonical weights.
     """
 
     def __init__(
         self,
-        weights: LinearWeights,
+        weights: LinearWeights | None,
         config: LinearConfig,
         device: DeviceProfile,
         keep: KeepCanonical = "auto",
+        *,
+        forms: Mapping[str, PreparedWeights] | None = None,
+        small: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._config = config
         self._device = device
         self._keep = keep
+        given = small or {}
         self._small: dict[str, torch.Tensor | None] = {
-            name: getattr(weights, name) for name in _SMALL
+            name: given.get(name) if weights is None else getattr(weights, name) for name in _SMALL
         }
-        self._canonical: LinearWeights | None = weights
-        self._home = weights.data.device
-        self._forms: dict[str, PreparedWeights] = {}
+        self._canonical = weights
+        self._home = None if weights is None else weights.data.device
+        self._forms: dict[str, PreparedWeights] = dict(forms or {})
 
     @property
     def kept(self) -> LinearWeights | None:
@@ -60,30 +66,6 @@ class WeightStore:
         """Tell whether another form can still be made: canonical weights are held or restorable."""
         undoable = any(form.restore is not None for form in self._forms.values())
         return self._canonical is not None or undoable
-
-    @classmethod
-    def of_forms(
-        cls,
-        forms: Mapping[str, PreparedWeights],
-        small: Mapping[str, torch.Tensor],
-        config: LinearConfig,
-        device: DeviceProfile,
-    ) -> WeightStore:
-        """Give a store of prepared forms alone: no other form can be made.
-
-        Args:
-            forms: By name, at least one.
-            small: The static scales that producers are given.
-            config: The linear.
-            device: Where they lie.
-        """
-        made = cls.__new__(cls)
-        made._config, made._device, made._keep = config, device, "never"
-        made._small = {name: small.get(name) for name in _SMALL}
-        made._canonical = None
-        made._home = next(iter(next(iter(forms.values())).tensors.values())).device
-        made._forms = dict(forms)
-        return made
 
     @property
     def layouts(self) -> tuple[str, ...]:
@@ -141,7 +123,9 @@ class WeightStore:
         """
         form = self._forms.get(layout)
         if form is None:
-            weights = self.canonical().to(self._home)
+            weights = self.canonical()
+            if self._home is not None:  # they may have been moved to the host
+                weights = weights.to(self._home)
             given: Any = kernel.prepare(weights, self._config, self._device)
             if not isinstance(given, PreparedWeights) or given.weight_layout != layout:
                 found = getattr(given, "weight_layout", type(given).__name__)

@@ -1,6 +1,7 @@
 """The producer ops as functions: select (cached), bind (cached), call.
 
 Under torch.compile each is one `torch.library` op: kernels are chosen while the graph is traced.
+Only a given ``out`` whose scales have pad rows (`HIDDEN_ROWS`) is one graph break.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ from quantmux.runtime.inputs import as_layout
 from quantmux.runtime.traced.keys import keep_producer
 from quantmux.runtime.traced.library import constant
 from quantmux.runtime.traced.producers import (
+    HIDDEN_ROWS,
+    SIGNATURES,
     call_in_graph,
     relayout_in_graph,
     relayout_into_in_graph,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig, Layout
@@ -69,8 +73,8 @@ def quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        given = (x, scale, global_scale)
-        return _in_graph("quantize", given, config, backend, out, context)
+        tensors = (x, scale, global_scale)
+        return _in_graph("quantize", tensors, config, backend, out, context)
     call = _bound_for(QuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
@@ -89,8 +93,8 @@ def silu_mul_quantize(
 ) -> QuantizedTensor:
     """Quantize ``silu(gate) · up`` of x [M, 2n] = [gate | up]; arguments as `quantize`."""
     if torch.compiler.is_dynamo_compiling():
-        given = (x, scale, global_scale)
-        return _in_graph("silu_mul_quantize", given, config, backend, out, context)
+        tensors = (x, scale, global_scale)
+        return _in_graph("silu_mul_quantize", tensors, config, backend, out, context)
     call = _bound_for(SiluMulQuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, out=out, **given)
@@ -127,8 +131,8 @@ def inverse_rope_quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        given = (o, positions, cos_sin_cache)
-        return _in_graph("inverse_rope_quantize", given, config, backend, out, context)
+        tensors = (o, positions, cos_sin_cache)
+        return _in_graph("inverse_rope_quantize", tensors, config, backend, out, context)
     call = _bound_for(InverseRopeQuantizeConfig, config, o, backend, context).call
     result: QuantizedTensor = call(o, positions, cos_sin_cache, out=out)
     return result
@@ -163,8 +167,8 @@ def rmsnorm_quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        given = (x, weight, scale, global_scale)
-        return _in_graph("rmsnorm_quantize", given, config, backend, out, context)
+        tensors = (x, weight, scale, global_scale)
+        return _in_graph("rmsnorm_quantize", tensors, config, backend, out, context)
     call = _bound_for(RmsNormQuantizeConfig, config, x, backend, context).call
     given = _scales(scale, global_scale)
     result: QuantizedTensor = call(x, weight, out=out, **given)
@@ -203,8 +207,8 @@ def rope_quantize(
         NoKernelError: Nothing can serve.
     """
     if torch.compiler.is_dynamo_compiling():
-        given = (x, positions, cos_sin_cache, scale)
-        return _in_graph("rope_quantize", given, config, backend, out, context)
+        tensors = (x, positions, cos_sin_cache, scale)
+        return _in_graph("rope_quantize", tensors, config, backend, out, context)
     call = _bound_for(RopeQuantizeConfig, config, x, backend, context).call
     given = _scales(scale, None)
     result: QuantizedTensor = call(x, positions, cos_sin_cache, out=out, **given)
@@ -288,6 +292,12 @@ def _in_graph(
     context: Context | None,
 ) -> QuantizedTensor:
     """Give what dynamo traces in place of a call."""
+    if out is not None and out.layout.scales in HIDDEN_ROWS:
+        names = (*SIGNATURES[op].inputs, *SIGNATURES[op].scales)
+        named = dict(zip(names, given, strict=True))
+        return _untraced(
+            _FUNCTIONS[op], **named, config=config, backend=backend, out=out, context=context
+        )
     token = None if context is None else context.token
     key = _key_in_graph(op, config, given[0].device, backend, token)
     return call_in_graph(op, given, config, key, out)
@@ -300,6 +310,8 @@ def _relayout_in_graph(
     out: QuantizedTensor | None,
     context: Context | None,
 ) -> QuantizedTensor:
+    if out is not None and out.layout.scales in HIDDEN_ROWS:
+        return _untraced(relayout, q, layout, backend=backend, out=out, context=context)
     target = _target_in_graph(layout, q.layout)
     if out is None and _is_same(target, q.layout):
         return q
@@ -308,6 +320,15 @@ def _relayout_in_graph(
     if out is not None:
         return relayout_into_in_graph(q, out, key)
     return relayout_in_graph(q, target, key)
+
+
+def _untraced(
+    function: Callable[..., QuantizedTensor], *args: Any, **kwargs: Any
+) -> QuantizedTensor:
+    from quantmux.runtime.untraced import untraced
+
+    result: QuantizedTensor = untraced(function, *args, **kwargs)
+    return result
 
 
 @constant
@@ -344,6 +365,15 @@ def _target_in_graph(layout: str | Layout, like: Layout) -> Layout:
 @constant
 def _is_same(one: Layout, other: Layout) -> bool:
     return one == other
+
+
+_FUNCTIONS: Final[dict[str, Callable[..., QuantizedTensor]]] = {
+    "quantize": quantize,
+    "silu_mul_quantize": silu_mul_quantize,
+    "inverse_rope_quantize": inverse_rope_quantize,
+    "rmsnorm_quantize": rmsnorm_quantize,
+    "rope_quantize": rope_quantize,
+}
 
 
 def _scales(

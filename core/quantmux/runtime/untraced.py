@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 _disable: Any = torch.compiler.disable  # untyped in torch
 
 
-@_disable(reason="a kernel pipeline of quantmux is not traced")  # type: ignore[untyped-decorator]
+@_disable(reason="this call of quantmux is not traced")  # type: ignore[untyped-decorator]
 def untraced(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function that dynamo neither traces nor looks into; a graph break stands there.
 
-    Dynamo does not guard on what a bound call is closed over (an operand, a layout, a kernel), so
-    a graph made for one layer would be run, silently wrong, for another one. ``fullgraph=True``
-    thus raises: it becomes possible when each pipeline is one `torch.library` op.
+    Layers and producers are ops in a graph (`runtime.traced`). What is left: calls of a `Bound`,
+    since dynamo does not guard on what one is closed over (an operand, a layout, a kernel) and
+    would run a graph made for one, silently wrong, for another; and results that are written in
+    place into a layout with pad rows. ``fullgraph=True`` raises there.
     """
     return function(*args, **kwargs)

@@ -1,1 +1,1 @@
-"""Under torch.compile: every bound op as one `torch.library` op, chosen when the graph is traced."""
+"""Under torch.compile: every bound op as one `torch.library` op, chosen while dynamo traces."""

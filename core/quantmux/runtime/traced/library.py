@@ -38,7 +38,8 @@ def define(
         library = _libraries.get(namespace)
         if library is None:
             # one per process and never destroyed: graphs hold on to the ops
-            library = _libraries[namespace] = torch.library.Library(namespace, "FRAGMENT")
+            make: Any = torch.library.Library  # untyped in torch
+            library = _libraries[namespace] = make(namespace, "FRAGMENT")
     library.define(schema, tags=_tags())
     library.impl(name, run, "CompositeExplicitAutograd")
     qualified = f"{namespace}::{name}"

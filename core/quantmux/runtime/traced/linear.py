@@ -109,7 +109,8 @@ def _store(program: LinearProgram, weights: Sequence[torch.Tensor]) -> WeightSto
         for form in program.forms
     }
     small = {name: next(rest) for name in program.small}
-    return WeightStore.of_forms(forms, small, config, program.selection.device)
+    device = program.selection.device
+    return WeightStore(None, config, device, "never", forms=forms, small=small)
 
 
 def _linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The ops of producers and relayouts: ``quantmux::quantize`` and its like, and their ``_out`` twins.
+"""The ops of producers and relayouts: ``quantmux::quantize`` and so on, with ``_out`` twins.
 
 An op gives the tensors of a `QuantizedTensor`: data, scales and, where the call computes it, the
 global scale. A global scale that was given is not among them, since an op returns no input.
@@ -18,6 +18,8 @@ from quantmux.runtime.traced.keys import producer_program
 from quantmux.runtime.traced.library import define
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from quantmux.config import LayerConfig
 
 
@@ -47,6 +49,12 @@ SIGNATURES: Final = {
     "rope_quantize": Signature(("x", "positions", "cos_sin_cache"), ("scale",)),
     "inverse_rope_quantize": Signature(("o", "positions", "cos_sin_cache")),
 }
+
+
+HIDDEN_ROWS: Final = ("col_major_aligned4", "packed_pow2")
+"""Layouts whose pad rows lie in the storage of the scales, beyond their shape. Functionalization
+copies what it is told is written, as far as its shape goes, and would lose them: a result in such a
+layout cannot be written in place in a graph. Results that are returned are not copied."""
 
 
 def call_in_graph(
@@ -160,16 +168,16 @@ def _around(
 
 
 def _split(
-    op: str, tensors: list[torch.Tensor | None]
+    op: str, tensors: Sequence[torch.Tensor | None]
 ) -> tuple[list[Any], dict[str, torch.Tensor]]:
     signature = SIGNATURES[op]
     count = len(signature.inputs)
     pairs = zip(signature.scales, tensors[count:], strict=True)
-    return tensors[:count], {name: tensor for name, tensor in pairs if tensor is not None}
+    return list(tensors[:count]), {name: tensor for name, tensor in pairs if tensor is not None}
 
 
 def _fresh(
-    q: QuantizedTensor, given: list[torch.Tensor | None], *, with_global: bool
+    q: QuantizedTensor, given: Sequence[torch.Tensor | None], *, with_global: bool
 ) -> list[torch.Tensor]:
     """Give the tensors of a result; a copy of one that lies in the memory of an input."""
     parts = [q.data, q.scales]
