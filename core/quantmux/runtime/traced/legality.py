@@ -352,10 +352,10 @@ class _Segmenter:
             if choice.m_min > gap:
                 break
             kernel = choice.pipeline.main
-            why = _lesser(kernel, quantizer, traded=winner is not pipeline)
-            if why is not None:
+            lesser = _lesser(kernel, quantizer, traded=winner is not pipeline)
+            if lesser is not None:
                 self._refuse(found)
-                self._refusals.append(self._here(Refusal(kernel.id, why)))
+                self._refusals.append(self._here(Refusal(kernel.id, lesser)))
                 return None
             if choice.m_max is None:
                 return found
@@ -371,9 +371,11 @@ class _Segmenter:
             why = Rejection(Code.NO_PRODUCER, "op", f"a kernel of {self._prologue.op}", "none")
             self._refusals.append(Refusal(self._prologue.op, why))
         for name, reasons in selection.rejected.items():
-            for why in reasons:
-                if why.code is not Code.OUTRANKED and self._is_here(why):
-                    self._refusals.append(self._here(Refusal(name, why)))
+            self._refusals += (
+                self._here(Refusal(name, why))
+                for why in reasons
+                if why.code is not Code.OUTRANKED and self._is_here(why)
+            )
 
     def _is_here(self, why: Rejection) -> bool:
         below = why.m_max is not None and why.m_max < self._first

@@ -71,8 +71,8 @@ class Prologue:
         if self.kind == "silu_mul":
             return SiluMulQuantizeConfig(**fields)
         if self.kind == "rmsnorm":
-            more = {"norm_eps": self.norm_eps, "fp32_weight": self.fp32_weight}
-            return RmsNormQuantizeConfig(**fields, **more)
+            fields |= {"norm_eps": self.norm_eps, "fp32_weight": self.fp32_weight}
+            return RmsNormQuantizeConfig(**fields)
         return QuantizeConfig(**fields)
 
     def plain(self, inputs: list[torch.Tensor], dtype: Dtype) -> torch.Tensor:
