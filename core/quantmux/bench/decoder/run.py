@@ -1,0 +1,318 @@
+"""One run of the decoder step: build, check, time in turns, and hold against the oracle."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from statistics import geometric_mean
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from quantmux.bench.ceilings import measure_ceilings
+from quantmux.bench.decoder.modes import FUSED, GRAPH, Modes
+from quantmux.bench.decoder.oracle import time_linears
+from quantmux.bench.decoder.rows import DecoderReport, StepRow, oracle_sums
+from quantmux.bench.decoder.state import draw_state
+from quantmux.bench.decoder.variants import AGAIN, BF16, SELECTION, Builder, warm
+from quantmux.bench.decoder.weights import DrawnWeights
+from quantmux.bench.run import versions
+from quantmux.bench.timing import interleave
+from quantmux.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quantmux.bench.decoder.model import Form
+    from quantmux.bench.decoder.modes import Entry
+    from quantmux.bench.decoder.shapes import DecoderShape
+    from quantmux.bench.decoder.state import StepCase
+    from quantmux.bench.decoder.variants import Variant
+    from quantmux.bench.effort import Effort
+    from quantmux.bench.timing import Timing, Watch
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.runtime.context import Context
+
+BEST: Final = "best"
+"""Stands for the single backend whose linears are the fastest of this run."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderPlan:
+    """What to measure.
+
+    Attributes:
+        shape: The decoder.
+        scheme: Of its linears.
+        form: How it is put together.
+        cases: Phases and numbers of rows.
+        device: A device that is here.
+        effort: How much; `Effort.rounds` holds for steps and linears.
+        kv_length: Tokens in the cache of each sequence at decode.
+        variants: Names, none for bf16, every backend and the selection.
+        compile_for: Variants that are also compiled; `BEST` may be among them.
+        backend: Of torch.compile.
+        with_oracle: Time every linear's pipelines.
+        command: Kept in the report.
+    """
+
+    shape: DecoderShape
+    scheme: str
+    form: Form
+    cases: tuple[StepCase, ...]
+    device: DeviceProfile
+    effort: Effort
+    kv_length: int = 2048
+    variants: tuple[str, ...] = ()
+    compile_for: tuple[str, ...] = (BF16, BEST, SELECTION)
+    backend: str = "inductor"
+    with_oracle: bool = True
+    command: str = ""
+
+    @property
+    def ms(self) -> tuple[int, ...]:
+        """Numbers of rows, each once."""
+        return tuple(dict.fromkeys(case.m for case in self.cases))
+
+
+def run_decoder(
+    plan: DecoderPlan, context: Context, tell: Callable[[str], None] = lambda _: None
+) -> DecoderReport:
+    """Measure a plan; a variant that disagrees or fails is a row that says so.
+
+    Args:
+        plan: What to measure.
+        context: Plugins and policy.
+        tell: Called with a line before every step.
+
+    Raises:
+        ConfigError: A variant is not known, or the scheme needs a calibration.
+        LaunchError: The CUDA context is lost.
+        NoKernelError: Nothing can serve a linear.
+    """
+    device = plan.device
+    where = torch.device(device.torch_name)
+    with torch.no_grad():
+        tell("weights")
+        weights = DrawnWeights(
+            plan.shape, plan.scheme, where, merged=plan.form.merged, seed=plan.effort.seed
+        )
+        builder = Builder(plan.shape, plan.form, weights, device, context)
+        report = _report(plan, weights)
+        variants = _variants(plan, builder, report, tell)
+        tell("ceilings")
+        report.ceilings = measure_ceilings(device, quick=plan.effort.rounds < 5)
+        if plan.with_oracle:
+            _oracle(plan, builder, variants, report, tell)
+        modes = Modes(
+            _to_compile(plan, report),
+            with_fusion=True,
+            on_cuda=device.is_cuda,
+            backend=plan.backend,
+            round_us=plan.effort.round_us,
+        )
+        reference = builder.reference()
+        for case in plan.cases:
+            tell(str(case))
+            state = draw_state(
+                plan.shape, case, plan.form, where, kv_length=plan.kv_length,
+                seed=plan.effort.seed,
+            )  # fmt: skip
+            want = reference(*state.args)
+            entries = [e for v in variants for e in _entries(modes, v, state, want)]
+            report.rows += _rows(plan, case, entries)
+            del state, want, entries
+            gc.collect()  # graphs hold memory of their own
+    _close(report, plan, modes, variants)
+    return report
+
+
+def _entries(modes: Modes, variant: Variant, state: Any, want: torch.Tensor) -> list[Entry]:
+    found = list(modes.entries(variant, state, want))
+    if variant.name == AGAIN:  # it is here for the noise of graphs alone
+        return [entry for entry in found if entry.mode == GRAPH or not state.x.is_cuda]
+    return found
+
+
+def _variants(
+    plan: DecoderPlan,
+    builder: Builder,
+    report: DecoderReport,
+    tell: Callable[[str], None],
+) -> list[Variant]:
+    backends = builder.backends()
+    known = (BF16, *backends, SELECTION)
+    asked = plan.variants or known
+    for name in asked:
+        if name not in known:
+            raise ConfigError(
+                f'no variant "{name}" of the decoder step',
+                facts=["variants: " + " ".join(known)],
+                code="usage",
+            )
+    made: list[Variant] = []
+    for name in known:
+        if name not in asked and name != SELECTION:
+            continue
+        tell(f"bind {name}")
+        if name == BF16:
+            made.append(builder.bf16())
+        elif name == SELECTION:
+            made += [builder.selection(), builder.selection(AGAIN)]
+        else:
+            alone = builder.alone(name, plan.ms)
+            if alone is None:
+                report.skipped[name] = "it has no kernel for any of these linears here"
+            else:
+                made.append(alone)
+    for variant in made:
+        if variant.name == BF16:
+            continue
+        tell(f"warm up {variant.name}")
+        warm(variant, plan.ms)
+        report.served[variant.name] = variant.served(plan.ms)
+        report.helped[variant.name] = {f"{n}x{k}": by for (n, k), by in variant.helped.items()}
+    return made
+
+
+def _oracle(
+    plan: DecoderPlan,
+    builder: Builder,
+    variants: list[Variant],
+    report: DecoderReport,
+    tell: Callable[[str], None],
+) -> None:
+    chosen = next(v for v in variants if v.name == SELECTION)
+    report.oracle, rows = time_linears(
+        chosen,
+        plan.shape.counted(merged=plan.form.merged),
+        plan.ms,
+        context=builder.context,
+        device=plan.device,
+        effort=plan.effort,
+        ceilings=report.ceilings,
+        tell=tell,
+    )
+    for row in rows:
+        if row.status != "ok":
+            report.skipped[f"{row.kernel} on {row.case}"] = row.reason
+
+
+def _to_compile(plan: DecoderPlan, report: DecoderReport) -> frozenset[str]:
+    """Give the variants to compile, with the best single backend in place of `BEST`."""
+    names = set(plan.compile_for) - {BEST}
+    best = best_backend(report)
+    if BEST in plan.compile_for and best is not None:
+        names.add(best)
+    return frozenset(names)
+
+
+def best_backend(report: DecoderReport) -> str | None:
+    """Give the backend whose linears are the fastest over all M of the run; None without any."""
+    sums = oracle_sums(report.oracle)
+    if not sums:
+        return None
+    names = set.intersection(*(set(total.by_backend) for total in sums)) & set(report.served)
+    means = {n: geometric_mean([total.by_backend[n] for total in sums]) for n in sorted(names)}
+    return min(means, key=lambda name: means[name]) if means else None
+
+
+def _rows(plan: DecoderPlan, case: StepCase, entries: list[Entry]) -> list[StepRow]:
+    watches: dict[str, Watch] = {
+        f"{e.variant.name}|{e.mode}": e.watch for e in entries if e.watch is not None
+    }
+    timings = interleave(watches, plan.effort.rounds)
+    name = f"{plan.shape.name} {plan.scheme} {case}"
+    noise = _noise(timings)
+    rows = []
+    for entry in entries:
+        row = StepRow(
+            case=name,
+            phase=case.phase,
+            m=case.m,
+            kernel=entry.variant.name,
+            mode=entry.mode,
+            kind=entry.variant.kind,
+            distance=entry.checks[0].value if entry.checks else None,
+            checked="; ".join(str(check) for check in entry.checks),
+            aa_noise=noise,
+        )
+        timing = timings.get(f"{entry.variant.name}|{entry.mode}")
+        if timing is None:
+            rows.append(replace(row, status="failed", reason=entry.reason))
+            continue
+        peer = timings.get(f"{BF16}|{_plain_mode(entry.mode)}")
+        rows.append(
+            replace(
+                row,
+                us=timing.us,
+                us_min=timing.us_min,
+                us_max=timing.us_max,
+                noise=timing.noise,
+                tokens_per_s=case.m / timing.us * 1e6,
+                peer_us=None if peer is None else peer.us,
+                ratio=None if peer is None else peer.us / timing.us,
+            )
+        )
+    return rows
+
+
+def _plain_mode(mode: str) -> str:
+    """Give the mode in which bf16 stands beside one: it has nothing to fuse."""
+    return mode.replace(FUSED, "compiled")
+
+
+def _noise(timings: dict[str, Timing]) -> float | None:
+    for mode in (GRAPH, "eager"):
+        one, two = (timings.get(f"{name}|{mode}") for name in (SELECTION, AGAIN))
+        if one is not None and two is not None:
+            return abs(one.us - two.us) / min(one.us, two.us)
+    return None
+
+
+def _report(plan: DecoderPlan, weights: DrawnWeights) -> DecoderReport:
+    device, shape, form = plan.device, plan.shape, plan.form
+    return DecoderReport(
+        device=device.name,
+        title=device.title,
+        date=datetime.now(UTC).date().isoformat(),
+        versions=versions(device),
+        model=shape.name,
+        scheme=plan.scheme,
+        step={
+            "layers": len(shape.mlps),
+            "of_layers": shape.depth,
+            "mlps": list(shape.mlps),
+            "hidden": shape.hidden,
+            "linears": {
+                f"{n}x{k}": count for (n, k), count in shape.counted(merged=form.merged).items()
+            },
+            "weight_mb": weights.bytes / 1e6,
+            "merged_qkv": form.merged,
+            "attention": "SDPA" if form.attends else "left out: a token reads itself",
+            "kv_length": plan.kv_length,
+            "left_out": list(shape.left_out),
+        },
+        means_nothing=not device.is_cuda,
+        protocol={
+            "rounds": plan.effort.rounds,
+            "rotate_mb": plan.effort.rotate_bytes / 1e6,
+            "seed": plan.effort.seed,
+            "backend": plan.backend,
+        },
+        command=plan.command,
+    )
+
+
+def _close(report: DecoderReport, plan: DecoderPlan, modes: Modes, variants: list[Variant]) -> None:
+    """Add what is known at the end: what was compiled, and what serves by now."""
+    report.skipped |= modes.skipped
+    report.protocol["compile_seconds"] = modes.compile_seconds
+    fusion = modes.fusions.get(SELECTION)
+    if fusion is not None:
+        report.compile_report = fusion.to_dict()
+        report.compile_text = str(fusion.report())
+    for variant in variants:
+        if variant.name != BF16:  # a fallback while it ran would be another kernel than was told
+            report.served[variant.name] = variant.served(plan.ms)

@@ -1,0 +1,186 @@
+"""Who takes the step: bf16, every backend alone, and quantmux's selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from quantmux.bench.decoder.model import Decoder
+from quantmux.config.policy import Policy
+from quantmux.errors import BuildError, NoKernelError
+from quantmux.layers.linear import Linear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+    from quantmux.bench.decoder.model import Form, MakeLinear
+    from quantmux.bench.decoder.shapes import DecoderShape
+    from quantmux.bench.decoder.weights import DrawnWeights
+    from quantmux.capability.device import DeviceProfile
+    from quantmux.config import LinearConfig
+    from quantmux.runtime.context import Context
+
+BF16: Final = "bf16"
+SELECTION: Final = "selection"
+AGAIN: Final = "selection again"
+"""The selection bound a second time, to weights of its own: the A/A row."""
+
+_STAND_IN: Final = "torch"
+"""The backend that serves what another one lacks: it has a reference of everything."""
+
+
+@dataclass(slots=True, eq=False)
+class Variant:
+    """One model that is timed.
+
+    Attributes:
+        name: ``bf16``, a backend's name, ``selection``.
+        kind: ``peer`` for bf16, ``kernel``, ``aa``.
+        model: Bound and warm.
+        helped: Linears that a backend alone could not serve, with what helped out: ``torch's
+            quantizers`` or ``torch``. By N×K.
+    """
+
+    name: str
+    kind: str
+    model: Decoder
+    helped: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def linears(self) -> dict[str, Linear]:
+        """Give the quantized linears by their names in the decoder."""
+        found = (m for m in self.model.modules() if isinstance(m, Linear))
+        return {layer.layer or "": layer for layer in found}
+
+    def served(self, ms: Sequence[int]) -> dict[str, list[str]]:
+        """Give N×K → the pipelines that serve it at each M."""
+        found: dict[str, list[str]] = {}
+        for layer in self.linears().values():
+            bound = layer.bind()
+            name = f"{layer.out_features}x{layer.in_features}"
+            found.setdefault(name, [str(bound.pipeline_for(m)) for m in ms])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Builds the variants of one decoder over one set of weights.
+
+    Attributes:
+        shape: The decoder.
+        form: How it is put together.
+        weights: Of all variants.
+        device: A device that is here.
+        context: Plugins and policy.
+    """
+
+    shape: DecoderShape
+    form: Form
+    weights: DrawnWeights
+    device: DeviceProfile
+    context: Context
+
+    def model(self, make: MakeLinear) -> Decoder:
+        """Give a decoder with other linears."""
+        return Decoder(self.shape, make, self.form, self.weights.device).eval()
+
+    def bf16(self) -> Variant:
+        """Give what quantizing has to beat: nn.Linear on the dequantized weights."""
+        return Variant(BF16, "peer", self.model(self.weights.bf16_linear))
+
+    def reference(self) -> Decoder:
+        """Give the decoder that all are judged by."""
+        return self.model(self.weights.reference_linear)
+
+    def selection(self, name: str = SELECTION) -> Variant:
+        """Give the decoder whose kernels quantmux selects."""
+        kind = "aa" if name == AGAIN else "kernel"
+        return Variant(name, kind, self.model(self._maker(lambda _: None)))
+
+    def alone(self, backend: str, ms: Sequence[int]) -> Variant | None:
+        """Give the decoder that has one backend, and torch's kernels for what that lacks.
+
+        Args:
+            backend: Its name.
+            ms: Numbers of rows that must be served.
+
+        Returns:
+            None when no linear is served by the backend.
+        """
+        helped: dict[tuple[int, int], str] = {}
+        known: dict[LinearConfig, tuple[Policy, str]] = {}
+
+        def policy(config: LinearConfig) -> Policy:
+            if config not in known:
+                known[config] = self._alone(backend, config, ms)
+            found, helper = known[config]
+            if helper:
+                helped[config.n, config.k] = helper
+            return found
+
+        configs = set(self.weights.configs.values())
+        for config in configs:
+            policy(config)
+        if all(helper == _STAND_IN for _, helper in known.values()) and backend != _STAND_IN:
+            return None
+        return Variant(backend, "kernel", self.model(self._maker(policy)), helped)
+
+    def backends(self) -> tuple[str, ...]:
+        """Give the backends that have kernels of a linear, in the order of the policy."""
+        names = {spec.backend for spec in self.context.registry.kernels_for("linear")}
+        config = next(iter(self.weights.configs.values()))
+        order = self.context.settings(config, self.device)
+        return tuple(sorted(names, key=lambda name: (order.order_rank(name), name)))
+
+    def _maker(self, policy: Callable[[LinearConfig], Policy | None]) -> MakeLinear:
+        weights, context = self.weights, self.context
+
+        def make(name: str, n: int, k: int) -> nn.Module:
+            del n, k
+            config = weights.configs[name]
+            layer = Linear.from_tensors(
+                config,
+                weights.canonical(name),
+                layer=name,
+                policy=policy(config),
+                context=context,
+            )
+            layer.bind(wait=True)
+            return layer
+
+        return make
+
+    def _alone(self, backend: str, config: LinearConfig, ms: Sequence[int]) -> tuple[Policy, str]:
+        """Give the least that must be allowed beside a backend so that every M is served."""
+        kernels = self.context.registry.kernels
+        away = [spec for spec in kernels if spec.backend != backend]
+        helpers = {
+            "": away,
+            f"{_STAND_IN}'s quantizers": [
+                spec for spec in away if spec.backend != _STAND_IN or spec.op == "linear"
+            ],
+        }
+        for helper, denied in helpers.items():
+            policy = Policy(deny=tuple(spec.id for spec in denied))
+            if self._serves(config, policy, ms):
+                return policy, helper
+        denied = [spec for spec in away if spec.backend != _STAND_IN]
+        return Policy(deny=tuple(spec.id for spec in denied)), _STAND_IN
+
+    def _serves(self, config: LinearConfig, policy: Policy, ms: Sequence[int]) -> bool:
+        try:
+            selection = self.context.select(config, self.device, call_overrides=policy)
+        except (NoKernelError, BuildError):
+            return False
+        return all(selection.pipeline_for(m) is not None for m in ms)
+
+
+def warm(variant: Variant, ms: Sequence[int]) -> None:
+    """Have the kernels of all its linears compile what calls with these rows need."""
+    for layer in variant.linears().values():
+        layer.warmup(ms)
+    if variant.model.blocks and next(variant.model.parameters()).is_cuda:
+        torch.cuda.synchronize()
