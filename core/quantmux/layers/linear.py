@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -22,7 +23,9 @@ from quantmux.ops.quantized import (
     QuantizedTensor,
 )
 from quantmux.runtime.binding import BoundLinear, bind
+from quantmux.runtime.capture import not_warmed
 from quantmux.runtime.context import Context, default_context
+from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.inputs import check_layer_input, home_of
 from quantmux.runtime.producers import profile_of
 from quantmux.runtime.traced.keys import form_key
@@ -280,6 +283,8 @@ class Linear(HeldWeights):
             return True
 
     def _bind(self, *, wait: bool) -> BoundLinear:
+        if is_capturing():  # before the weights are restored
+            raise not_warmed(self._name, "it is not bound yet")
         weights, here = self.weights, self._here()
         bound = bind(self._select(), weights, context=here, layer=self.layer, wait=wait)
         kept = bound.store.kept
@@ -323,6 +328,8 @@ class Linear(HeldWeights):
         x = input  # named as in nn.Linear: models may pass it by keyword
         call = self._call
         if call is None:
+            if is_capturing():
+                raise not_warmed(self._name, "it is not bound yet", m=_rows_of(x))
             call = self.bind().call
         if isinstance(x, QuantizedTensor):
             return call(x)  # type: ignore[no-any-return]
@@ -394,6 +401,11 @@ class Linear(HeldWeights):
         self._selection = None
         self._key, self._weights = None, ()
 
+    @property
+    def _name(self) -> str:
+        """The layer as errors name it."""
+        return self.layer or str(self.config)
+
     def _here(self) -> Context:
         return default_context() if self._context is None else self._context
 
@@ -406,6 +418,14 @@ class Linear(HeldWeights):
                 call_overrides=self._policy,
             )
         return self._selection
+
+
+def _rows_of(x: Any) -> int | None:
+    """Give M of what `Linear` was called with; None for what it would refuse."""
+    if isinstance(x, QuantizedTensor):
+        return x.m
+    shape = getattr(x, "shape", None)
+    return math.prod(shape[:-1]) if shape else None
 
 
 def _no_gradient() -> InputError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,10 +13,9 @@ from quantmux.errors import BuildError, NotBuiltError
 from quantmux.ops.linear.weights import check_weights
 from quantmux.ops.quantized import DTYPES
 from quantmux.runtime.calls import guarded, linear_call, producer_call, route_of
-from quantmux.runtime.capture import not_warmed
+from quantmux.runtime.capture import refuse_to_bind, refuse_to_warm
 from quantmux.runtime.context import default_context
 from quantmux.runtime.events import FallbackEvent
-from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.prepare import WeightStore
 from quantmux.runtime.route import Place, Route, rows
 from quantmux.runtime.steps import Built, Call, KernelFailed
@@ -31,13 +30,6 @@ if TYPE_CHECKING:
     from quantmux.dispatch.selection import Selection
     from quantmux.ops.quantized import LinearWeights
     from quantmux.runtime.context import Context
-
-
-_BEFORE: Final = (
-    "call it once with as many rows before the capture",
-    "call warmup([…]) of the layer, or quantmux.warmup(model, ms=[…]), before the capture",
-)
-"""What to do before a capture, of producers and of linears."""
 
 
 class Bound:
@@ -102,6 +94,7 @@ class Bound:
         Raises:
             ShapeError: No kernel serves one of them.
         """
+        refuse_to_warm(self._place.name)
         for route in self.routes:
             mine = [m for m in ms if route_of(self.routes, m) is route]
             if mine:
@@ -244,9 +237,8 @@ def _place(
     *,
     wait: bool,
 ) -> Place:
-    if is_capturing():
-        what = layer or str(selection.config)
-        raise not_warmed(what, "it is not bound yet", hint=_BEFORE[selection.config.op == "linear"])
+    config = selection.config
+    refuse_to_bind(layer or str(config), is_linear=config.op == "linear")
     context = default_context() if context is None else context
     if not selection.is_served:
         raise BuildError(

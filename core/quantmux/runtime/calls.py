@@ -15,6 +15,8 @@ import torch
 
 from quantmux.errors import ShapeError
 from quantmux.ops.quantized import QuantizedTensor
+from quantmux.runtime.capture import capture_question
+from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.inputs import elsewhere, no_rows
 
 if TYPE_CHECKING:
@@ -48,12 +50,15 @@ def route_of(routes: tuple[Route, ...], m: int) -> Route:
 
 def linear_call(routes: tuple[Route, ...]) -> Call:
     """Give ``call(x, out=None)``; for one range of all M it looks nothing up."""
+    capturing = capture_question(routes[0].device)
     if len(routes) == 1 and routes[0].m_min <= 1 and routes[0].m_max is None:
         only = routes[0]
 
         def direct(x: Any, out: Any = None) -> Any:
             if torch.compiler.is_dynamo_compiling():
                 return _past_dynamo(_serve, only, x, out)
+            if capturing():
+                return only.captured(x, out)
             run = only.run
             try:
                 return run(x, out)
@@ -67,6 +72,8 @@ def linear_call(routes: tuple[Route, ...]) -> Call:
         if torch.compiler.is_dynamo_compiling():
             return _past_dynamo(_find_and_serve, find, x, out)
         route = find(x)
+        if capturing():
+            return route.captured(x, out)
         run = route.run
         try:
             return run(x, out)
@@ -79,6 +86,7 @@ def linear_call(routes: tuple[Route, ...]) -> Call:
 def producer_call(routes: tuple[Route, ...]) -> Call:
     """Give the call of a producer or relayout; its arguments are those of its op."""
     find = _finder(routes)
+    capturing = capture_question(routes[0].device)
     only = routes[0] if len(routes) == 1 and routes[0].m_max is None else None
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -87,6 +95,8 @@ def producer_call(routes: tuple[Route, ...]) -> Call:
                 return _past_dynamo(_serve, only, *args, **kwargs)
             return _past_dynamo(_find_and_serve, find, *args, **kwargs)
         route = only or find(args[0] if args else None)
+        if capturing():
+            return route.captured(*args, **kwargs)
         run = route.run
         try:
             return run(*args, **kwargs)
@@ -103,6 +113,8 @@ def _past_dynamo(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 def _serve(route: Route, *args: Any, **kwargs: Any) -> Any:
+    if is_capturing():
+        return route.captured(*args, **kwargs)
     run = route.run
     try:
         return run(*args, **kwargs)

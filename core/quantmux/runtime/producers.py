@@ -25,6 +25,7 @@ from quantmux.config.policy_context import current_context
 from quantmux.errors import ConfigError, InputError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.binding import BoundProducer, bind_producer
+from quantmux.runtime.capture import refuse_to_bind
 from quantmux.runtime.context import context_of, default_context
 from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.inputs import as_layout
@@ -415,6 +416,7 @@ def _bound(
     call = None if backend is None else _forced(backend)
 
     def make() -> BoundProducer:
+        refuse_to_bind(str(config), is_linear=False)
         return bind_producer(here.select(config, profile, call_overrides=call), context=here)
 
     key = (config, profile, call, current_context())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.errors import BuildError, LaunchError, NotBuiltError, QuantmuxError, RunError
 from quantmux.ops.quantized import QuantizedTensor
+from quantmux.runtime.capture import WouldCompile, needs_rows, not_warmed, nothing_compiles
 from quantmux.runtime.events import FallbackEvent, Stage, one_line
 from quantmux.runtime.failures import Failure, classify, declines, is_capturing
 from quantmux.runtime.inputs import check_call, no_rows
@@ -17,9 +18,10 @@ from quantmux.runtime.steps import Built, Call, KernelFailed, build
 from quantmux.runtime.waiting import patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from threading import RLock
 
+    from quantmux.capability.device import DeviceProfile
     from quantmux.config.policy import OnFallback
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.dispatch.ranges import RangeChoice
@@ -66,6 +68,11 @@ class Place:
             return build(pipeline, self.context, self.selection.device, self.store, examine)
 
         return patiently(make, cause=True) if self.is_patient else make()
+
+    @property
+    def name(self) -> str:
+        """The layer as errors name it."""
+        return self.layer or str(self.selection.config)
 
     def mode(self, stage: Stage) -> OnFallback:
         """Give what the policy says of a stage."""
@@ -143,9 +150,23 @@ class Route:
 
     What the first call returns is looked at once (type, shape, dtype, device): a plugin that gives
     rubbish has failed as if it had raised.
+
+    What a CUDA graph records goes to `captured`; see `runtime.capture` for what that refuses.
     """
 
-    __slots__ = ("_choice", "_excluded", "_look", "_memo", "_place", "_ready", "first", "run")
+    __slots__ = (
+        "_choice",
+        "_excluded",
+        "_is_warm",
+        "_look",
+        "_memo",
+        "_place",
+        "_ready",
+        "_rows",
+        "_usual",
+        "first",
+        "run",
+    )
 
     def __init__(self, place: Place, choice: RangeChoice, first: Built) -> None:
         """Begin with the pipeline that was built."""
@@ -156,6 +177,9 @@ class Route:
         self._ready: list[Built] = []
         self.first = first
         self._look: Call = self._first_call
+        self._is_warm = False
+        self._rows: set[int] = set()
+        self._usual: Call = self._noting_rows if needs_rows(first) else first.run
         self.run: Call = self._look
 
     @property
@@ -168,6 +192,16 @@ class Route:
         """Last M, None is unbounded."""
         return self._choice.m_max
 
+    @property
+    def device(self) -> DeviceProfile:
+        """Where it runs."""
+        return self._place.selection.device
+
+    def warmed(self, ms: Iterable[int]) -> None:
+        """Take notice that the kernels in use have compiled all that these M need."""
+        self._is_warm = True
+        self._rows.update(ms)
+
     def current(self, m: int) -> Built:
         """Give the pipeline in use for M rows."""
         return self._in_use(m) if self._excluded else self.first
@@ -176,9 +210,71 @@ class Route:
         self, run: Call, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Serve a call that raised by the next candidate, or raise what the caller must see."""
-        if run is not self.first.run and run is not self._look:
+        if run is not self._usual and run is not self._look:
             raise error  # the look-up by M has done all that can be done
         return self._retry(self.first, error, args, kwargs)
+
+    def captured(self, *args: Any, **kwargs: Any) -> Any:
+        """Serve a call that a CUDA graph records.
+
+        Raises:
+            LaunchError: Something of it is not ready (code ``not_warmed``), or a kernel raised.
+        """
+        try:
+            m = rows(args[0])
+        except (AttributeError, IndexError):
+            raise no_rows(args[0] if args else None) from None
+        built = self._ready_for(m)
+        try:
+            with nothing_compiles():
+                return self.run(*args, **kwargs)
+        except KernelFailed as failed:
+            raise self._in_capture(failed, m) from failed.error
+        except LaunchError:
+            raise  # of the look-up by M, which has judged it
+        except Exception as error:
+            refuse(error, lambda: None, f"{built.last.id} raised: {one_line(error)}")
+            raise self._in_capture(KernelFailed(built.last, "run", error), m) from error
+
+    def _ready_for(self, m: int) -> Built:
+        """Give the pipeline that serves M rows in a capture, as it stands.
+
+        Raises:
+            LaunchError: It is not ready (code ``not_warmed``).
+        """
+        name = self._place.name
+        if self.run is self._look and not self._is_warm:
+            raise not_warmed(name, f"no call and no warmup of {self.first.pipeline}", m=m)
+        if not self._excluded:
+            built: Built | None = self.first
+        else:
+            built = self._memo.get(m) or self._is_built(self._next(m, self._excluded))
+        if built is None:
+            raise not_warmed(name, "the kernel that takes a failed one's place is not built", m=m)
+        if m and m not in self._rows and needs_rows(built):
+            found = f"{built.pipeline} may compile for another M, and was not called with this one"
+            raise not_warmed(name, found, m=m)
+        return built
+
+    def _in_capture(self, failed: KernelFailed, m: int) -> LaunchError:
+        """Give the error for what a kernel raised in a capture."""
+        if isinstance(failed.error, WouldCompile):
+            return not_warmed(self._place.name, f"{failed.kernel.id} would compile", m=m)
+        facts = [f"{failed.kernel.id} raised: {one_line(failed.error)}"]
+        if "cuda_graph" not in failed.kernel.capability.tags:
+            facts.append(f"{failed.kernel.id} does not say that it can be captured")
+        return LaunchError(
+            f"{failed.kernel.id} raised while a CUDA graph was being captured, "
+            f"in {self._place.name} with M = {m}",
+            facts=facts,
+            hint=f"call warmup([{m}]) before capturing",
+        )
+
+    def _noting_rows(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the pipeline, and remember for how many rows it has compiled what it compiles."""
+        result = self.first.run(*args, **kwargs)
+        self._rows.add(rows(args[0]))
+        return result
 
     def fail(self, built: Built, failed: KernelFailed) -> None:
         """Take back a pipeline whose kernel did not survive its warmup."""
@@ -195,8 +291,9 @@ class Route:
         problem = result_problem(config, result, rows(x), x.device)
         if problem is not None:
             raise KernelFailed(self.first.last, "run", RunError(f"it {problem}"))
+        self._rows.add(rows(x))
         if self.run is self._look:
-            self.run = self.first.run
+            self.run = self._usual
         return result
 
     def _degraded(self, *args: Any, **kwargs: Any) -> Any:
@@ -209,9 +306,11 @@ class Route:
         if built is None:
             built = self._in_use(m)
         try:
-            return built.run(*args, **kwargs)
+            result = built.run(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - sorted by what it means
             return self._retry(built, error, args, kwargs)
+        self._rows.add(m)
+        return result
 
     def _retry(
         self, built: Built, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -257,11 +356,7 @@ class Route:
         reason = f"{failed.kernel.id} raised: {one_line(cause)}"
         refuse(cause, lambda: None, reason)
         if is_capturing():
-            raise LaunchError(
-                f"{failed.kernel.id} raised while a CUDA graph was being captured",
-                facts=[reason],
-                hint="call warmup() with the Ms to be captured before capturing",
-            ) from cause
+            raise self._in_capture(failed, rows(args[0])) from cause
         check_call(selection.config, selection.device, args, kwargs)
         if isinstance(cause, BuildError):
             return "build", place.put_away(failed)
@@ -274,6 +369,7 @@ class Route:
             self._excluded[kernel] = reason
             if is_new:
                 self._memo = {}
+                self._rows = set()  # they were another kernel's
                 self.run = self._degraded
             return is_new
 
@@ -302,7 +398,7 @@ class Route:
                 pipeline = self._next(m, out)
                 if pipeline is None:
                     raise self._nothing_left(m, out) from cause
-                found = next((b for b in self._ready if b.pipeline == pipeline), None)
+                found = self._is_built(pipeline)
                 if found is not None:
                     return found
                 try:
@@ -316,6 +412,9 @@ class Route:
                 else:
                     self._ready.append(found)
                     return found
+
+    def _is_built(self, pipeline: Pipeline | None) -> Built | None:
+        return next((b for b in self._ready if b.pipeline == pipeline), None)
 
     def _next(self, m: int, out: Mapping[str, str]) -> Pipeline | None:
         """Give the next candidate: of the prepared weight form unless that costs a tier."""

@@ -23,6 +23,7 @@ from quantmux.dispatch.ranges import PROBE_MS
 from quantmux.dispatch.selection import Selection
 from quantmux.errors import BuildError, ConfigError
 from quantmux.registry.guard import guarded
+from quantmux.runtime.capture import refuse_to_warm
 from quantmux.runtime.context import default_context
 from quantmux.runtime.events import one_line
 from quantmux.runtime.waiting import patiently
@@ -147,8 +148,10 @@ def warmup(
 
     Raises:
         ConfigError: ``what`` is none of these, ``jobs`` is below 1, or an M is.
+        LaunchError: A CUDA graph is being captured.
         NoKernelError: Nothing can serve one of the layers.
     """
+    refuse_to_warm("what is given to quantmux.warmup")
     begun = time.perf_counter()
     rows = _checked(ms, jobs)
     selections, layers = _taken_apart(what)
