@@ -20,6 +20,7 @@ EXPERIMENTS: Final[dict[str, str]] = {
     "padded_weights": f"{_HERE}.padded_weights:PaddedWeights",
     "silu_mul": f"{_HERE}.silu_mul:SiluMul",
     "padded_nvfp4": f"{_HERE}.padded_nvfp4:PaddedNvfp4",
+    "padded_nvfp4_gemm": f"{_HERE}.padded_nvfp4_gemm:PaddedNvfp4Gemm",
     "inverse_rope": f"{_HERE}.inverse_rope:InverseRope",
 }
 """Name → ``module:class``, in the order in which they are run and shown."""

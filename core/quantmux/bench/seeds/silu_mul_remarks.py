@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
+from quantmux.bench.seeds.ratios import geomean
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from quantmux.bench.seeds.rows import SeedRow
     from quantmux.bench.seeds.stage import Stage
@@ -66,7 +67,7 @@ def _line(
             us = value(row)
             if us and row.kind != "ours":
                 ratios.setdefault(name, []).append(us / base)
-    parts = [f"{_geomean(r):.2f}x {name} ({len(r)})" for name, r in ratios.items()]
+    parts = [f"{geomean(r) or 0.0:.2f}x {name} ({len(r)})" for name, r in ratios.items()]
     return [f"{title}, others over ours, geomean (cases): {', '.join(parts)}"] if parts else []
 
 
@@ -76,8 +77,3 @@ def _is_many(row: SeedRow) -> bool:
 
 def _is_few(row: SeedRow) -> bool:
     return row.facts.get("m") == _FEW
-
-
-def _geomean(values: Iterable[float]) -> float:
-    logs = [math.log(v) for v in values]
-    return math.exp(sum(logs) / len(logs))
