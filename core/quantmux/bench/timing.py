@@ -8,12 +8,16 @@ from statistics import median, quantiles
 from typing import Any, Protocol
 
 
-class Watch(Protocol):
+class Timed(Protocol):
     """Something that can be timed again and again."""
 
     def round(self) -> float:
         """Give µs per call, measured over one round of calls."""
         ...
+
+
+class Watch(Timed, Protocol):
+    """Something timed whose results can be looked at afterwards."""
 
     def again(self, spoil: Callable[[Any], None]) -> list[Any]:
         """Run every copy once, as in a round, and give the results in the order of the copies.
@@ -62,7 +66,7 @@ class Timing:
 
 
 def interleave(
-    watches: Mapping[str, Watch],
+    watches: Mapping[str, Timed],
     rounds: int,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, Timing]:

@@ -11,7 +11,7 @@ QUANTIZED_BOUND: Final = 0.05
 """Relative distance of a quantized step from the step in the reference's numbers, at most.
 
 Both quantize the same; but sums are rounded in another order, so a few values of x fall on the
-other side of a code's border (about one in 50, each a step of 1/16 to 1/8 off), layer after layer."""
+other side of a code's border (about one in 50, each a step of 1/16 to 1/8 off) in every layer."""
 
 BF16_BOUND: Final = 0.15
 """The same for the step in bf16 on the same weights: what quantizing the activations costs."""

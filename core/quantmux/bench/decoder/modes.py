@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from quantmux.bench.decoder.state import State
     from quantmux.bench.decoder.variants import Variant
-    from quantmux.bench.timing import Watch
+    from quantmux.bench.timing import Timed
 
 EAGER: Final = "eager"
 COMPILED: Final = "compiled"
@@ -43,7 +43,7 @@ class Entry:
 
     variant: Variant
     mode: str
-    watch: Watch | None = None
+    watch: Timed | None = None
     checks: tuple[Distance, ...] = ()
     reason: str = ""
 
@@ -144,7 +144,7 @@ class Modes:
             if not found.ok:
                 yield Entry(variant, mode, checks=(found,), reason=str(found))
                 return
-            watch: Watch = (EagerStep if self._on_cuda else HostStep)(step, self._round_us)
+            watch: Timed = (EagerStep if self._on_cuda else HostStep)(step, self._round_us)
         # a plugin's code, a compiler or a capture may raise anything; it costs that row only
         except Exception as error:  # noqa: BLE001
             raise_if_lost(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantmux.bench.contenders import pipelines_of
 from quantmux.bench.decoder.rows import OracleLine
@@ -82,7 +82,7 @@ def _line(
     picked: tuple[str, ...],
     form: str,
     forms: Mapping[tuple[str, ...], str],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Give the times of an `OracleLine`."""
     times = {ids: row.us for ids, row in timed.items() if row.us is not None}
     best = min(times, key=lambda ids: times[ids])

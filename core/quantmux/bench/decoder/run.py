@@ -19,7 +19,9 @@ from quantmux.bench.decoder.variants import AGAIN, BF16, SELECTION, Builder, war
 from quantmux.bench.decoder.weights import DrawnWeights
 from quantmux.bench.run import versions
 from quantmux.bench.timing import interleave
+from quantmux.bench.watch_cuda import raise_if_lost
 from quantmux.errors import ConfigError
+from quantmux.registry.guard import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from quantmux.bench.decoder.state import StepCase
     from quantmux.bench.decoder.variants import Variant
     from quantmux.bench.effort import Effort
-    from quantmux.bench.timing import Timing, Watch
+    from quantmux.bench.timing import Timed, Timing
     from quantmux.capability.device import DeviceProfile
     from quantmux.runtime.context import Context
 
@@ -219,10 +221,16 @@ def best_backend(report: DecoderReport) -> str | None:
 
 
 def _rows(plan: DecoderPlan, case: StepCase, entries: list[Entry]) -> list[StepRow]:
-    watches: dict[str, Watch] = {
+    watches: dict[str, Timed] = {
         f"{e.variant.name}|{e.mode}": e.watch for e in entries if e.watch is not None
     }
-    timings = interleave(watches, plan.effort.rounds)
+    late: dict[str, str] = {}
+
+    def failed(who: str, error: Exception) -> None:
+        raise_if_lost(error)
+        late[who] = f"in its rounds: {describe(error)}"
+
+    timings = interleave(watches, plan.effort.rounds, failed)
     name = f"{plan.shape.name} {plan.scheme} {case}"
     noise = _noise(timings)
     rows = []
@@ -238,9 +246,11 @@ def _rows(plan: DecoderPlan, case: StepCase, entries: list[Entry]) -> list[StepR
             checked="; ".join(str(check) for check in entry.checks),
             aa_noise=noise,
         )
-        timing = timings.get(f"{entry.variant.name}|{entry.mode}")
+        who = f"{entry.variant.name}|{entry.mode}"
+        timing = timings.get(who)
         if timing is None:
-            rows.append(replace(row, status="failed", reason=entry.reason))
+            reason = entry.reason or late.get(who, "")
+            rows.append(replace(row, status="failed", reason=reason))
             continue
         peer = timings.get(f"{BF16}|{_plain_mode(entry.mode)}")
         rows.append(

@@ -29,11 +29,8 @@ class Gqa:
     def linears(self, hidden: int, *, merged: bool) -> tuple[LinearShape, ...]:
         """Give the linears in the order of their calls."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        first = (
-            (LinearShape("qkv", q + 2 * kv, hidden),)
-            if merged
-            else tuple(LinearShape(name, n, hidden) for name, n in zip("qkv", (q, kv, kv)))
-        )
+        widths = {"qkv": q + 2 * kv} if merged else {"q": q, "k": kv, "v": kv}
+        first = (LinearShape(name, n, hidden) for name, n in widths.items())
         return (*first, LinearShape("o", hidden, q))
 
     @property
@@ -67,11 +64,8 @@ class Mla:
     def linears(self, hidden: int, *, merged: bool) -> tuple[LinearShape, ...]:
         """Give the linears in the order of their calls."""
         kv_a = self.kv_rank + self.rope_dim
-        first = (
-            (LinearShape("qkv_a", self.q_rank + kv_a, hidden),)
-            if merged
-            else (LinearShape("q_a", self.q_rank, hidden), LinearShape("kv_a", kv_a, hidden))
-        )
+        widths = {"qkv_a": self.q_rank + kv_a} if merged else {"q_a": self.q_rank, "kv_a": kv_a}
+        first = (LinearShape(name, n, hidden) for name, n in widths.items())
         return (
             *first,
             LinearShape("q_b", self.heads * (self.nope_dim + self.rope_dim), self.q_rank),
