@@ -41,7 +41,7 @@ def show_seeds(report: SeedReport, console: Console) -> None:
 def _show(report: SeedReport, name: str, told: Told, console: Console) -> None:
     about, rows = told.about, report.of(name)
     console.print(heading(f"{name}: {about.title} (vllm#{about.pull_request})"))
-    console.print(f'the report says: "{about.claim.figure}" ({about.claim.measured})')
+    console.print(f"the report says: {about.claim.figure} ({about.claim.measured})")
     console.print(f"ours is to reach: {about.reach}")
     found = lines(rows)
     show_table(console, _table(found, about.extras))
@@ -65,6 +65,7 @@ def _table(found: Sequence[Line], extras: Sequence[Extra]) -> Table:
     rows = [row for line in found for row in line.main if row is not None]
     with_host = any(row.host_us is not None for row in rows)
     with_kernels = any(row.launches is not None for row in rows)
+    extras = [extra for extra in extras if any(extra.key in row.extra for row in rows)]
     titles = ["before µs", "seed µs", "ours µs", "before/ours", "seed/ours", "A/A"]
     titles += ["host µs"] if with_host else []
     titles += ["kernels"] if with_kernels else []

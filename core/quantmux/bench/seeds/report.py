@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.bench.seeds.ratios import geomean
@@ -81,7 +82,7 @@ class SeedReport:
         seed = [row for row in rows if row.kind == "seed" and row.is_main]
         noises = sorted(row.aa_noise for row in ours if row.aa_noise is not None)
         return {
-            "cases": len({row.case for row in rows}),
+            "cases": len({row.case for row in rows if row.us is not None or row.status != "ok"}),
             "before": geomean(row.before_ratio for row in ours),
             "seed": geomean(row.ratio for row in ours),
             "seed_over_before": geomean(row.before_ratio for row in seed),
@@ -89,7 +90,7 @@ class SeedReport:
             "most_before": max((r.before_ratio for r in ours if r.before_ratio), default=None),
             "least_seed": min((r.ratio for r in ours if r.ratio), default=None),
             "most_seed": max((r.ratio for r in ours if r.ratio), default=None),
-            "aa_noise": noises[len(noises) // 2] if noises else None,
+            "aa_noise": median(noises) if noises else None,
             "worst_aa": noises[-1] if noises else None,
         }
 

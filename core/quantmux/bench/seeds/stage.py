@@ -67,9 +67,18 @@ class Stage:
         selection = self.context.select(config, self.device)
         return bind_producer(selection, context=self.context, wait=True)
 
-    def linear(self, config: LinearConfig, weights: LinearWeights) -> BoundLinear:
-        """Give a linear as quantmux selects it for all M, newly bound to weights on the device."""
-        selection = self.context.select(config, self.device)
+    def linear(
+        self, config: LinearConfig, weights: LinearWeights, *, force: str | None = None
+    ) -> BoundLinear:
+        """Give a linear as quantmux selects it for all M, newly bound to weights on the device.
+
+        Args:
+            config: What is wanted.
+            weights: Canonical; not changed.
+            force: A backend or a kernel id that must serve.
+        """
+        forced = {"force": force} if force else None
+        selection = self.context.select(config, self.device, call_overrides=forced)
         return bind(selection, weights, context=self.context, wait=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 from quantmux.bench.seeds.ratios import geomean
@@ -69,11 +70,11 @@ def lines(rows: Sequence[SeedRow]) -> list[Line]:
     found: dict[str, Line] = {}
     for row in rows:
         line = found.setdefault(row.case, Line(row.case, row.is_control))
-        if row.us is None:
+        if row.us is None and row.status != "ok":
             line.untimed.append(row)
         elif row.is_main and row.kind in ("before", "seed", "ours"):
-            setattr(line, row.kind, row)
-        elif row.kind != "aa":
+            setattr(line, row.kind, row)  # without a time, too: some have numbers of their own only
+        elif row.kind != "aa" and row.us is not None:
             line.further.append(row)
     return list(found.values())
 
@@ -92,13 +93,13 @@ def further(rows: Sequence[SeedRow]) -> list[Further]:
 def _further(name: str, pairs: list[tuple[SeedRow, float | None]]) -> Further:
     rows = [row for row, _ in pairs]
     counted = [row.launches for row in rows if row.launches is not None]
-    hosts = sorted(row.host_us for row in rows if row.host_us is not None)
+    hosts = [row.host_us for row in rows if row.host_us is not None]
     return Further(
         name=name,
         kind=rows[0].kind,
         cases=sum(ratio is not None for _, ratio in pairs),
         ratio=geomean(ratio for _, ratio in pairs),
         before_ratio=geomean(row.before_ratio for row in rows if not row.is_control),
-        host_us=hosts[len(hosts) // 2] if hosts else None,
+        host_us=median(hosts) if hosts else None,
         launches=(min(counted), max(counted)) if counted else None,
     )
