@@ -19,6 +19,7 @@ from quantmux.bench.seeds.experiment import (
     Variant,
 )
 from quantmux.bench.seeds.inverse_rope_process import Cold, Order, run_cold
+from quantmux.bench.seeds.inverse_rope_steady import steady_remarks
 from quantmux.bench.seeds.inverse_rope_ttft import model_lines
 from quantmux.bench.seeds.inverse_rope_ways import (
     HEAD_DIM,
@@ -151,23 +152,10 @@ class InverseRope(Experiment):
         return rows + super().run(stage, tell)
 
     def remarks(self, rows: Sequence[SeedRow], stage: Stage) -> Sequence[str]:
-        """Say what the stalls would be of the report's figure, by a model."""
+        """Say what the stalls would be of the report's figure, by a model, and what is faster."""
         if not stage.is_cuda:
             return ("Without a GPU the kernels are interpreted: nothing is compiled.",)
-        heads, groups = SHAPES[-1]  # a rank of the report's own eight
-        case = _cold_name(heads, groups)
-        stalls = {row.kernel: row.extra.get("stall_ms") for row in rows if row.case == case}
-        found = {way: stalls.get(title) for way, title in _TITLES.items()}
-        if any(ms is None for ms in found.values()):
-            return ("No model of TTFT: a fresh process has failed.",)
-        stall = {way: float(ms or 0.0) * 1e-3 for way, ms in found.items()}
-        tokens = ", ".join(str(t) for t in _tokens(stage))
-        what = (
-            f"Stall: what the first call with a T takes beyond a later one, summed over T = {tokens}"
-            "; each way in a fresh process with an empty Triton cache."
-        )
-        modelled = model_lines(stall["before"], stall["seed"], stall["ours"], stall["warmed"])
-        return what, *modelled
+        return (*_stall_remarks(rows, _tokens(stage)), *steady_remarks(rows))
 
     def _cold_row(self, cold: Cold) -> SeedRow:
         order = cold.order
@@ -206,6 +194,23 @@ def _with(row: SeedRow, cold: Cold) -> SeedRow:
             "before_calls_variants": len(cold.before_variants),
         },
     )
+
+
+def _stall_remarks(rows: Sequence[SeedRow], tokens: Sequence[int]) -> tuple[str, ...]:
+    heads, groups = SHAPES[-1]  # a rank of the report's own eight
+    case = _cold_name(heads, groups)
+    cold = {row.kernel: row.extra.get("stall_ms") for row in rows if row.case == case}
+    found = {way: cold.get(title) for way, title in _TITLES.items()}
+    if any(ms is None for ms in found.values()):
+        return ("No model of TTFT: a fresh process has failed.",)
+    stall = {way: float(ms or 0.0) * 1e-3 for way, ms in found.items()}
+    what = (
+        "Stall: what the first call with a T takes beyond a later one, each way in a fresh "
+        f"process with an empty Triton cache, summed over T = {', '.join(map(str, tokens))}. After "
+        "the first T: without that one, whose call also loads the compiler."
+    )
+    modelled = model_lines(stall["before"], stall["seed"], stall["ours"], stall["warmed"])
+    return what, *modelled
 
 
 def _into(call: Call, args: tuple[Any, ...], out: QuantizedTensor) -> QuantizedTensor:
