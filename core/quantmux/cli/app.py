@@ -10,6 +10,7 @@ import typer.core
 from quantmux._version import __version__
 from quantmux.cli.bench import bench
 from quantmux.cli.bench_seeds import bench_seeds
+from quantmux.cli.bench_selection import bench_selection
 from quantmux.cli.build import build
 from quantmux.cli.convert import convert
 from quantmux.cli.doctor import doctor
@@ -81,3 +82,4 @@ for _verb in (
 ):
     app.command()(_verb)
 app.command("bench seeds")(bench_seeds)
+app.command("bench selection")(bench_selection)

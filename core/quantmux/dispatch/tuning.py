@@ -104,6 +104,18 @@ class TuningTable:
     def __len__(self) -> int:
         return sum(len(times) for shapes in self._rows.values() for times in shapes.values())
 
+    def rows(self) -> list[TuningRow]:
+        """Give what counts, as rows: a table of them answers alike.
+
+        Noise, digests, versions and dates are not kept.
+        """
+        return [
+            TuningRow(pipeline=ids, scheme=scheme, n=n, k=k, m=m, us=us)
+            for (ids, scheme), shapes in self._rows.items()
+            for (n, k), times in shapes.items()
+            for m, us in times.items()
+        ]
+
     def _near(self, pipeline: Ids, scheme: str, n: int, k: int) -> dict[Shape, dict[int, float]]:
         shapes = self._rows.get((pipeline, scheme), {})
         return {s: times for s, times in shapes.items() if _distance(s, n, k) <= MAX_DISTANCE}

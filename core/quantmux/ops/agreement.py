@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from quantmux.config import LayerConfig, LinearConfig
+    from quantmux.ops.linear.tolerance import Magnitude
     from quantmux.ops.spec import Call
 
 _ELEMENTS_OF_LOOSE: float = 4.0
@@ -74,10 +75,30 @@ def _linear(
 ) -> Agreement:
     x, weights = call.args
     want = linear_exact(x, weights, config)
+    size = linear_magnitude(x, weights, config)
+    return linear_agreement(config, want, size, result, rel_tolerance=rel_tolerance)
+
+
+def linear_agreement(
+    config: LinearConfig,
+    want: torch.Tensor,
+    size: Magnitude,
+    result: Any,
+    *,
+    rel_tolerance: float | None = None,
+) -> Agreement:
+    """Compare a linear's y with a reference at hand: one serves every kernel of a config.
+
+    Args:
+        config: What the kernel computes.
+        want: `linear_exact` of the input, fp64 [M, N].
+        size: `linear_magnitude` of it.
+        result: What the kernel returned.
+        rel_tolerance: See `agreement`.
+    """
     problem = _output_problem(result, want, DTYPES[config.out_dtype])
     if problem:
         return Agreement(False, float("inf"), problem)
-    size = linear_magnitude(x, weights, config)
     found = compare(result, want, config=config, magnitude=size)
     if found.ok:
         return Agreement(True, found.rel_error)
