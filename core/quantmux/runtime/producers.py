@@ -6,6 +6,7 @@ Only a given ``out`` whose scales have pad rows (`HIDDEN_ROWS`) is one graph bre
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -313,9 +314,10 @@ def _relayout_in_graph(
 ) -> QuantizedTensor:
     if out is not None and out.layout.scales in HIDDEN_ROWS:
         return _untraced(relayout, q, layout, backend=backend, out=out, context=context)
-    target = _target_in_graph(layout, q.layout)
-    if out is None and _is_same(target, q.layout):
+    name = _target_in_graph(layout, q.layout)
+    if name == _target_in_graph(q.layout, q.layout) and out is None:
         return q
+    target = getattr(layouts_in_graphs, name)
     token = None if context is None else context.token
     key = _relayout_key(q.operand, q.n, q.layout, target, q.device, backend, token)
     if out is not None:
@@ -359,13 +361,19 @@ def _relayout_key(
 
 
 @constant
-def _target_in_graph(layout: str | Layout, like: Layout) -> Layout:
-    return as_layout(layout, like)
+def _target_in_graph(layout: str | Layout, like: Layout) -> str:
+    """Give the attribute of `layouts_in_graphs` that holds a layout; dynamo guards on that."""
+    target = as_layout(layout, like)
+    name = "layout_" + hashlib.sha256(target.model_dump_json().encode()).hexdigest()[:10]
+    setattr(layouts_in_graphs, name, target)
+    return name
 
 
-@constant
-def _is_same(one: Layout, other: Layout) -> bool:
-    return one == other
+class _Layouts:
+    """Layouts by name: an object that a function makes cannot be guarded, an attribute can."""
+
+
+layouts_in_graphs: Any = _Layouts()
 
 
 _FUNCTIONS: Final[dict[str, Callable[..., QuantizedTensor]]] = {
