@@ -9,6 +9,7 @@ import typer.core
 
 from quantmux._version import __version__
 from quantmux.cli.bench import bench
+from quantmux.cli.bench_decoder import bench_decoder
 from quantmux.cli.bench_seeds import bench_seeds
 from quantmux.cli.bench_selection import bench_selection
 from quantmux.cli.build import build
@@ -82,4 +83,5 @@ for _verb in (
 ):
     app.command()(_verb)
 app.command("bench seeds")(bench_seeds)
+app.command("bench decoder")(bench_decoder)
 app.command("bench selection")(bench_selection)

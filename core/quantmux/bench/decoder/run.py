@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from statistics import geometric_mean
@@ -14,6 +15,7 @@ from quantmux.bench.ceilings import measure_ceilings
 from quantmux.bench.decoder.modes import FUSED, GRAPH, Modes
 from quantmux.bench.decoder.oracle import time_linears
 from quantmux.bench.decoder.rows import DecoderReport, StepRow, oracle_sums
+from quantmux.bench.decoder.shapes import Gqa
 from quantmux.bench.decoder.state import draw_state
 from quantmux.bench.decoder.variants import AGAIN, BF16, SELECTION, Builder, warm
 from quantmux.bench.decoder.weights import DrawnWeights
@@ -77,6 +79,10 @@ class DecoderPlan:
         """Numbers of rows, each once."""
         return tuple(dict.fromkeys(case.m for case in self.cases))
 
+    def without_compile(self) -> DecoderPlan:
+        """Give the same plan without torch.compile."""
+        return replace(self, compile_for=())
+
 
 def run_decoder(
     plan: DecoderPlan, context: Context, tell: Callable[[str], None] = lambda _: None
@@ -93,7 +99,8 @@ def run_decoder(
         LaunchError: The CUDA context is lost.
         NoKernelError: Nothing can serve a linear.
     """
-    device = plan.device
+    device, clock = plan.device, _Clock(tell)
+    tell = clock.begin
     where = torch.device(device.torch_name)
     with torch.no_grad():
         tell("weights")
@@ -127,7 +134,32 @@ def run_decoder(
             del state, want, entries
             gc.collect()  # graphs hold memory of their own
     _close(report, plan, modes, variants)
+    report.protocol["seconds"] = clock.end()
     return report
+
+
+class _Clock:
+    """Passes on what begins, and keeps what each took: whoever waits wants to know for what."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._spent: dict[str, float] = {}
+        self._last = ("", time.perf_counter())
+
+    def begin(self, what: str) -> None:
+        """Tell what begins."""
+        self._turn(what)
+        self._tell(what)
+
+    def end(self) -> dict[str, float]:
+        """Give seconds of everything that was told."""
+        self._turn("")
+        return {what: round(seconds, 2) for what, seconds in self._spent.items() if what}
+
+    def _turn(self, what: str) -> None:
+        now, (before, since) = time.perf_counter(), self._last
+        self._spent[before] = self._spent.get(before, 0.0) + now - since
+        self._last = (what, now)
 
 
 def _entries(modes: Modes, variant: Variant, state: Any, want: torch.Tensor) -> list[Entry]:
@@ -300,7 +332,7 @@ def _report(plan: DecoderPlan, weights: DrawnWeights) -> DecoderReport:
             },
             "weight_mb": weights.bytes / 1e6,
             "merged_qkv": form.merged,
-            "attention": "SDPA" if form.attends else "left out: a token reads itself",
+            "attention": _attention(plan),
             "kv_length": plan.kv_length,
             "left_out": list(shape.left_out),
         },

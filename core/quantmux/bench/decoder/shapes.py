@@ -157,7 +157,6 @@ DSV3: Final = DecoderShape(
     left_out=(
         _HEADS_LEFT_OUT,
         "routed experts and their router: those layers have the shared expert alone",
-        "attention over a cache: a token reads itself and a null key",
     ),
 )
 """A dense layer of DeepSeek-V3 and three with a shared expert, from its public config."""
