@@ -33,6 +33,7 @@ def _option(flag: str, text: str, panel: str, metavar: str | None = None) -> Any
 
 
 def bench(
+    ctx: typer.Context,
     what: Annotated[
         str,
         typer.Argument(
@@ -113,9 +114,15 @@ def bench(
     """Time every pipeline that selection would compare, under one protocol, next to ceilings.
 
     Each is compared with the reference on the very case first. One that disagrees is not timed;
-    then the exit code is 1. `quantmux bench seeds` is a verb of its own: the five results that
-    quantmux grew from (a checkpoint of that name is `./seeds`).
+    then the exit code is 1. `quantmux bench seeds` is a verb of its own, and so is every other of
+    two words that `quantmux --help` lists (a checkpoint of such a name is `./seeds`).
     """
+    if ctx.parent is not None and f"bench {what}" in getattr(ctx.parent.command, "commands", {}):
+        raise ConfigError(
+            f"bench {what} is a verb of its own, and its words stand together",
+            hint=f"quantmux bench {what} --help",
+            code="usage",
+        )
     context = open_context(plugins)
     profile = here(find_device(device))
     cases = cases_of(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantmux.bench.seeds.known import EXPERIMENTS
 from quantmux.cli._options import AsJson, DeviceName, PluginsFile
 from quantmux.cli._progress import counted_bar
 from quantmux.cli._render import err, out, print_error, print_json
@@ -34,7 +35,7 @@ def bench_seeds(
         list[str] | None,
         _option(
             "--only",
-            "placeholder, padded_weights, silu_mul, padded_nvfp4, inverse_rope; may be repeated.",
+            f"Experiments: {', '.join(EXPERIMENTS)}.",
             _HOW,
             "NAME,…",
         ),
