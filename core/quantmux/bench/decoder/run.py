@@ -347,6 +347,12 @@ def _report(plan: DecoderPlan, weights: DrawnWeights) -> DecoderReport:
     )
 
 
+def _attention(plan: DecoderPlan) -> str:
+    if isinstance(plan.shape.attention, Gqa) and plan.form.attends:
+        return f"SDPA, at decode over {plan.kv_length} tokens of each sequence"
+    return "left out: a token reads itself and a null key"
+
+
 def _close(report: DecoderReport, plan: DecoderPlan, modes: Modes, variants: list[Variant]) -> None:
     """Add what is known at the end: what was compiled, and what serves by now."""
     report.skipped |= modes.skipped
