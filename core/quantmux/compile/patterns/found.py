@@ -84,16 +84,12 @@ class RmsNorm(Pattern):
         weight: [n]; None for a norm without one.
         eps: Added to the mean of squares.
         fp32_weight: The weight is fp32, though x is not.
-        narrowed: Nodes of the graph that are ``source`` rounded to 16 bit. Inductor takes a
-            rounding away that is followed by a widening, so a 16-bit residual that the model
-            writes before its norm stands here, and its fp32 sum is the source.
     """
 
     source: torch.fx.Node
     weight: torch.fx.Node | None
     eps: float
     fp32_weight: bool
-    narrowed: tuple[torch.fx.Node, ...] = ()
 
 
 __all__ = ["NearMiss", "Pattern", "RmsNorm", "SiluMul"]
