@@ -11,7 +11,7 @@ from quantmux.bench.seeds.table import Line, further, lines
 from quantmux.cli._render import heading, show_table, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -50,7 +50,7 @@ def _show(report: SeedReport, name: str, told: Told, console: Console) -> None:
         counted = ""
         if other.launches:
             low, high = other.launches
-            counted = f", {low}–{high} kernels" if low != high else f", {low} kernels"
+            counted = f", {low:g}–{high:g} kernels" if low != high else f", {low:g} kernels"
         host = f", host {other.host_us:.0f} µs" if other.host_us is not None else ""
         ratio = f"{other.ratio:.2f} × the time of ours" if other.ratio else "beside a control only"
         text = f"also, {other.kind}: {other.name}: {ratio} ({other.cases} cases{host}{counted})"
@@ -83,10 +83,11 @@ def _table(found: Sequence[Line], extras: Sequence[Extra]) -> Table:
         if with_host:
             cells.append(_three(None if row is None else row.host_us for row in line.main))
         if with_kernels:
-            cells.append(_three(None if row is None else row.launches for row in line.main))
+            kernels = (None if row is None else row.launches for row in line.main)
+            cells.append(_three(kernels, "g"))
         for extra in extras:
             values = (None if row is None else row.extra.get(extra.key) for row in line.main)
-            cells.append(_three(values, extra.digits))
+            cells.append(_three(values, f".{extra.digits}f"))
         made.add_row(*cells)
     return made
 
@@ -156,8 +157,8 @@ def _ratio(value: float | None) -> Text:
     return Text(f"{value:.2f}", style="green" if value >= 1 else "yellow")
 
 
-def _three(values: object, digits: int = 0) -> str:
-    cells = ["-" if value is None else f"{value:.{digits}f}" for value in values]  # type: ignore[attr-defined]
+def _three(values: Iterable[float | None], form: str = ".0f") -> str:
+    cells = ["-" if value is None else format(value, form) for value in values]
     return "" if set(cells) == {"-"} else " / ".join(cells)
 
 

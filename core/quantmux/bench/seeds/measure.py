@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _COUNTED: Final = 4
 """Calls whose kernels are counted; a number that does not divide is not one per call."""
 
-_NAME: Final = 80
+_NAME: Final = 120
+"""Letters of a kernel's name that are kept: its template's arguments follow."""
 
 
 def measure(
@@ -208,7 +209,7 @@ def _with_counts(
     """Give the rows with what every variant launches, made once more over one copy."""
     one = replace(stage, effort=replace(stage.effort, max_copies=1))
     timed = {row.kernel for row in rows if row.us is not None}
-    counts: dict[str, tuple[int, dict[str, int]]] = {}
+    counts: dict[str, tuple[float, dict[str, float]]] = {}
     for variant in experiment.prepare(case, one).variants:
         if variant.name not in timed:
             continue
@@ -223,14 +224,17 @@ def _with_counts(
     ]
 
 
-def _count(made: Made) -> tuple[int, dict[str, int]]:
+def _count(made: Made) -> tuple[float, dict[str, float]]:
+    """Give what one call launches, in all and by name; no whole number where calls differ."""
     for _ in range(2):
         made.calls[0]()
     torch.cuda.synchronize()
     names = Counter(name[:_NAME] for name in launched(made.calls[0], _COUNTED))
-    return round(sum(names.values()) / _COUNTED), {
-        name: -(-count // _COUNTED) for name, count in names.items()
-    }
+    return _each(sum(names.values())), {name: _each(count) for name, count in names.items()}
+
+
+def _each(count: int) -> float:
+    return count / _COUNTED if count % _COUNTED else count // _COUNTED
 
 
 def _aa_noise(turns: Mapping[str, _Turn], timings: Mapping[str, Timing]) -> float | None:

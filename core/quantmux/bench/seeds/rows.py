@@ -64,8 +64,8 @@ class SeedRow:
     us_max: float | None = None
     noise: float = 0.0
     host_us: float | None = None
-    launches: int | None = None
-    launched: Mapping[str, int] = field(default_factory=dict)
+    launches: float | None = None
+    launched: Mapping[str, float] = field(default_factory=dict)
     gb_s: float | None = None
     tflops: float | None = None
     pct_of_ceiling: float | None = None

@@ -62,7 +62,7 @@ class Further:
     ratio: float | None
     before_ratio: float | None
     host_us: float | None
-    launches: tuple[int, int] | None
+    launches: tuple[float, float] | None
 
 
 def lines(rows: Sequence[SeedRow]) -> list[Line]:
