@@ -89,17 +89,17 @@ class Launches:
 
     def __str__(self) -> str:
         """Give the count on a line, then each launch on one of its own."""
-        first = f"{self.count} launches per call"
-        parts = [
-            f"{number} {name}"
-            for number, name in (
-                (self.kernels, "kernels"),
-                (self.memcpys, "memcpys"),
-                (self.memsets, "memsets"),
+        first = f"{_counted(self.count, 'launch', 'es')} per call"
+        parts = (
+            _counted(number, kind)
+            for number, kind in (
+                (self.kernels, "kernel"),
+                (self.memcpys, "memcpy"),
+                (self.memsets, "memset"),
             )
             if number
-        ]
-        if parts:
+        )
+        if self.count:
             first += f": {', '.join(parts)}"
         if not self.is_steady:
             first += f" (the {len(self.calls)} calls differ: {[len(call) for call in self.calls]})"
@@ -119,6 +119,10 @@ class Launches:
 
     def _of(self, kind: Kind) -> int:
         return sum(launch.kind == kind for launch in self.of_call)
+
+
+def _counted(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{'' if number == 1 else plural}"
 
 
 def launches(call: Callable[[], Any], *, warm: int = 1, calls: int = 2) -> Launches:
