@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantmux.bench.selection.judge import Quality
 
 _CELL: Final = (50, 22)
-_LEFT, _TOP, _PANEL, _FOOT = 118, 92, 66, 44
+_LEFT, _TOP, _PANEL, _FOOT = 118, 92, 66, 62
 _INK, _DIM, _PAPER = "#1c2128", "#5b6470", "#ffffff"
 _NOTHING: Final = "#f0f1f3"
 _STEPS: Final = (
@@ -72,7 +72,7 @@ def picture(qualities: Sequence[Quality], title: str, subtitle: str) -> str:
         raise ConfigError("there is nothing to plot: no cell was timed", code="plot")
     ms = sorted({cell.m for one in panels for cell in one.cells})
     heights = [_PANEL + _CELL[1] * len(_shapes(one)) + _FOOT for one in panels]
-    width = max(_LEFT + _CELL[0] * len(ms) + 28, 760)
+    width = max(_LEFT + _CELL[0] * len(ms) + 28, 860)
     svg = Svg(width, _TOP + sum(heights) + 8, _PAPER)
     svg.text(24, 34, title, font_size=19, font_weight=600, fill=_INK)
     svg.text(24, 55, subtitle, font_size=12.5, fill=_DIM)
@@ -113,8 +113,9 @@ def _panel(svg: Svg, quality: Quality, ms: Sequence[int], top: float) -> None:
         svg.text(_LEFT - 10, y + 15, f"{n}×{k}", font_size=12, fill=_INK, text_anchor="end")
         for i, m in enumerate(ms):
             _cell(svg, known.get((n, k, m)), _LEFT + wide * i, y)
-    y = top + _PANEL + high * len(_shapes(quality)) + 22
-    svg.text(_LEFT, y, _line(quality), font_size=12.5, fill=_INK)
+    y = top + _PANEL + high * len(_shapes(quality)) + 20
+    for i, line in enumerate(_lines(quality)):
+        svg.text(_LEFT, y + 18 * i, line, font_size=12.5, fill=_DIM if i else _INK)
 
 
 def _cell(svg: Svg, cell: Cell | None, x: float, y: float) -> None:
@@ -140,14 +141,13 @@ def _cell(svg: Svg, cell: Cell | None, x: float, y: float) -> None:
     )
 
 
-def _line(quality: Quality) -> str:
+def _lines(quality: Quality) -> list[str]:
     if quality.ratio is None or quality.near is None:
-        return "selection has no time here"
-    parts = [
-        f"{len(quality.served)} cells, geometric mean {(quality.ratio - 1) * 100:.1f} % behind",
-        f"{quality.near * 100:.0f} % of them within 3 %",
-    ]
+        return ["selection has no time here"]
+    behind, near = (quality.ratio - 1) * 100, quality.near * 100
+    count = len(quality.served)
+    text = f"{count} cells, {behind:.1f} % behind in the geometric mean; {near:.0f} % of them ≤ 3 %"
     against = [f"{one.backend} {one.ratio:.2f}×" for one in quality.fixed if one.ratio]
-    if against:
-        parts.append("time of one backend alone: " + ", ".join(against))
-    return "; ".join(parts)
+    if not against:
+        return [text]
+    return [text, "one backend everywhere takes, over what selection takes: " + ", ".join(against)]
