@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from rich.text import Text
 
 from quantmux.bench.selection.judge import NEAR, judge
+from quantmux.bench.selection.result import HELD_OUT, ORDER_ONLY, TWO_COPIES
 from quantmux.bench.shapes import MODELS
 from quantmux.cli._render import heading, show_table, table
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 NO_NUMBERS: Final = "a quick look at the plumbing: these figures mean nothing"
 _WORST: Final = 8
+_WAYS: Final = {
+    ORDER_ONLY: "none",
+    HELD_OUT: "other shapes'",
+    TWO_COPIES: "all, two weight copies",
+}
 _MODELS: Final = ("qwen3-8b", "dsv3", "llama3-8b")
 
 
@@ -80,8 +86,7 @@ def _quality_table(result: GridResult) -> Table:
                 made.add_row(f"{name}, {label}", "as it is", *_figures(judge(cells)))
     for way, found in result.other_ways.items():
         for quality in found:
-            label = {"order only": "none", "held out": "other shapes'"}.get(way, way)
-            made.add_row(quality.name, label, *_figures(quality))
+            made.add_row(quality.name, _WAYS.get(way, way), *_figures(quality))
     return made
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 AS_IT_IS: Final = "as it is"
 ORDER_ONLY: Final = "order only"
 HELD_OUT: Final = "held out"
-"""Ways to choose: by all measured times; by none; by those of all other shapes."""
+TWO_COPIES: Final = "two copies"
+"""Ways to choose: by all measured times; by none; by those of all other shapes; by all, with two
+prepared forms of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ def judged(
         blind = selector(context, device, times=others, kernels=kernels)
         held += cells_of([r for r in rows if (r.n, r.k) == (n, k)], blind, specs)
     ways[HELD_OUT] = judge_by_scheme(held)
+    twice = selector(context, device, times=table, kernels=kernels, copies=2)
+    ways[TWO_COPIES] = judge_by_scheme(cells_of(rows, twice, specs))
     return GridResult(run, cells, judge_by_scheme(cells), ways, len(table), source)
 
 

@@ -24,6 +24,7 @@ def selector(
     *,
     times: TuningTable | None = None,
     kernels: Collection[str] | None = None,
+    copies: int | None = None,
 ) -> Selector:
     """Give what selects, by the policy and the kernels of a context.
 
@@ -32,6 +33,7 @@ def selector(
         device: Where; a named profile does.
         times: In place of the measured times that are shipped and recorded; None takes those.
         kernels: Only these, as in a run on a machine that had no others; None takes all.
+        copies: Prepared forms of one weight that may be held; None leaves it to the policy.
     """
     inventory = context.inventory(device)
     if times is not None:
@@ -42,6 +44,8 @@ def selector(
 
     @cache
     def select(config: Any) -> Selection:
-        return survey(config, device, context.settings(config, device), inventory)
+        call = None if copies is None else {"weight_copies": copies}
+        settings = context.settings(config, device, call_overrides=call)
+        return survey(config, device, settings, inventory)
 
     return select
