@@ -165,6 +165,17 @@ def test_a_variant_that_disagrees_or_raises_is_not_timed_and_the_others_are(stag
     assert rows["ours", "ours"].before_ratio is None
 
 
+def test_a_variant_that_disagrees_at_once_is_never_called_again(stage):
+    calls = []
+
+    def wrong(x, _):
+        calls.append(1)
+        return 3 * x
+
+    measure(Doubling({"before": wrong, "ours": right}), stage)
+    assert len(calls) == 1
+
+
 def test_what_is_wrong_only_in_another_copy_or_on_other_numbers_has_no_time(stage):
     kept = {}
 
