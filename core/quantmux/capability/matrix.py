@@ -35,6 +35,7 @@ class MatrixRow:
         eligible: It serves some shape of the scheme on the device.
         rejections: Why it does not.
         evidence: How far it has been proved on the device.
+        experimental: It serves, behind every kernel of its tier that is not experimental.
     """
 
     id: str
@@ -45,6 +46,7 @@ class MatrixRow:
     eligible: bool
     rejections: tuple[Rejection, ...] = ()
     evidence: Evidence = DECLARED
+    experimental: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Give the row as JSON-ready data."""
@@ -55,6 +57,7 @@ class MatrixRow:
             "scheme": self.scheme,
             "tier": self.tier,
             "eligible": self.eligible,
+            "experimental": self.experimental,
             "rejections": [rejection.to_dict() for rejection in self.rejections],
             "evidence": self.evidence.to_dict(),
         }
@@ -113,7 +116,8 @@ def _in_order(rows: Iterable[MatrixRow]) -> list[MatrixRow]:
 
 
 def _cells(row: MatrixRow) -> tuple[str, ...]:
-    return (row.id, row.op, row.scheme, row.tier or "-", _serves(row), row.evidence.text)
+    tier = (row.tier or "-") + (", experimental" if row.experimental else "")
+    return (row.id, row.op, row.scheme, tier, _serves(row), row.evidence.text)
 
 
 def _serves(row: MatrixRow) -> str:

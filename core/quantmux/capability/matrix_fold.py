@@ -52,7 +52,9 @@ def fold(devices: Sequence[Sequence[MatrixRow]]) -> tuple[FoldedRow, ...]:
     for answers in zip(*devices, strict=True):
         first = answers[0]
         operand = first.scheme.partition(" ")[0]
-        said = tuple((r.tier, r.eligible, r.rejections, r.evidence) for r in answers)
+        said = tuple(
+            (r.tier, r.experimental, r.eligible, r.rejections, r.evidence) for r in answers
+        )
         groups.setdefault((first.op, first.id, operand, said), []).append(answers)
     folded: list[FoldedRow] = []
     for (_, _, operand, _), same in groups.items():

@@ -125,12 +125,13 @@ class _Answers:
 
     def number(self, row: MatrixRow, schemes: tuple[str, ...]) -> int:
         layouts = schemes if len(schemes) > 1 else ()
-        key = (row.tier, row.eligible, row.rejections, row.evidence, layouts)
+        said = row.tier, row.experimental, row.eligible
+        key = (*said, row.rejections, row.evidence, layouts)
         if key not in self._numbers:
             self._numbers[key] = len(self.kept)
             evidence = {k: v for k, v in row.evidence.to_dict().items() if v}
             answer = {
-                "tier": _TIERS.get(row.tier or "", row.tier),
+                "tier": _tier(row),
                 "no": [[str(r.code), r.text, r.hint or ""] for r in row.rejections],
                 "mark": row.evidence.mark,
                 "proof": row.evidence.text,
@@ -139,6 +140,11 @@ class _Answers:
             }
             self.kept.append({k: v for k, v in answer.items() if v})
         return self._numbers[key]
+
+
+def _tier(row: MatrixRow) -> str | None:
+    name = _TIERS.get(row.tier or "", row.tier)
+    return f"{name}, experimental" if name and row.experimental else name
 
 
 def _place(row: FoldedRow) -> tuple[int, str, str]:

@@ -107,6 +107,7 @@ def matrix_rows(
                     eligible=pipeline is not None,
                     rejections=() if pipeline else found.rejected.get(spec.id, ()),
                     evidence=inventory.proof(spec.id),
+                    experimental=pipeline is not None and spec.capability.is_experimental,
                 )
             )
     return rows

@@ -60,6 +60,21 @@ def test_markdown_cells_cannot_break_the_table():
     assert {line.replace("\\|", "").count("|") for line in table} == {7}
 
 
+def test_what_is_experimental_says_so_beside_its_tier():
+    row = MatrixRow("a/new", "linear", "a", "nvfp4", "native", eligible=True, experimental=True)
+    known = MatrixRow("a/old", "linear", "a", "nvfp4", "native", eligible=True)
+    for render in (matrix_text, matrix_markdown):
+        new, old = (
+            line
+            for line in render(PROFILES["b200"], [row, known]).splitlines()
+            if "a/new" in line or "a/old" in line
+        )
+        assert "native, experimental" in new
+        assert "experimental" not in old
+    first, second = matrix_dict(PROFILES["b200"], [row, known])["kernels"]
+    assert (first["tier"], first["experimental"], second["experimental"]) == ("native", True, False)
+
+
 @pytest.mark.parametrize("render", [matrix_text, matrix_markdown])
 def test_an_empty_matrix_is_rendered(render):
     assert "l40s" in render(PROFILES["l40s"], [])
