@@ -64,8 +64,12 @@ def roofline_svg(report: Report) -> str:
     return _products(report, products) if products else _movers(report, rows)
 
 
-def check_plot(file: Path) -> None:
+def check_plot(file: Path, example: str = "roofline.svg") -> None:
     """Tell whether a picture of this name can be made, before minutes are spent on its rows.
+
+    Args:
+        file: Where it shall go.
+        example: A name that would do.
 
     Raises:
         ConfigError: The ending is neither .svg nor .png, or cairosvg is not here.
@@ -73,7 +77,7 @@ def check_plot(file: Path) -> None:
     if file.suffix not in (".svg", ".png"):
         raise ConfigError(
             f"--plot writes .svg and .png, found {file.name}",
-            hint="name it roofline.svg",
+            hint=f"name it {example}",
             code="usage",
         )
     if file.suffix == ".png" and util.find_spec("cairosvg") is None:
@@ -91,7 +95,15 @@ def write_plot(report: Report, file: Path) -> None:
         ConfigError: Nothing was timed, the ending is another, cairosvg is not here, or the file
             cannot be written.
     """
-    text = roofline_svg(report)
+    write_picture(roofline_svg(report), file)
+
+
+def write_picture(text: str, file: Path) -> None:
+    """Write an SVG's text as .svg, or as .png where cairosvg is installed.
+
+    Raises:
+        ConfigError: The ending is another, cairosvg is not here, or the file cannot be written.
+    """
     check_plot(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,8 @@ def steady_remarks(rows: Sequence[SeedRow]) -> tuple[str, ...]:
     if seed:
         lines.append(
             f"Once compiled, pinning num_tokens changes the time by {min(seed):.3f} to "
-            f"{max(seed):.3f} (before/seed, {len(seed)} of the cases, from T = {_REPORTED_FROM} on); the "
-            "report says that it is faster there."
+            f"{max(seed):.3f} (before/seed, {len(seed)} of the cases, from T = "
+            f"{_REPORTED_FROM} on); the report says that it is faster there."
         )
     if ours:
         shares = [row.pct_of_ceiling for row in ours if row.pct_of_ceiling is not None]
