@@ -113,12 +113,13 @@ def _store(program: LinearProgram, weights: Sequence[torch.Tensor]) -> WeightSto
     return WeightStore(None, config, device, "never", forms=forms, small=small)
 
 
-def _linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
+def run_linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
+    """Run the bound linear on a plain x [M, K]."""
     y: torch.Tensor = bound_of(key, weights).call(x)
     return y
 
 
-def _linear_quantized(
+def run_linear_quantized(
     data: torch.Tensor,
     scales: torch.Tensor,
     global_scale: torch.Tensor | None,
@@ -127,6 +128,7 @@ def _linear_quantized(
     form: str,
     key: str,
 ) -> torch.Tensor:
+    """Run the bound linear on an x [M, K] that is quantized already."""
     bound = bound_of(key, weights)
     operand, layout = form_of(form)
     config: Any = bound.selection.config
@@ -142,12 +144,13 @@ def fake_output(x: torch.Tensor, m: int, key: str) -> torch.Tensor:
     return empty_output(m, config.n, dtype, x.device, contiguous=config.contiguous_output)
 
 
-def _fake_linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
+def fake_linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
+    """Give what `run_linear` gives, without values."""
     del weights
     return fake_output(x, x.shape[0], key)
 
 
-def _fake_linear_quantized(
+def fake_linear_quantized(
     data: torch.Tensor,
     scales: torch.Tensor,
     global_scale: torch.Tensor | None,
@@ -156,16 +159,19 @@ def _fake_linear_quantized(
     form: str,
     key: str,
 ) -> torch.Tensor:
+    """Give what `run_linear_quantized` gives, without values."""
     del scales, global_scale, weights, form
     return fake_output(data, m, key)
 
 
-LINEAR: Final = define(
-    "linear(Tensor x, Tensor[] weights, str key) -> Tensor", _linear, _fake_linear
+LINEAR_ARGUMENTS: Final = "Tensor x, Tensor[] weights, str key"
+QUANTIZED_ARGUMENTS: Final = (
+    "Tensor data, Tensor scales, Tensor? global_scale, SymInt m, "
+    "Tensor[] weights, str form, str key"
 )
-LINEAR_QUANTIZED: Final = define(
-    "linear_quantized(Tensor data, Tensor scales, Tensor? global_scale, SymInt m, "
-    "Tensor[] weights, str form, str key) -> Tensor",
-    _linear_quantized,
-    _fake_linear_quantized,
+define(f"linear({LINEAR_ARGUMENTS}) -> Tensor", run_linear, fake_linear)
+define(
+    f"linear_quantized({QUANTIZED_ARGUMENTS}) -> Tensor",
+    run_linear_quantized,
+    fake_linear_quantized,
 )

@@ -109,7 +109,8 @@ def logical_shape(config: Any, m: int) -> tuple[int, ...]:
     return (m, config.n)
 
 
-def _run(op: str, *args: Any) -> list[torch.Tensor]:
+def run_producer(op: str, *args: Any) -> list[torch.Tensor]:
+    """Run a bound producer; the arguments are those of its op."""
     *tensors, key = args
     program = producer_program(key)
     inputs, scales = _split(op, tensors)
@@ -123,12 +124,13 @@ def _run_out(op: str, *args: Any) -> None:
     inputs, scales = _split(op, tensors)
     config: Any = program.config
     shape = logical_shape(config, inputs[0].shape[0])
-    program.bound.call(*inputs, **scales, out=_around(out, config, config.layout, shape))
+    program.bound.call(*inputs, **scales, out=around(out, config, config.layout, shape))
 
 
-def _relayout(
+def run_relayout(
     data: torch.Tensor, scales: torch.Tensor, global_scale: torch.Tensor | None, m: int, key: str
 ) -> list[torch.Tensor]:
+    """Run a bound relayout."""
     program = producer_program(key)
     q = program.bound.call(_source(program.config, data, scales, global_scale, m))
     given = [data, scales] if global_scale is None else [data, scales, global_scale]
@@ -145,7 +147,7 @@ def _relayout_out(
 ) -> None:
     program = producer_program(key)
     config: Any = program.config
-    into = _around(out, config, config.target, (m, config.n))
+    into = around(out, config, config.target, (m, config.n))
     program.bound.call(_source(config, data, scales, global_scale, m), out=into)
 
 
@@ -160,9 +162,10 @@ def _source(
     return QuantizedTensor(data, scales, global_scale, config.operand, config.source, shape)
 
 
-def _around(
+def around(
     tensors: list[torch.Tensor], config: Any, layout: Any, shape: tuple[int, ...]
 ) -> QuantizedTensor:
+    """Give the quantized tensor that these tensors are."""
     global_scale = tensors[2] if len(tensors) > 2 else None
     return QuantizedTensor(tensors[0], tensors[1], global_scale, config.operand, layout, shape)
 
@@ -187,7 +190,8 @@ def _fresh(
     return [p.clone() if p.untyped_storage().data_ptr() in taken else p for p in parts]
 
 
-def _fake(op: str, *args: Any) -> list[torch.Tensor]:
+def fake_producer(op: str, *args: Any) -> list[torch.Tensor]:
+    """Give what `run_producer` gives, without values."""
     *tensors, key = args
     config: Any = producer_program(key).config
     _, scales = _split(op, tensors)
@@ -195,9 +199,10 @@ def _fake(op: str, *args: Any) -> list[torch.Tensor]:
     return _fake_parts(config, x.shape[0], x.device, with_global="global_scale" not in scales)
 
 
-def _fake_relayout(
+def fake_relayout(
     data: torch.Tensor, scales: torch.Tensor, global_scale: torch.Tensor | None, m: int, key: str
 ) -> list[torch.Tensor]:
+    """Give what `run_relayout` gives, without values."""
     del scales, global_scale
     return _fake_parts(producer_program(key).config, m, data.device, with_global=False)
 
@@ -217,12 +222,18 @@ def _nothing(*args: Any) -> None:
 
 
 for _op, _signature in SIGNATURES.items():
-    define(f"{_op}({_signature.text}str key) -> Tensor[]", partial(_run, _op), partial(_fake, _op))
+    define(
+        f"{_op}({_signature.text}str key) -> Tensor[]",
+        partial(run_producer, _op),
+        partial(fake_producer, _op),
+    )
     define(
         f"{_op}_out({_signature.text}Tensor(a!)[] out, str key) -> ()",
         partial(_run_out, _op),
         _nothing,
     )
-_RELAYOUT: Final = "Tensor data, Tensor scales, Tensor? global_scale, SymInt m"
-define(f"relayout({_RELAYOUT}, str key) -> Tensor[]", _relayout, _fake_relayout)
-define(f"relayout_out({_RELAYOUT}, Tensor(a!)[] out, str key) -> ()", _relayout_out, _nothing)
+RELAYOUT_ARGUMENTS: Final = "Tensor data, Tensor scales, Tensor? global_scale, SymInt m"
+define(f"relayout({RELAYOUT_ARGUMENTS}, str key) -> Tensor[]", run_relayout, fake_relayout)
+define(
+    f"relayout_out({RELAYOUT_ARGUMENTS}, Tensor(a!)[] out, str key) -> ()", _relayout_out, _nothing
+)

@@ -19,6 +19,7 @@ from quantmux.testing.checks import (
     strides,
     surroundings,
     threads,
+    traced,
     variants,
 )
 
@@ -60,6 +61,7 @@ CHECKS: Final[dict[str, Check]] = {
     "launches": launches,
     "graph": graph,
     "host_sync": host_sync,
+    "traced": traced,
     "compiles": compiles,
 }
 """Name → check, in the order in which they run."""
