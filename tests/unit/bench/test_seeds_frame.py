@@ -32,10 +32,11 @@ from quantmux.bench.seeds.run import SeedPlan, run_experiments
 from quantmux.bench.seeds.stage import Stage, stage_for
 from quantmux.bench.seeds.table import further, lines
 from quantmux.bench.watch_host import HostWatch
-from quantmux.errors import ConfigError
+from quantmux.errors import ConfigError, RunError
 from quantmux.ops.spec import Call
 from quantmux.registry.manager import Registry
 from quantmux.runtime.context import Context
+from quantmux.testing.launches import Launch, Launches
 
 KEYS = {
     "op", "case", "kernel", "us", "gb_s", "tflops", "pct_of_ceiling", "peer", "peer_us", "ratio",
@@ -258,14 +259,13 @@ def test_kernels_are_counted_after_all_times_were_taken(stage, monkeypatch):
         measure_module, "cuda_watch", lambda calls: (HostWatch(calls, round_us=50.0), "")
     )
     monkeypatch.setattr(measure_module, "host_us", lambda _: order.append("timed") or 7.0)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
 
-    def profiled(call, calls):
+    def profiled(call, **_):
         order.append("counted")
         assert torch.equal(call(), 2 * torch.arange(1.0, SIZE + 1))
-        return ["fill", "gemm", "gemm"] * calls
+        return Launches((tuple(map(Launch, ("fill", "gemm", "gemm"))),) * 2)
 
-    monkeypatch.setattr(measure_module, "launched", profiled)
+    monkeypatch.setattr(measure_module, "launches", profiled)
     experiment = Doubling({"before": right, "ours": right}, cases=("a", "b"))
     rows = measure(experiment, replace(stage, device=gpu))
     assert order.index("counted") > max(i for i, what in enumerate(order) if what == "timed")
@@ -274,18 +274,35 @@ def test_kernels_are_counted_after_all_times_were_taken(stage, monkeypatch):
     assert by_name(rows)["ours", "aa"].launches == 3
 
 
-def test_a_number_of_kernels_that_is_not_the_same_in_every_call_is_told_as_it_is(
-    stage, monkeypatch
-):
-    gpu = SimpleNamespace(is_cuda=True, torch_name="cpu", name="gpu")
+@pytest.fixture
+def gpu(stage, monkeypatch):
+    """A stage that times and counts as on a GPU, with the host's clock."""
+    profile = SimpleNamespace(is_cuda=True, torch_name="cpu", name="gpu")
     monkeypatch.setattr(
         measure_module, "cuda_watch", lambda calls: (HostWatch(calls, round_us=50.0), "")
     )
     monkeypatch.setattr(measure_module, "host_us", lambda _: 7.0)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(measure_module, "launched", lambda _, calls: ["once"] + ["gemm"] * calls)
-    row = by_name(measure(Doubling({"ours": right}), replace(stage, device=gpu)))["ours", "ours"]
-    assert row.launches == 1.25
+    return replace(stage, device=profile)
+
+
+def test_a_number_of_kernels_that_differs_from_call_to_call_is_told_as_it_is(gpu, monkeypatch):
+    calls = (Launch("once"), Launch("gemm")), (Launch("gemm"),)
+    monkeypatch.setattr(measure_module, "launches", lambda _, **__: Launches(calls))
+    row = by_name(measure(Doubling({"ours": right}), gpu))["ours", "ours"]
+    assert (row.launches, row.launched) == (1.5, {"once": 0.5, "gemm": 1})
+
+
+def test_a_profiler_that_fails_costs_the_number_of_kernels_and_not_the_time(
+    gpu, monkeypatch, caplog
+):
+    def fails(_, **__):
+        raise RunError("the profiler never counted the same twice")
+
+    monkeypatch.setattr(measure_module, "launches", fails)
+    row = by_name(measure(Doubling({"ours": right}), gpu))["ours", "ours"]
+    assert (row.status, row.launches) == ("ok", None)
+    assert row.us > 0
+    assert "never counted the same" in caplog.text
 
 
 def test_rows_are_written_and_read_again(stage, tmp_path):

@@ -5,11 +5,10 @@ The same protocol as `bench.harness`, over variants that are not pipelines.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
-
-import torch
 
 from quantmux.bench.gate import Checked
 from quantmux.bench.recheck import recheck
@@ -21,7 +20,7 @@ from quantmux.bench.watch_cuda import cuda_watch, host_us, raise_if_lost
 from quantmux.bench.watch_host import HostWatch
 from quantmux.registry.guard import describe
 from quantmux.runtime.steps import KernelFailed
-from quantmux.testing.checks.launches import launched
+from quantmux.testing.launches import launches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +28,10 @@ if TYPE_CHECKING:
     from quantmux.bench.seeds.experiment import Experiment, Prepared, SeedCase, Variant
     from quantmux.bench.seeds.stage import Stage
 
-_COUNTED: Final = 4
-"""Calls whose kernels are counted; a number that does not divide is not one per call."""
+_LOG: Final = logging.getLogger(__name__)
+
+_COUNTED: Final = 2
+"""Calls whose kernels are counted."""
 
 _NAME: Final = 120
 """Letters of a kernel's name that are kept: its template's arguments follow."""
@@ -208,17 +209,20 @@ def _with_counts(
 ) -> list[SeedRow]:
     """Give the rows with what every variant launches, made once more over one copy."""
     one = replace(stage, effort=replace(stage.effort, max_copies=1))
-    timed = {row.kernel for row in rows if row.us is not None}
-    counts: dict[str, tuple[float, dict[str, float]]] = {}
-    for variant in experiment.prepare(case, one).variants:
-        if variant.name not in timed:
-            continue
-        made = variant.make()
-        if isinstance(made, Made):
-            counts[variant.name] = _count(made)
+    variants = {variant.name: variant for variant in experiment.prepare(case, one).variants}
+    counted: dict[str, tuple[float, dict[str, float]]] = {}
+    for name in dict.fromkeys(row.kernel for row in rows if row.us is not None):
+        try:
+            made = variants[name].make()
+            if isinstance(made, Made):
+                counted[name] = _count(made)
+        # what was timed was not counted: that costs the number, not the time
+        except Exception as error:  # noqa: BLE001
+            raise_if_lost(error)
+            _LOG.warning("%s: %s on %s: %s", case.name, name, stage.device, describe(error))
     return [
-        replace(row, launches=counts[row.kernel][0], launched=counts[row.kernel][1])
-        if row.us is not None and row.kernel in counts
+        replace(row, launches=counted[row.kernel][0], launched=counted[row.kernel][1])
+        if row.us is not None and row.kernel in counted
         else row
         for row in rows
     ]
@@ -226,15 +230,14 @@ def _with_counts(
 
 def _count(made: Made) -> tuple[float, dict[str, float]]:
     """Give what one call launches, in all and by name; no whole number where calls differ."""
-    for _ in range(2):
-        made.calls[0]()
-    torch.cuda.synchronize()
-    names = Counter(name[:_NAME] for name in launched(made.calls[0], _COUNTED))
-    return _each(sum(names.values())), {name: _each(count) for name, count in names.items()}
+    found = launches(made.calls[0], warm=2, calls=_COUNTED).calls
+    names = Counter(launch.name[:_NAME] for call in found for launch in call)
+    total = sum(names.values())
+    return _each(total, len(found)), {n: _each(count, len(found)) for n, count in names.items()}
 
 
-def _each(count: int) -> float:
-    return count / _COUNTED if count % _COUNTED else count // _COUNTED
+def _each(count: int, calls: int) -> float:
+    return count / calls if count % calls else count // calls
 
 
 def _aa_noise(turns: Mapping[str, _Turn], timings: Mapping[str, Timing]) -> float | None:

@@ -56,6 +56,9 @@ AT_LOAD: Final = "pad at load, cut on every call"
 OURS: Final = "quantmux"
 SAME_PRODUCT: Final = "quantmux, on torch's product"
 
+_COUNTED: Final = (16, 4096)
+"""Ms at which kernels are counted: with one row, cutting columns off copies nothing."""
+
 _FEW: Final = 256
 """The reach is stated up to this M."""
 
@@ -167,6 +170,7 @@ def _case(shape: Shape, m: int) -> SeedCase:
         f"{n}×{k}{' bias' if bias else ''} M={m}",
         {"n": n, "k": k, "m": m, "bias": bias},
         is_control=n % 16 == 0 and k % 16 == 0,
+        is_counted=m in _COUNTED,
     )
 
 

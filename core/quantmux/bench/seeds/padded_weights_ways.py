@@ -48,7 +48,9 @@ class PadsAtLoad:
         self._weights = weights
         self._bias = weights.bias
         self._quantize = quantize
-        self._out = DTYPES[config.out_dtype]
+        self._product = partial(
+            _torchs if weights.data.is_cuda else _stand_in, DTYPES[config.out_dtype]
+        )
         self._ahead = self._padded()
 
     def _padded(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,10 +74,7 @@ class PadsAtLoad:
             codes = _pad_codes(codes, self._more_k, 0)
         if self._more_n and bias is not None:
             bias = pad(bias, (0, self._more_n))
-        y: torch.Tensor = _PRODUCT(
-            codes, weight, scale_a=q.scales, scale_b=scales, bias=bias, out_dtype=self._out,
-            use_fast_accum=True,
-        )  # fmt: skip
+        y = self._product(codes, weight, q.scales, scales, bias)
         return y[:, : self._n].contiguous() if self._more_n else y
 
 
@@ -105,8 +104,8 @@ def padding_way(
     def compare(y: Any) -> Any:
         return check_linear(config, x, materials, y, tolerance=_TOLERANCE)
 
-    kernel = f"{quantizer.pipeline_for(x.shape[0])} -> torch._scaled_mm"
-    return Made(calls, compare, kernel=kernel)
+    product = "torch._scaled_mm" if x.is_cuda else "fp32 product"
+    return Made(calls, compare, kernel=f"{quantizer.pipeline_for(x.shape[0])} -> {product}")
 
 
 def _pad_codes(codes: torch.Tensor, columns: int, rows: int) -> torch.Tensor:
@@ -114,4 +113,35 @@ def _pad_codes(codes: torch.Tensor, columns: int, rows: int) -> torch.Tensor:
     return pad(codes.view(torch.uint8), (0, columns, 0, rows)).view(codes.dtype)
 
 
-_PRODUCT: Final[Any] = torch._scaled_mm  # noqa: SLF001 - torch has no public name for it
+def _torchs(
+    dtype: torch.dtype,
+    codes: torch.Tensor,
+    weight: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    product: Any = torch._scaled_mm  # noqa: SLF001 - torch has no public name for it
+    y: torch.Tensor = product(
+        codes,
+        weight,
+        scale_a=scale_a,
+        scale_b=scale_b,
+        bias=bias,
+        out_dtype=dtype,
+        use_fast_accum=True,
+    )
+    return y
+
+
+def _stand_in(
+    dtype: torch.dtype,
+    codes: torch.Tensor,
+    weight: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Give the same product on a host, where torch 2.11 has it for whole tensors only."""
+    y = (codes.float() @ weight.float()) * scale_a * scale_b
+    return (y if bias is None else y + bias).to(dtype)
