@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantmux.capability.needs import needs_rejections
 from quantmux.capability.rejection import Rejection, RejectionCode
+from quantmux.dispatch.compiled import library_answers
 from quantmux.dispatch.inventory import Inventory
 from quantmux.dispatch.tuning import TuningRow, TuningTable
 from quantmux.dispatch.tuning_files import read_tuning
@@ -33,8 +34,9 @@ def gather(
 ) -> Inventory:
     """Give everything selection may know of a device.
 
-    For a device that is not here, packages and tools are taken as present and listed as
-    assumptions; with ``installed_only`` this machine is asked instead.
+    For a device that is not here, packages, tools and compiled libraries are taken as present, the
+    first two listed as assumptions; with ``installed_only`` this machine is asked instead, and what
+    it would have to compile yet is listed.
 
     Args:
         registry: The plugins.
@@ -61,6 +63,10 @@ def gather(
             reasons.append(quarantined[spec.id])
         if reasons:
             blocked[spec.id] = tuple(reasons)
+    if installed_only and device.is_cuda and not device.is_present:
+        away, missing = library_answers(registry, device)
+        blocked |= {name: (*blocked.get(name, ()), why) for name, why in away.items()}
+        assumptions |= {name: (*assumptions.get(name, ()), why) for name, why in missing.items()}
     ledger = read_ledger(registry, device, user_folder)
     is_here = device.is_present or device.arch.vendor == "cpu"
     tuning, tuning_problems = _tuning(registry, device, user_folder, is_here=is_here)
