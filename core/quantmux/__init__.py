@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from quantmux._version import __version__
 
 if TYPE_CHECKING:
-    from quantmux import checkpoint, config, errors
+    from quantmux import checkpoint, compile, config, errors  # noqa: A004 - a room is called so
     from quantmux.api import (
         device,
         devices,
@@ -193,7 +193,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     **{name: ("quantmux.runtime.warmup", name) for name in ("WarmupReport", "warmup")},
 }
 
-_ROOMS = ("checkpoint", "config", "errors")
+_ROOMS = ("checkpoint", "compile", "config", "errors")
 
 __all__ = [
     "Arch",
@@ -258,6 +258,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "checkpoint",
+    "compile",
     "config",
     "device",
     "devices",

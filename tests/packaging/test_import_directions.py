@@ -19,6 +19,7 @@ ROOMS = (
     "runtime",
     "layers",
     "checkpoint",
+    "compile",
     "testing",
     "bench",
     "cli",

@@ -16,7 +16,7 @@ from quantmux.config.layers import QuantizeConfig
 from quantmux.dispatch.join import satisfies, satisfies_layout
 from quantmux.dispatch.ranges import PROBE_MS
 from quantmux.dispatch.tuning import NOISE_BAND, tuning_key
-from quantmux.errors import ConfigError
+from quantmux.runtime.traced.offers import Asked, Refusal, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,27 +25,13 @@ if TYPE_CHECKING:
     from quantmux.config.policy import Policy
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.dispatch.selection import Selection
-    from quantmux.registry.kernel_spec import KernelSpec
-    from quantmux.runtime.context import Context
-    from quantmux.runtime.traced.keys import LinearProgram
+    from quantmux.runtime.traced.keys import LinearProgram, ProducerProgram
     from quantmux.runtime.traced.prologue import Prologue
 
 Code = RejectionCode
 
 _LAUNCH_US: Final = 2.0
 """Price of a launch, as the join rule counts it (DESIGN.md §3)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why something cannot be fused: which kernel or linear says so, and its rejection."""
-
-    who: str
-    rejection: Rejection
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON-ready data."""
-        return {"who": self.who, **self.rejection.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +150,28 @@ def segments(
         if any(choice is None for choice in choices):
             continue
         found.append(_Segmenter(prologue, programs, policy, first, last).segment())
+    return tuple(found)
+
+
+def quantizer_segments(
+    prologue: Prologue, program: ProducerProgram, policy: Policy | None = None
+) -> tuple[Segment, ...]:
+    """Give, per range of M of a quantizer, the producer that does the prologue too.
+
+    Args:
+        prologue: What stands before it.
+        program: The quantizer.
+        policy: Over everything else, for the choice of producers.
+    """
+    reads: Any = program.config
+    found: list[Segment] = []
+    for choice in program.bound.selection.ranges:
+        asked = Asked(program, prologue, policy, choice.m_min, choice.m_max)
+        selection = asked.offer(reads, choice.pipeline.main)
+        groups = () if selection is None else (Group((0,), selection.config, selection),)
+        consumer = Consumer(choice.pipeline, reads)
+        refusals = tuple(dict.fromkeys(asked.refusals))
+        found.append(Segment(choice.m_min, choice.m_max, (consumer,), groups, refusals))
     return tuple(found)
 
 
@@ -310,7 +318,8 @@ class _Segmenter:
 
     def _say_plain(self, place: int, consumer: Consumer) -> None:
         why = Rejection(Code.OPERAND, "input", "a quantized x", "a plain x")
-        self._refusals.append(self._here(Refusal(f"{consumer.pipeline.main.id} [{place}]", why)))
+        why = why.replace(hint=f"{consumer.pipeline.main.id} quantizes inside, or not at all")
+        self._refusals.append(self._here(Refusal(f"linear {place}", why)))
 
     def _say_different(self, alike: list[tuple[QuantizeConfig, list[int]]]) -> None:
         """Say why linears beside those of the largest group do not share with them."""
@@ -334,59 +343,15 @@ class _Segmenter:
             reads: What.
             winner: What serves when nothing is fused: no lesser kernel may take its place.
         """
-        program = self._programs[0]
-        try:
-            config = self._prologue.producer(reads)
-        except ConfigError as error:
-            why = Rejection(Code.OPERAND, "norm_eps", "a config of the op", error.headline)
-            self._refusals.append(Refusal(self._prologue.op, why))
-            return None
-        context: Context = program.context
-        device = program.selection.device
-        found = context.survey(config, device, layer=program.layer, call_overrides=self._policy)
         quantizer = (winner if reads_of(winner) is not None else pipeline).steps[0].kernel
-        gap = self._first
-        for choice in found.ranges:
-            if choice.m_max is not None and choice.m_max < gap:
-                continue
-            if choice.m_min > gap:
-                break
-            kernel = choice.pipeline.main
-            lesser = _lesser(kernel, quantizer, traded=winner is not pipeline)
-            if lesser is not None:
-                self._refuse(found)
-                self._refusals.append(self._here(Refusal(kernel.id, lesser)))
-                return None
-            if choice.m_max is None:
-                return found
-            gap = choice.m_max + 1
-            if self._last is not None and gap > self._last:
-                return found
-        self._refuse(found)
-        return None
-
-    def _refuse(self, selection: Selection) -> None:
-        """Remember why each producer that was asked cannot serve here."""
-        if not selection.rejected and not selection.ranges:
-            why = Rejection(Code.NO_PRODUCER, "op", f"a kernel of {self._prologue.op}", "none")
-            self._refusals.append(Refusal(self._prologue.op, why))
-        for name, reasons in selection.rejected.items():
-            self._refusals += (
-                self._here(Refusal(name, why))
-                for why in reasons
-                if why.code is not Code.OUTRANKED and self._is_here(why)
-            )
-
-    def _is_here(self, why: Rejection) -> bool:
-        below = why.m_max is not None and why.m_max < self._first
-        return not below and (self._last is None or why.m_min <= self._last)
+        first, last = self._first, self._last
+        asked = Asked(self._programs[0], self._prologue, self._policy, first, last)
+        found = asked.offer(reads, quantizer, traded=winner is not pipeline)
+        self._refusals += asked.refusals
+        return found
 
     def _here(self, refusal: Refusal) -> Refusal:
-        """Restrict a refusal to the Ms of this segment."""
-        why = refusal.rejection
-        first = max(why.m_min, self._first)
-        last = self._last if why.m_max is None else min(why.m_max, self._last or why.m_max)
-        return Refusal(refusal.who, why.replace(m_min=first, m_max=last))
+        return within(refusal, self._first, self._last)
 
     def _is_slower(
         self, program: LinearProgram, winner: Pipeline, other: Pipeline
@@ -430,22 +395,13 @@ class _Segmenter:
         return None
 
 
-def _lesser(kernel: KernelSpec, quantizer: KernelSpec, *, traded: bool) -> Rejection | None:
-    """Say why a fused kernel must not stand for a quantizer: it is of a lower kind."""
-    mine, other = kernel.capability, quantizer.capability
-    for name, is_mine, is_other in (
-        ("reference", mine.is_reference, other.is_reference),
-        ("approximate", mine.is_approximate, other.is_approximate),
-        ("experimental", mine.is_experimental, other.is_experimental),
-    ):
-        if is_mine and (traded or not is_other):
-            return Rejection(
-                Code.NO_PRODUCER,
-                "kernel",
-                f"one that is not {name}, as {quantizer.id} is not",
-                f"{kernel.id}, the first that can serve",
-            )
-    return None
-
-
-__all__ = ["Consumer", "Group", "Refusal", "Segment", "differences", "reads_of", "segments"]
+__all__ = [
+    "Consumer",
+    "Group",
+    "Refusal",
+    "Segment",
+    "differences",
+    "quantizer_segments",
+    "reads_of",
+    "segments",
+]

@@ -1,0 +1,54 @@
+"""What a pass depends on, as one stable text: inductor's cache of compiled graphs asks for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from quantmux._version import __version__
+from quantmux.registry.digest import kernel_digest
+
+if TYPE_CHECKING:
+    from quantmux.config.policy import Policy
+    from quantmux.runtime.context import Context
+
+_OURS: Final = ("compile", "runtime/traced")
+"""Folders of the package whose source decides what a graph is rewritten to."""
+
+
+def uuid_of(policy: Policy | None, context: Context) -> str:
+    """Give a hash over the pass's source, the version, the policies and every kernel's digest.
+
+    The same in every process that has the same of all of them, and another one where a kernel is
+    quarantined: what was not to be taken yesterday must not come out of the cache today.
+    """
+    registry = context.registry
+    content = {
+        "version": __version__,
+        "source": _source(),
+        "policy": None if policy is None else policy.model_dump_json(exclude_unset=True),
+        "file": registry.policy.policy.model_dump_json(exclude_unset=True),
+        "plugins": [(r.name, r.version, r.state) for r in registry.plugins],
+        "kernels": [(k.id, kernel_digest(k, registry.folder(k.backend))) for k in registry.kernels],
+        "quarantine": sorted((e.kernel, e.device) for e in context.quarantine.entries()),
+    }
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _source() -> str:
+    """Hash the source of the pass; once, since a process runs what it has imported."""
+    root = Path(__file__).resolve().parents[1]
+    hashed = hashlib.sha256()
+    for folder in _OURS:
+        for file in sorted((root / folder).rglob("*.py")):
+            hashed.update(str(file.relative_to(root)).encode())
+            hashed.update(file.read_bytes())
+    return hashed.hexdigest()
+
+
+__all__ = ["uuid_of"]

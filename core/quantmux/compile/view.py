@@ -1,0 +1,104 @@
+"""The report for people: a table of sites, and below it why the others were left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quantmux.compile.report import FusionReport, Site
+    from quantmux.runtime.traced.legality import Refusal, Segment
+
+
+def show(report: FusionReport, console: Console) -> None:
+    """Print a report."""
+    head = (
+        f"{_count(report.graphs, 'graph')}, {_count(len(report.sites), 'site')}: "
+        f"{len(report.taken)} taken, {len(report.refused)} refused"
+    )
+    console.print(Text(head, style="bold"))
+    if report.from_cache:
+        console.print(
+            f"{_count(report.from_cache, 'graph')} came from inductor's cache, rewritten there "
+            "before; its sites are not in this list",
+            soft_wrap=True,
+        )
+    for title, sites in (("taken", report.taken), ("refused", report.refused)):
+        if sites:
+            console.print(Text(f"\n{title}", style="bold"))
+            console.print(_table(sites))
+
+
+def _table(sites: tuple[Site, ...]) -> Table:
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("  graph", "site", "into"):
+        made.add_column(name, no_wrap=name != "into", overflow="fold")
+    made.add_column("by" if sites[0].taken else "why", overflow="fold", ratio=1)
+    for site in sites:
+        where = f"{site.pattern}\n{site.line or site.node}"
+        made.add_row(f"  {site.graph}", where, "\n".join(site.into), _why(site))
+    return made
+
+
+def _why(site: Site) -> Text:
+    text = Text()
+    for segment in site.segments:
+        if site.taken or not segment.is_fused:
+            text.append(_span(site, segment), style="dim")
+        if site.taken:
+            text.append(_producers(segment) + "\n")
+            for consumer in segment.consumers:
+                if consumer.instead_of is not None:
+                    text.append(f"  {consumer.pipeline.main.id} instead of {consumer.instead_of}\n")
+        elif not segment.is_fused:
+            text.append("\n")
+        if not segment.is_fused or not site.taken:
+            for refusal in segment.refusals:
+                text.append(f"  {_refusal(refusal)}\n")
+    for reason in site.reasons:
+        text.append(f"{reason}\n")
+    text.rstrip()
+    return text
+
+
+def _producers(segment: Segment) -> str:
+    if not segment.groups:
+        return "not fused"
+    parts = []
+    for group in segment.groups:
+        kernels = dict.fromkeys(
+            choice.pipeline.main.id
+            for choice in group.selection.ranges
+            if segment.overlaps(choice.m_min, choice.m_max)
+        )
+        count = len(group.members)
+        parts.append(" | ".join(kernels) + (f" for {count}" if count > 1 else ""))
+    return ", ".join(parts)
+
+
+def _refusal(refusal: Refusal) -> str:
+    why = refusal.rejection
+    hint = f" ({why.hint})" if why.hint else ""
+    return f"{refusal.who}: {why.code}: {why.text}{hint}"
+
+
+def _span(site: Site, segment: Segment) -> str:
+    first, last = site.rows
+    low = max(first, segment.m_min)
+    high = segment.m_max if last is None else min(last, segment.m_max or last)
+    if low <= 1 and high is None:
+        return "any M: "
+    if high is None:
+        return f"M >= {low}: "
+    return f"M = {low}: " if low >= high else f"M {low}..{high}: "
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+__all__ = ["show"]
