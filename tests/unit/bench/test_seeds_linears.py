@@ -207,4 +207,4 @@ def test_the_gain_of_a_step_is_said_with_the_step_in_which_it_is_the_reports(sta
     first, second = PlaceholderScale().remarks(rows, replace(stage, size="full"))
     assert "synthetic" in first
     assert "305 calls × 1.00 µs = 0.30 ms a step less" in second
-    assert "2 % of a step of 15 ms" in second
+    assert second.endswith("which is 2 % of a step of 15 ms")

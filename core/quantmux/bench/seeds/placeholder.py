@@ -145,7 +145,7 @@ class PlaceholderScale(Experiment):
             text = f"{case}: {calls} calls × {(before.us - ours.us) / len(SHAPES):.2f} µs"
             text += f" = {saved:.2f} ms a step less than before"
             if saved > 0:
-                text += f"; 2 % of a step of {saved / 0.02:.0f} ms"
+                text += f", which is 2 % of a step of {saved / 0.02:.0f} ms"
             found.append(text)
         return found
 
