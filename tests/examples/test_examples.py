@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -83,6 +84,18 @@ def test_capability_sweep_refuses_a_device_that_does_not_exist():
     done = run(EXAMPLES / "capability_sweep.py", "--devices", "h201")
     assert done.returncode == 2
     assert 'there is no device "h201"' in done.stderr
+
+
+def test_cuda_graph_replays_on_a_gpu_and_says_that_it_needs_one():
+    done = run(EXAMPLES / "cuda_graph.py")
+    if torch.cuda.is_available():
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("bit by bit: True") == 3
+        assert "mlp.gate_up_proj is called with M = 8 while a CUDA graph" in done.stdout
+    else:
+        assert done.returncode == 1
+        assert done.stderr == "this example needs an NVIDIA GPU: a CPU has no CUDA graphs\n"
+        assert done.stdout == ""
 
 
 @pytest.fixture(scope="module")
