@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quantmux.bench.decoder.attention import Cache
     from quantmux.bench.decoder.model import Decoder
     from quantmux.bench.decoder.state import State
-    from quantmux.config.policy import Policy
+    from quantmux.runtime.context import Context
 
 Step = Any
 _numbers: Final = itertools.count()
@@ -46,7 +46,10 @@ def compiled(model: Decoder, *, fusion: Any = None, backend: str = "inductor") -
         fusion: A pass of `quantmux.compile`, None for inductor's own fusions only.
         backend: ``inductor``, or ``aot_eager``, which traces and computes as eager does.
     """
-    options = None if fusion is None else {"post_grad_custom_pre_pass": fusion}
+    options: dict[str, Any] | None = None
+    if fusion is not None:
+        # a graph from inductor's cache was rewritten in another run: nothing of it is in the report
+        options = {"post_grad_custom_pre_pass": fusion, "fx_graph_cache": False}
     whole: Any = torch.compile
     step = whole(_own_step(model), fullgraph=True, backend=backend, options=options)
     return Compiled(step, fusion)
@@ -60,7 +63,7 @@ def mark_rows(state: State) -> None:
         mark(tensor, 0)
 
 
-def fusion_pass(policy: Policy | None = None) -> tuple[Any, str]:
+def fusion_pass(context: Context) -> tuple[Any, str]:
     """Give quantmux's fusion pass, or None and why there is none."""
     if util.find_spec("quantmux.compile") is None:
         return None, "this build has no quantmux.compile"
@@ -68,7 +71,7 @@ def fusion_pass(policy: Policy | None = None) -> tuple[Any, str]:
     make = getattr(room, "fusion_pass", None)
     if make is None:
         return None, "this build's quantmux.compile has no fusion_pass"
-    return make(policy), ""
+    return make(context=context), ""
 
 
 def forget() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from quantmux.bench.decoder.check import BF16_BOUND, QUANTIZED_BOUND, Distance, distance
 from quantmux.bench.decoder.compiled import Compiled, compiled, fusion_pass, mark_rows
 from quantmux.bench.decoder.variants import BF16
 from quantmux.bench.decoder.watch import EagerStep, GraphStep, HostStep
@@ -19,9 +18,11 @@ from quantmux.registry.guard import describe
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from quantmux.bench.decoder.check import Distance, Judge
     from quantmux.bench.decoder.state import State
     from quantmux.bench.decoder.variants import Variant
     from quantmux.bench.timing import Timed
+    from quantmux.runtime.context import Context
 
 EAGER: Final = "eager"
 COMPILED: Final = "compiled"
@@ -52,6 +53,7 @@ class Modes:
     """Makes the entries of one case after the other; what was compiled serves all of them.
 
     Args:
+        context: Plugins of the fusion pass.
         compile_for: Names of the variants that are also compiled.
         with_fusion: Also compile those of them that quantize with quantmux's pass.
         on_cuda: Time by events and as graphs; else by the host's clock.
@@ -61,6 +63,7 @@ class Modes:
 
     def __init__(
         self,
+        context: Context,
         compile_for: Collection[str],
         *,
         with_fusion: bool,
@@ -68,6 +71,7 @@ class Modes:
         backend: str = "inductor",
         round_us: float,
     ) -> None:
+        self._context = context
         self._compile_for = compile_for
         self._with_fusion = with_fusion
         self._on_cuda = on_cuda
@@ -77,17 +81,16 @@ class Modes:
         self.skipped: dict[str, str] = {}
         self.fusions: dict[str, Any] = {}
 
-    def entries(self, variant: Variant, state: State, want: torch.Tensor) -> Iterator[Entry]:
+    def entries(self, variant: Variant, state: State, judge: Judge) -> Iterator[Entry]:
         """Give the entries of a variant; one that fails says why and has no watch.
 
         Args:
             variant: Warm.
             state: What the step is given.
-            want: The reference's result on it.
+            judge: Of their results.
         """
-        bound = BF16_BOUND if variant.name == BF16 else QUANTIZED_BOUND
         model = variant.model
-        yield from self._pair(variant, EAGER, partial(model, *state.args), state, want, bound)
+        yield from self._pair(variant, EAGER, partial(model, *state.args), judge)
         if variant.name not in self._compile_for:
             return
         for mode in (COMPILED, FUSED):
@@ -97,16 +100,14 @@ class Modes:
             if made is None:
                 continue
             mark_rows(state)
-            yield from self._pair(
-                variant, mode, partial(made.step, *state.args), state, want, bound, made
-            )
+            yield from self._pair(variant, mode, partial(made.step, *state.args), judge, made)
 
     def _made(self, variant: Variant, mode: str) -> Compiled | None:
         key = (variant.name, mode)
         if key not in self._compiled:
             fusion = None
             if mode == FUSED:
-                fusion, why = fusion_pass()
+                fusion, why = fusion_pass(self._context)
                 if fusion is None:
                     self.skipped[FUSED] = why
                     return None
@@ -127,9 +128,7 @@ class Modes:
         variant: Variant,
         mode: str,
         step: Callable[[], torch.Tensor],
-        state: State,
-        want: torch.Tensor,
-        bound: float,
+        judge: Judge,
         made: Compiled | None = None,
     ) -> Iterator[Entry]:
         """Give a step as it is called, and as a CUDA graph."""
@@ -140,7 +139,7 @@ class Modes:
                 torch.cuda.synchronize()
             if made is not None:
                 made.seconds.append(time.perf_counter() - begun)
-            found = distance(y, want, state.x, bound=bound, of=f"{mode} against the reference")
+            found = judge.compare(y, mode, quantized=variant.name != BF16)
             if not found.ok:
                 yield Entry(variant, mode, checks=(found,), reason=str(found))
                 return
@@ -152,20 +151,20 @@ class Modes:
             return
         yield Entry(variant, mode, watch, (found,))
         if self._on_cuda:
-            yield self._graph(variant, mode, step, state, y)
+            yield self._graph(variant, mode, step, judge, y)
 
     def _graph(
         self,
         variant: Variant,
         mode: str,
         step: Callable[[], torch.Tensor],
-        state: State,
+        judge: Judge,
         y: torch.Tensor,
     ) -> Entry:
         name = GRAPH if mode == EAGER else f"{mode} {GRAPH}"
         try:
             watch = GraphStep(step, self._round_us)
-            same = distance(watch.replay(), y, state.x, bound=0, of=f"{name} against {mode}")
+            same = judge.same(watch.replay(), y, f"{name} against {mode}")
         # likewise
         except Exception as error:  # noqa: BLE001
             raise_if_lost(error)

@@ -26,7 +26,8 @@ class StepRow:
         peer_us: Time of bf16 in the same mode.
         ratio: ``peer_us / us``.
         aa_noise: How far two bindings of the selection were apart in this case, as graphs.
-        distance: How far the result is from the reference's; see `check.Distance`.
+        distance: How far the result is from the step without quantized activations, or of a graph
+            from what it was captured of; see `check.Distance`.
         checked: What was compared, in words.
         status: ``ok``, or ``failed``: then it was not timed.
         reason: Why it failed.
@@ -173,6 +174,8 @@ class DecoderReport:
         oracle: Linears.
         served: Variant → N×K → pipeline at each M.
         helped: Variant → N×K → what served beside its backend.
+        noise: Case → how far the step in the reference's numbers is from the one without quantized
+            activations, see `check.Judge`.
         compile_report: What the fusion pass found, took and refused.
         compile_text: The same in words.
         skipped: Modes or variants that were not run, with the reason.
@@ -193,6 +196,7 @@ class DecoderReport:
     oracle: list[OracleLine] = field(default_factory=list)
     served: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     helped: dict[str, dict[str, str]] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
     compile_report: dict[str, Any] = field(default_factory=dict)
     compile_text: str = ""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -222,6 +226,7 @@ class DecoderReport:
             "served": self.served,
             "helped": self.helped,
             "skipped": self.skipped,
+            "noise": {case: plain(value) for case, value in self.noise.items()},
             "oracle": [total.to_dict() for total in sums],
             "compile_report": self.compile_report,
             "rows": [

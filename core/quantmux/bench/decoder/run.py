@@ -7,11 +7,12 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from statistics import geometric_mean
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from quantmux.bench.ceilings import measure_ceilings
+from quantmux.bench.decoder.check import Judge
 from quantmux.bench.decoder.modes import FUSED, GRAPH, Modes
 from quantmux.bench.decoder.oracle import time_linears
 from quantmux.bench.decoder.rows import DecoderReport, StepRow, oracle_sums
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from quantmux.bench.decoder.model import Form
     from quantmux.bench.decoder.modes import Entry
     from quantmux.bench.decoder.shapes import DecoderShape
-    from quantmux.bench.decoder.state import StepCase
+    from quantmux.bench.decoder.state import State, StepCase
     from quantmux.bench.decoder.variants import Variant
     from quantmux.bench.effort import Effort
     from quantmux.bench.timing import Timed, Timing
@@ -115,23 +116,25 @@ def run_decoder(
         if plan.with_oracle:
             _oracle(plan, builder, variants, report, tell)
         modes = Modes(
+            context,
             _to_compile(plan, report),
             with_fusion=True,
             on_cuda=device.is_cuda,
             backend=plan.backend,
             round_us=plan.effort.round_us,
         )
-        reference = builder.reference()
+        exact, reference = builder.exact(), builder.reference()
         for case in plan.cases:
             tell(str(case))
             state = draw_state(
                 plan.shape, case, plan.form, where, kv_length=plan.kv_length,
                 seed=plan.effort.seed,
             )  # fmt: skip
-            want = reference(*state.args)
-            entries = [e for v in variants for e in _entries(modes, v, state, want)]
+            judge = Judge.of(state.x, exact(*state.args), reference(*state.args))
+            report.noise[str(case)] = judge.noise
+            entries = [e for v in variants for e in _entries(modes, v, state, judge)]
             report.rows += _rows(plan, case, entries)
-            del state, want, entries
+            del state, judge, entries
             gc.collect()  # graphs hold memory of their own
     _close(report, plan, modes, variants)
     report.protocol["seconds"] = clock.end()
@@ -162,8 +165,8 @@ class _Clock:
         self._last = (what, now)
 
 
-def _entries(modes: Modes, variant: Variant, state: Any, want: torch.Tensor) -> list[Entry]:
-    found = list(modes.entries(variant, state, want))
+def _entries(modes: Modes, variant: Variant, state: State, judge: Judge) -> list[Entry]:
+    found = list(modes.entries(variant, state, judge))
     if variant.name == AGAIN:  # it is here for the noise of graphs alone
         return [entry for entry in found if entry.mode == GRAPH or not state.x.is_cuda]
     return found
@@ -359,8 +362,9 @@ def _close(report: DecoderReport, plan: DecoderPlan, modes: Modes, variants: lis
     report.protocol["compile_seconds"] = modes.compile_seconds
     fusion = modes.fusions.get(SELECTION)
     if fusion is not None:
-        report.compile_report = fusion.to_dict()
-        report.compile_text = str(fusion.report())
+        found = fusion.report(quiet=True)
+        report.compile_report = found.to_dict()
+        report.compile_text = str(found)
     for variant in variants:
         if variant.name != BF16:  # a fallback while it ran would be another kernel than was told
             report.served[variant.name] = variant.served(plan.ms)

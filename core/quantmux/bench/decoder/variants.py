@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
 
 from quantmux.bench.decoder.model import Decoder
+from quantmux.bench.decoder.weights import ReferenceLinear
 from quantmux.config.policy import Policy
 from quantmux.errors import BuildError, NoKernelError
 from quantmux.layers.linear import Linear
@@ -92,8 +94,16 @@ class Builder:
         return Variant(BF16, "peer", self.model(self.weights.bf16_linear))
 
     def reference(self) -> Decoder:
-        """Give the decoder that all are judged by."""
-        return self.model(self.weights.reference_linear)
+        """Give the decoder in the reference's numbers."""
+        return self.model(partial(self._judged, quantized=True))
+
+    def exact(self) -> Decoder:
+        """Give the decoder that all are held against: activations are not quantized."""
+        return self.model(partial(self._judged, quantized=False))
+
+    def _judged(self, name: str, n: int, k: int, *, quantized: bool) -> nn.Module:
+        del n, k
+        return ReferenceLinear(self.weights, name, quantized=quantized)
 
     def selection(self, name: str = SELECTION) -> Variant:
         """Give the decoder whose kernels quantmux selects."""

@@ -86,20 +86,21 @@ class DrawnWeights:
         made.weight = nn.Parameter(self.values(name).to(torch.bfloat16), requires_grad=False)
         return made
 
-    def reference_linear(self, name: str, n: int, k: int) -> nn.Module:
-        """Give a linear that computes what the scheme means, in fp32 and with one rounding."""
-        del n, k
-        return ReferenceLinear(self, name)
-
 
 class ReferenceLinear(nn.Module):
-    """``round(values(quantized x) · values(W)ᵀ)`` by the reference quantizer, in fp32.
+    """``round(values(x) · values(W)ᵀ)`` in fp32.
 
     The values of W are made in every call and not kept: all of them in fp32 would fill a GPU.
+
+    Args:
+        weights: Of the decoder.
+        name: Of the linear.
+        quantized: x is quantized first, by the reference quantizer, where the scheme says so.
     """
 
-    def __init__(self, weights: DrawnWeights, name: str) -> None:
+    def __init__(self, weights: DrawnWeights, name: str, *, quantized: bool) -> None:
         super().__init__()
+        self._quantized = quantized
         self._weights = weights
         self._name = name
 
@@ -108,6 +109,6 @@ class ReferenceLinear(nn.Module):
         weights, name = self._weights, self._name
         config = weights.configs[name]
         a = x.float()
-        if config.scheme.activation is not None:
+        if self._quantized and config.scheme.activation is not None:
             a = quantize_input(x, weights.canonical(name), config).dequantize()
         return (a @ weights.values(name).T).to(torch.bfloat16)
