@@ -51,8 +51,8 @@ LARGE: Final = (8192, 14336)
 _COUNTED_WIDTHS: Final = (256, 1024, 14336)
 """Neither M nor the dtype changes what is launched; other widths do not, either."""
 
-_COMPILED_FOR: Final = "bf16"
-"""Compiling takes seconds for every width and group; the formula is the same for both dtypes."""
+_COMPILED_FOR: Final = (128, "bf16")
+"""Group and dtype: compiling takes seconds for every width, and the formula is always the same."""
 
 
 class SiluMul(Experiment):
@@ -117,7 +117,7 @@ class SiluMul(Experiment):
             variant(PAIR, "before", partial(from_pair, ways.torch_pair, "silu, mul")),
             variant(TWO, "before", partial(from_pair, ways.two_kernels, product)),
         ]
-        if dtype == _COMPILED_FOR:
+        if (group, dtype) == _COMPILED_FOR:
             make = partial(self._formula, config, inputs, stage)
             found.append(variant(COMPILED, "before", make))
         found += [
