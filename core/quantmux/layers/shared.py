@@ -12,6 +12,7 @@ from quantmux.dispatch.join import satisfies, satisfies_layout
 from quantmux.errors import ConfigError, InputError
 from quantmux.layers.linear import Linear
 from quantmux.ops.quantized import DTYPES, QuantizedTensor
+from quantmux.runtime.capture import refuse_to_bind
 from quantmux.runtime.inputs import check_layer_input
 from quantmux.runtime.producers import quantize
 from quantmux.runtime.steps import static_scales
@@ -98,6 +99,20 @@ class SharedInput:
             context=first.context,
         )
 
+    def warmup(self, ms: Sequence[int]) -> None:
+        """Warm up every linear and the quantizer that they share, as before a capture.
+
+        Args:
+            ms: Numbers of rows; see `Linear.warmup`.
+        """
+        first = self.layers[0]
+        for layer in self.layers:
+            layer.warmup(ms)
+        for m in ms:
+            shape = (m, first.config.k)
+            dtype = DTYPES[first.config.in_dtype]
+            self.quantize(torch.zeros(shape, dtype=dtype, device=first.device))
+
     def reasons(self, m: int) -> tuple[Rejection, ...]:
         """Give the reasons why one quantized x cannot serve all for M rows; empty if it can."""
         layouts = [layer.input_layout(m) for layer in self.layers]
@@ -114,7 +129,10 @@ class SharedInput:
     def _compare_scales(self) -> tuple[Rejection, ...]:
         """Compare static scales, once: it reads them, hence synchronises."""
         found: list[Rejection] = []
-        for name in ("input_scale", "input_global_scale"):
+        names = ("input_scale", "input_global_scale")
+        if any(getattr(layer, name) is not None for layer in self.layers for name in names):
+            refuse_to_bind("shared_input", is_linear=True)  # within a capture nothing is read
+        for name in names:
             mine = getattr(self.layers[0], name)
             for place, layer in enumerate(self.layers[1:], 1):
                 other = getattr(layer, name)

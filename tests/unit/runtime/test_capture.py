@@ -300,6 +300,27 @@ def test_a_producer_that_was_never_called_is_refused(shop, recording, silu_confi
     assert torch.equal(q.data.view(torch.uint8), want.data.view(torch.uint8))
 
 
+def test_what_shares_an_input_is_captured_after_its_warmup(shop, recording):
+    recording.faults = [shop.producer("one/quantize"), shop.consumer("one/good")]
+    context = shop.context()
+    layers = [Linear(shop.config, shop.weights(), layer=n, context=context) for n in ("q", "k")]
+    shared = qm.shared_input(layers)
+    x = shop.x(3)
+    with recording, pytest.raises(LaunchError) as caught:
+        shared(x)
+    refused(caught, "q is called", "not bound")
+    for layer in layers:
+        layer.warmup([3])
+    with recording, pytest.raises(LaunchError) as caught:
+        shared(x)
+    refused(caught, "quantize fp8_token", "call it once")
+    shared.warmup([3])
+    want = shared(x)
+    with recording:
+        got = shared(x)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
 def test_an_error_without_rows_says_what_to_fill_in():
     first, found, then = str(not_warmed("layers.7.q", "it is not bound yet")).splitlines()
     assert first == (
