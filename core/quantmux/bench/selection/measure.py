@@ -212,7 +212,7 @@ class _Cell:
             if known is None or timing.us < known[0]:
                 fastest[pipeline.main.backend] = timing.us, pipeline
         found = [self._entrants.alone(p, self._case.m) for _, p in fastest.values()]
-        return [p for p in found if p is not None]
+        return [p for p in found if p is not None and f"kernel {p}" not in self._named]
 
     def _near(
         self, timings: dict[str, Timing], pick: Pipeline | None, twin: str | None
