@@ -231,7 +231,7 @@ class _Share:
         reason = f"{self._config.op} failed: {one_line(error)}"
         _sorted_out(error, reason)
         self._call = None
-        self._first.report(stage, f"fused {self._ids}", "nothing fused", reason)
+        self._first.report(stage, self._ids, "the unfused pipeline", reason)
 
 
 class _Member:
@@ -248,6 +248,7 @@ class _Member:
         self._fits: Built | None = None
         self._failed: Built | None = None
         self._is_looked_at = False
+        self._name = consumer.pipeline.main.id
         if consumer.instead_of is None:
             self._route = route_of(linear.routes, m)
         else:
@@ -296,7 +297,7 @@ class _Member:
             reason = f"{one_line(_cause(error))}"
             _sorted_out(error, reason)
             self._run = None
-            linear.report("run", "a fused consumer", "the selected pipeline, not fused", reason)
+            linear.report("run", self._name, "the unfused pipeline", reason)
             return None
         return y
 
@@ -313,7 +314,7 @@ class _Member:
             reason = f"{failed.kernel.id} {failed.doing}: {one_line(failed.error)}"
             if not isinstance(failed.error, NotBuiltError):
                 refuse(failed.error, lambda: None, reason)
-            linear.report("build", str(pipeline), "the selected pipeline, not fused", reason)
+            linear.report("build", self._name, "the unfused pipeline", reason)
             return None
 
 

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 Code = RejectionCode
 
+_EXACTLY: Final = (
+    ("scale_rounding", Code.SCALE_ROUNDING),
+    ("dynamic", Code.OPERAND),
+    ("global_scale", Code.GLOBAL_SCALE),
+)
+
 _LAUNCH_US: Final = 2.0
 """Price of a launch, as the join rule counts it (DESIGN.md §3)."""
 
@@ -190,17 +196,22 @@ def reads_of(pipeline: Pipeline) -> QuantizeConfig | None:
 
 
 def differences(mine: QuantizeConfig, other: QuantizeConfig) -> tuple[Rejection, ...]:
-    """Give the reasons why what one linear reads is not what another reads; empty if it is."""
+    """Give the reasons why what one linear reads is not what another reads; empty if it is.
+
+    Stricter than the join rule: scales that are powers of two would satisfy a linear that asks for
+    any, but sharing them would change its numbers, and nobody has asked for that.
+    """
     found = (
         *satisfies(mine.operand, other.operand),
         *satisfies_layout(mine.layout, other.layout),
     )
-    if not found:
-        for name, code in (("dynamic", Code.OPERAND), ("global_scale", Code.GLOBAL_SCALE)):
-            need, have = getattr(other.operand, name), getattr(mine.operand, name)
-            if need != have:
-                found = (*found, Rejection(code, name, str(need), str(have)))
-    return found
+    if found:
+        return found
+    return tuple(
+        Rejection(code, name, str(need), str(have))
+        for name, code in _EXACTLY
+        if (need := getattr(other.operand, name)) != (have := getattr(mine.operand, name))
+    )
 
 
 class _Segmenter:
