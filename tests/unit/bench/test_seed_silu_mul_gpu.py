@@ -57,6 +57,7 @@ def test_the_seeds_kernel_reaches_tokens_beyond_2_to_the_31_elements():
     assert as_the_op(config, Call((x,)), last).ok
 
 
+@pytest.mark.filterwarnings("ignore")  # inductor's own, of modules it imports
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_ways_of_before_are_within_their_roundings(dtype):
     config, x = made(1024, 128, dtype, 33)
