@@ -53,7 +53,7 @@ def _show(report: SeedReport, name: str, told: Told, console: Console) -> None:
             counted = f", {low:g}–{high:g} kernels" if low != high else f", {low:g} kernels"
         host = f", host {other.host_us:.0f} µs" if other.host_us is not None else ""
         ratio = f"{other.ratio:.2f} × the time of ours" if other.ratio else "beside a control only"
-        text = f"also, {other.kind}: {other.name}: {ratio} ({other.cases} cases{host}{counted})"
+        text = f"also, {other.kind}: {other.name}: {ratio} ({_cases(other.cases)}{host}{counted})"
         console.print(Text(text, style=_DIM))
     for text in _reasons(found):
         console.print(Text(text, style=_DIM))
@@ -106,7 +106,7 @@ def _time(line: Line, kind: str, row: SeedRow | None) -> Text:
 
 def _means(report: SeedReport, name: str) -> str:
     found = report.summary(name)
-    parts = [f"geometric mean of {found['cases']} cases"]
+    parts = [f"geometric mean of {_cases(found['cases'])}"]
     for key, title in (("before", "before/ours"), ("seed", "seed/ours")):
         if found[key] is not None:
             low, high = found[f"least_{key}"], found[f"most_{key}"]
@@ -125,10 +125,7 @@ def _reasons(found: Sequence[Line]) -> list[str]:
         for row in line.untimed:
             key = (f"{row.kernel}: {row.status}", row.reason)
             reasons[key] = reasons.get(key, 0) + 1
-    return [
-        f"{who} on {count} case{'s' if count > 1 else ''}: {why}"
-        for (who, why), count in reasons.items()
-    ]
+    return [f"{who} on {_cases(count)}: {why}" for (who, why), count in reasons.items()]
 
 
 def _summary(report: SeedReport) -> Table:
@@ -149,6 +146,10 @@ def _summary(report: SeedReport) -> Table:
             told.about.claim.figure,
         )
     return made
+
+
+def _cases(count: int) -> str:
+    return f"{count} case" if count == 1 else f"{count} cases"
 
 
 def _ratio(value: float | None) -> Text:
