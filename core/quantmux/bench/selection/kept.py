@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.bench.record import PACKAGE
 from quantmux.bench.rows import Report, Row
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
     from quantmux.registry.kernel_spec import KernelSpec
     from quantmux.registry.manager import Registry
+
+_ALWAYS: Final = frozenset(
+    (
+        *("op", "case", "kernel", "kind", "part", "status"),
+        *("us", "gb_s", "tflops", "pct_of_ceiling", "peer", "peer_us", "ratio", "aa_noise"),
+    )
+)
+"""Keys that a row of every result has."""
+
+_BLANK: Final = Row("", "", "").to_dict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +83,14 @@ class KeptRun:
         return frozenset(name for row in self.report.rows for name in row.pipeline)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the run as JSON-ready data."""
+        """Give the run as JSON-ready data; what says nothing is left out of its many rows."""
         needs = {name: dict(versions) for name, versions in self.needs.items()}
-        return {**self.report.to_dict(), "digests": dict(self.digests), "needs": needs}
+        data = self.report.to_dict()
+        data["rows"] = [
+            {key: value for key, value in row.items() if key in _ALWAYS or value != _BLANK[key]}
+            for row in data["rows"]
+        ]
+        return {**data, "digests": dict(self.digests), "needs": needs}
 
     def tuning_rows(self) -> list[TuningRow]:
         """Give the times as selection reads them: of pipelines that it compares.
