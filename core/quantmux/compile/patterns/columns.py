@@ -104,9 +104,12 @@ def same_value(one: Node, other: Node, n: int) -> bool:
 
 def keeps_elements(node: Node) -> bool:
     """Tell whether a node has elements of its input as they are: a view, a part, an exact cast."""
-    if node.target is CONVERT:
-        return _cast(Columns(node, 0), roundings=False) is not None
-    return node.target in _SAME_ORDER or is_part(node)
+    return node.target in _SAME_ORDER or is_part(node) or is_exact_cast(node)
+
+
+def is_exact_cast(node: Node) -> bool:
+    """Tell whether a node is a cast that keeps every number."""
+    return node.target is CONVERT and _cast(Columns(node, 0), roundings=False) is not None
 
 
 Step = tuple[Columns, tuple["Node", ...], tuple[torch.dtype, ...]]
@@ -173,4 +176,4 @@ def _dtype(node: object) -> torch.dtype | None:
     return None if tensor is None else tensor.dtype
 
 
-__all__ = ["Columns", "Point", "keeps_elements", "same_value", "settle", "way_up"]
+__all__ = ["Columns", "Point", "is_exact_cast", "keeps_elements", "same_value", "settle", "way_up"]

@@ -40,10 +40,12 @@ def read_elsewhere(
 
 
 def _dying(inside: set[Node], result: Node, inputs: Iterable[Node]) -> set[Node]:
-    """Add the nodes that only the inside reads, such as the rest of a tensor written in place."""
+    """Add what only the inside reads, such as the rest of a tensor written in place; dead views."""
     kept = set(inputs)
     for node in reversed(result.graph.nodes):
-        if node.users and node not in kept and all(user in inside for user in node.users):
+        if node in kept or not (node.users or keeps_elements(node)):
+            continue
+        if all(user in inside for user in node.users):
             inside.add(node)
     return inside
 

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 _DEPTH = 8
+_ORDER = "the product is associated otherwise: sigmoid(gate) is not multiplied by gate first"
 _ACTIVATIONS = {
     aten.erf.default: "GELU",
     aten.tanh.default: "GELU by tanh",
-    aten.gelu.default: "GELU",
     aten.relu.default: "ReLU",
-    aten.hardswish.default: "Hardswish",
 }
 
 
@@ -69,7 +68,7 @@ def like_silu_mul(at: Term, n: int) -> str | None:
         gate = sigmoid_of(one, n)
         if gate is not None:
             return _sigmoid_times(gate.leaves[0], other, n)
-        reason = _not_silu(one, n)
+        reason = _not_silu(one, other, n)
         if reason is not None:
             return reason
     return None
@@ -79,17 +78,19 @@ def _sigmoid_times(gate: Node, other: Node, n: int) -> str | None:
     """Say what ``sigmoid(gate) · other`` is."""
     factors = [f for pair in product(term(other, n)) for f in pair]
     if any(same_value(f, gate, n) for f in factors):
-        return "the product is associated otherwise: sigmoid(gate) is multiplied last"
+        return _ORDER
     if same_value(gate, other, n):
         return None  # SiLU alone: nothing is multiplied
     return "the gate is sigmoid(gate), not silu(gate)"
 
 
-def _not_silu(value: Node, n: int) -> str | None:
-    """Say which activation a factor is, instead of SiLU."""
+def _not_silu(value: Node, up: Node, n: int) -> str | None:
+    """Say what a factor is, instead of the SiLU of something else than the other factor."""
     at = term(value, n)
     for one, other in product(at):
         gate = sigmoid_of(one, n)
+        if gate is not None and same_value(gate.leaves[0], up, n):
+            return _ORDER
         inner = None if gate is None else term(gate.leaves[0], n)
         if inner is not None and any(same_value(f, other, n) for f in inner.node.all_input_nodes):
             return "the gate is scaled inside the sigmoid"

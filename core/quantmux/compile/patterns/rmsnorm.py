@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from quantmux.compile.patterns.columns import way_up
+from quantmux.compile.patterns.columns import is_exact_cast, way_up
 from quantmux.compile.patterns.facts import (
     aten,
     format_of,
@@ -54,10 +54,10 @@ def _rmsnorm(node: Node) -> RmsNorm | NearMiss | None:
             return None
         return NearMiss("rmsnorm", f"it is over {width} columns, the rows quantized have {n}")
     reason: str | None = None
-    for value, weight in _weighted(at, n):
+    for value, weight, passed in _weighted(at, n):
         norm = normalized(value, n)
         if isinstance(norm, Normalized):
-            return _of(node, norm, norm.trail + at.read(), weight, n)
+            return _of(node, norm, norm.trail + at.read() + Trail(passed), weight, n)
         reason = norm or reason
     bare = normalized(node, n)
     if isinstance(bare, Normalized):
@@ -105,32 +105,40 @@ def _source(leaf: Node, n: int) -> Node:
     return [point.node for point in way if width_of(point.node) == n][-1]
 
 
-def _weighted(at: Term, n: int) -> list[tuple[Node, Node]]:
-    """Give the factors of a product in both orders, those whose second is one row for all rows."""
+def _weighted(at: Term, n: int) -> list[tuple[Node, Node, tuple[Node, ...]]]:
+    """Give the factors of a product in both orders, those whose second is one row for all rows.
+
+    The third is what lies between the row and the product.
+    """
     if at.target is not aten.mul.Tensor:
         return []
     a, b = at.node.args[:2]
-    return [
-        (value, weight)  # type: ignore[misc]
-        for value, weight in ((a, b), (b, a))
-        if same_shape(value, at.node) and _is_row(weight, n)
-    ]
+    found: list[tuple[Node, Node, tuple[Node, ...]]] = []
+    for value, weight in ((a, b), (b, a)):
+        row = _row(weight, n) if same_shape(value, at.node) else None
+        if row is not None:
+            found.append((value, *row))  # type: ignore[arg-type]
+    return found
 
 
-def _is_row(one: object, n: int) -> bool:
-    tensor = tensor_of(one)
-    if tensor is None or not isinstance(one, torch.fx.Node):
-        return False
-    if one.op == "call_function" and one.target is aten.expand.default:
-        return _is_row(one.args[0], n)
-    *lead, last = tensor.shape
-    return static(last) == n and all(static(size) == 1 for size in lead)
+def _row(one: object, n: int) -> tuple[Node, tuple[Node, ...]] | None:
+    """Find the one row that a tensor has for all rows, past its repetition and exact casts."""
+    passed: tuple[Node, ...] = ()
+    while isinstance(one, torch.fx.Node):
+        tensor = tensor_of(one)
+        if tensor is None or tensor.ndim == 0:
+            return None
+        *lead, last = tensor.shape
+        if static(last) == n and all(static(size) == 1 for size in lead):
+            return one, passed
+        if one.target is not aten.expand.default and not is_exact_cast(one):
+            return None
+        passed, one = (*passed, one), one.args[0]
+    return None
 
 
 def _vector(weight: Node, in_dtype: Dtype, n: int) -> Node | str:
     """Find the weight [n]; the reason where it is none that a fused kernel takes."""
-    if weight.target is aten.expand.default:
-        weight = weight.args[0]  # type: ignore[assignment]
     made = term(weight, n)
     parts = plus(made)
     if parts is not None and isinstance(parts[1], (int, float)) and not is_number(parts[1], 0):

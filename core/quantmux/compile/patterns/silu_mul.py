@@ -110,24 +110,25 @@ def _two(gate_way: tuple[Point, ...], up_way: tuple[Point, ...], n: int) -> _Hal
     gate, up = gate_way[-1].columns, up_way[-1].columns
     if gate == up:
         return "gate and up are the same value"
+    for name, at in (("gate", gate), ("up", up)):
+        reason = _not_whole(at.node, n) if at.width == n else None
+        if reason is not None:
+            return f"{name} {reason}"
     if gate.width != n or up.width != n:
-        if gate.node is up.node and gate.width == up.width:
-            return (
-                f"gate is {_columns(gate, n)} and up is columns {up.start}..{up.start + n}, "
-                f"of {gate.width}"
-            )
         return f"gate is {_columns(gate, n)}, up is {_columns(up, n)}"
-    for name, one in (("gate", gate.node), ("up", up.node)):
-        if is_part(one):
-            return f"{name} is a part of a tensor that is not one run of columns"
-        if width_of(one) != n:
-            return f"the rows that are quantized have {n} columns, {name} has {width_of(one)}"
-        made = maker_of(one, n)
-        if made is not None:
-            return f"{name} is changed by {made} before the product"
     if format_of(gate.node) != format_of(up.node):
         return f"gate is {format_of(gate.node)}, up is {format_of(up.node)}"
     return _Halves(None, gate.node, up.node)
+
+
+def _not_whole(node: Node, n: int) -> str | None:
+    """Give the reason why a tensor is not one that a linear gave; None where it may be."""
+    if is_part(node):
+        return "is a part of a tensor that is not one run of columns"
+    if width_of(node) != n:
+        return f"has {width_of(node)} columns, the rows that are quantized have {n}"
+    made = maker_of(node, n)
+    return None if made is None else f"is changed by {made} before the product"
 
 
 def _columns(at: Columns, n: int) -> str:
