@@ -125,7 +125,7 @@ class Builder:
 
         def policy(config: LinearConfig) -> Policy:
             if config not in known:
-                known[config] = self._alone(backend, config, ms)
+                known[config] = self.allowance(backend, config, ms)
             found, helper = known[config]
             if helper:
                 helped[config.n, config.k] = helper
@@ -137,6 +137,28 @@ class Builder:
         if all(helper == _STAND_IN for _, helper in known.values()) and backend != _STAND_IN:
             return None
         return Variant(backend, "kernel", self.model(self._maker(policy)), helped)
+
+    def allowance(
+        self, backend: str, config: LinearConfig, ms: Sequence[int]
+    ) -> tuple[Policy, str]:
+        """Give the policy that leaves a backend alone, and what must help it; "" for nothing.
+
+        Allowed beside it is the least that serves every M: nothing, torch's producers, or torch.
+        """
+        kernels = self.context.registry.kernels
+        away = [spec for spec in kernels if spec.backend != backend]
+        helpers = {
+            "": away,
+            f"{_STAND_IN}'s quantizers": [
+                spec for spec in away if spec.backend != _STAND_IN or spec.op == "linear"
+            ],
+        }
+        for helper, denied in helpers.items():
+            policy = Policy(deny=tuple(spec.id for spec in denied))
+            if self._serves(config, policy, ms):
+                return policy, helper
+        denied = [spec for spec in away if spec.backend != _STAND_IN]
+        return Policy(deny=tuple(spec.id for spec in denied)), _STAND_IN
 
     def backends(self) -> tuple[str, ...]:
         """Give the backends that have kernels of a linear, in the order of the policy."""
@@ -162,23 +184,6 @@ class Builder:
             return layer
 
         return make
-
-    def _alone(self, backend: str, config: LinearConfig, ms: Sequence[int]) -> tuple[Policy, str]:
-        """Give the least that must be allowed beside a backend so that every M is served."""
-        kernels = self.context.registry.kernels
-        away = [spec for spec in kernels if spec.backend != backend]
-        helpers = {
-            "": away,
-            f"{_STAND_IN}'s quantizers": [
-                spec for spec in away if spec.backend != _STAND_IN or spec.op == "linear"
-            ],
-        }
-        for helper, denied in helpers.items():
-            policy = Policy(deny=tuple(spec.id for spec in denied))
-            if self._serves(config, policy, ms):
-                return policy, helper
-        denied = [spec for spec in away if spec.backend != _STAND_IN]
-        return Policy(deny=tuple(spec.id for spec in denied)), _STAND_IN
 
     def _serves(self, config: LinearConfig, policy: Policy, ms: Sequence[int]) -> bool:
         try:
