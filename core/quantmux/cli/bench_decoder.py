@@ -27,9 +27,11 @@ _RESULT = "Where it goes"
 _PREFILL: Final = 512
 """From so many rows on they are the tokens of one prompt; fewer are one token each of sequences."""
 
+_TINY_PREFILL: Final = 64
+
 _MS: Final = (1, 8, 16, 64, 128, 512, 2048, 8192)
 _QUICK_MS: Final = (1, 64, 512)
-_TINY_MS: Final = (1, 4, 512)
+_TINY_MS: Final = (1, 4, 64)
 _TINY_KV: Final = 64
 
 
@@ -103,11 +105,12 @@ def bench_decoder(
         shape = shape.with_layers(parse_counts(str(layers), "--layers")[0])
     usual = _TINY_MS if tiny else _QUICK_MS if quick else _MS
     counts = usual if m is None else parse_counts(m)
+    prompt = _TINY_PREFILL if tiny else _PREFILL
     plan = DecoderPlan(
         shape=shape,
         scheme=scheme or shape.schemes[0],
         form=Form(merged=not separate, attends=not no_attention),
-        cases=tuple(StepCase("decode" if c < _PREFILL else "prefill", c) for c in counts),
+        cases=tuple(StepCase("decode" if c < prompt else "prefill", c) for c in counts),
         device=profile,
         effort=effort_for(profile, quick=quick or tiny, seed=seed),
         kv_length=_TINY_KV if tiny else parse_counts(str(kv), "--kv")[0],
