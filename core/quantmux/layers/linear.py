@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakSet
 
 import torch
 from torch.compiler import is_dynamo_compiling
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from quantmux.runtime.steps import Call
 
 _FREED: Final = ("weight", "weight_scale")
+_waiting: WeakSet[Linear] = WeakSet()
+"""Layers that are not bound."""
 
 
 class Linear(HeldWeights):
@@ -294,6 +297,7 @@ class Linear(HeldWeights):
         self._bound = bound
         self._call = bound.call
         self._key, self._weights = None, ()
+        _waiting.discard(self)
         return bound
 
     def input_layout(self, m: int) -> QuantizeConfig | None:
@@ -368,10 +372,29 @@ class Linear(HeldWeights):
     @constant
     def _bind_in_graph(self) -> bool:
         """Bind while dynamo traces; what the graph then reads, `_key` and `_weights`, it guards."""
+        self.expose()
+        # those alike that wait are bound now too: a graph guards on the key, and a layer without
+        # one would be traced anew, each of a model's layers, until dynamo gives up
+        for other in [w for w in _waiting if self._is_alike(w)]:
+            try:
+                other.expose()
+            except QuantmuxError:
+                continue  # it is told by its own call
+        return True
+
+    def expose(self) -> None:
+        """Bind, and make the layer known to graphs; done while the first one is traced."""
         with self._lock:
             if self._key is None:
                 self._key, self._weights = expose(self.bind(), self._here(), self.layer)
-        return True
+
+    def _is_alike(self, other: Linear) -> bool:
+        return (
+            other is not self
+            and other._device == self._device
+            and other.config == self.config
+            and other._here() is self._here()
+        )
 
     def extra_repr(self) -> str:
         """Give shape, scheme, kernels and tier for ``print(model)``."""
@@ -400,6 +423,7 @@ class Linear(HeldWeights):
         self._call = None
         self._selection = None
         self._key, self._weights = None, ()
+        _waiting.add(self)
 
     @property
     def _name(self) -> str:

@@ -1,4 +1,4 @@
-"""Under torch.compile a bound call gives what it gives without: dynamo does not look into it."""
+"""Under torch.compile producers are ops in one graph; dynamo does not look into a bound call."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ from quantmux.config import InverseRopeQuantizeConfig, LinearConfig, QuantizeCon
 from quantmux.errors import ShapeError
 from quantmux.ops.inverse_rope_quantize.spec import make_cos_sin_cache
 from quantmux.ops.linear.weights import quantize_weight
+from quantmux.ops.quantized import empty_quantized
 from quantmux.runtime.binding import bind
 from quantmux.runtime.context import default_context
 from quantmux.runtime.producers import (
@@ -47,6 +48,10 @@ def bound_of(scheme, seed=0):
     weights = quantize_weight(torch.randn(64, 64, generator=generator), config.scheme)
     context = default_context()
     return bind(context.select(config, HERE_CPU), weights, context=context)
+
+
+def same_values(a, b):
+    return torch.equal(a.dequantize(), b.dequantize())
 
 
 def same(a, b):
@@ -121,16 +126,17 @@ def test_ranges_of_m_are_found_past_dynamo(shop):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_quantize_of_several_operands_stays_apart(backend):
-    compiled = torch.compile(lambda x, c: quantize(x + 1, c), backend=backend)
-    names = ("int8_token", "fp8_token", "fp8_token_pow2", "fp8_group64", "nvfp4", "fp8_tensor")
+    compiled = torch.compile(lambda x, c: quantize(x + 1, c), backend=backend, fullgraph=True)
+    # each is traced twice, for the first M and for any; dynamo keeps eight graphs of a function
+    names = ("int8_token", "fp8_token", "fp8_token_pow2", "nvfp4")
+    configs = [QuantizeConfig(operand=name, n=64) for name in names]
     for m in (6, 3):
         x = activations(m, 64, seed=m)
-        for name in names:
-            config = QuantizeConfig(operand=name, n=64)
+        for config in configs:
             assert same(compiled(x, config), quantize(x + 1, config))
 
 
-def test_the_other_producers_are_passed_by_too(silu_config, dynamo):
+def test_every_producer_is_traced(silu_config, dynamo):
     rope = InverseRopeQuantizeConfig(heads=2, head_dim=128, rope_dim=64, groups=1)
     group = QuantizeConfig(operand="fp8_group64", n=64)
     cache, positions = make_cos_sin_cache(16, 64), torch.arange(3)
@@ -144,10 +150,53 @@ def test_the_other_producers_are_passed_by_too(silu_config, dynamo):
         )
 
     x, o = activations(3, 64), activations(3, 2, 128)
-    for got, want in zip(torch.compile(all_of, backend="eager")(x, o), all_of(x, o), strict=True):
+    compiled = torch.compile(all_of, backend="aot_eager", fullgraph=True)
+    for got, want in zip(compiled(x, o), all_of(x, o), strict=True):
         assert torch.equal(got.dequantize(), want.dequantize())
         assert got.scales.stride() == want.scales.stride()
-    assert all("torch.compiler.disable" in reason for reason in dynamo["graph_break"])
+        got.check()
+    assert not dynamo["graph_break"]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", ["int8_token", "nvfp4", "nvfp4_static", "fp8_tensor"])
+def test_a_result_in_place_is_written_in_the_graph(backend, name):
+    config = QuantizeConfig(operand=name, n=64)
+    given = {"global_scale": torch.tensor([0.5])} if name == "nvfp4_static" else {}
+
+    def into(x, out):
+        return quantize(x + 1, config, out=out, **given)
+
+    compiled = torch.compile(into, backend=backend, fullgraph=True, dynamic=True)
+    for m in (6, 3):
+        x = activations(m, 64, seed=m)
+        out = empty_quantized(config.operand, config.layout, m, 64, "cpu")
+        given_data = out.data.data_ptr()
+        result = compiled(x, out)
+        assert same(out, quantize(x + 1, config, **given))
+        assert result.data.data_ptr() == out.data.data_ptr() == given_data
+
+
+def test_a_result_in_place_with_pad_rows_is_one_graph_break(dynamo):
+    config = QuantizeConfig(operand="fp8_group64", n=64, layout="col_major_aligned4")
+    x = activations(3, 64)
+    out = empty_quantized(config.operand, config.layout, 3, 64, "cpu")
+    torch.compile(lambda x, q: quantize(x, config, out=q), backend="aot_eager")(x, out)
+    assert same_values(out, quantize(x, config))
+    out.check()
+    assert any("torch.compiler.disable" in reason for reason in dynamo["graph_break"])
+
+
+def test_a_context_of_one_s_own_is_found_in_the_graph(shop):
+    shop.producer("one/quantize")
+    context = shop.context()
+    config = shop.config.scheme.activation
+    asked = QuantizeConfig(operand=config, n=shop.config.k)
+    compiled = torch.compile(
+        lambda x: quantize(x, asked, context=context), backend="eager", fullgraph=True
+    )
+    x = shop.x(4)
+    assert same(compiled(x), quantize(x, asked, context=context))
 
 
 def test_the_caller_s_mistake_is_typed_under_compile_as_without():

@@ -23,7 +23,7 @@ from quantmux.config.layers import (
     RopeQuantizeConfig,
     SiluMulQuantizeConfig,
 )
-from quantmux.config.layouts import Layout
+from quantmux.config.layouts import Layout, round_up
 from quantmux.config.operands import Operand
 from quantmux.errors import BuildError
 from quantmux.runtime.traced.library import constant
@@ -52,6 +52,10 @@ SMALL: Final = ("input_scale", "input_global_scale")
 """Weights' tensors that producers are given, beside the prepared forms."""
 
 
+ROW_MULTIPLE: Final = 8
+"""Elements that rows of an output lie apart by, unless its kernels say otherwise (DESIGN §5)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """A prepared form of weights: which tensors, in which order.
@@ -78,6 +82,7 @@ class LinearProgram:
         layer: Name of the first layer that was bound so, for events.
         forms: Prepared forms in the order of the op's ``weights``.
         small: Which of `SMALL` follow them.
+        row_stride: Elements between rows of y in graphs, whichever M range serves.
     """
 
     key: str
@@ -86,6 +91,8 @@ class LinearProgram:
     layer: str | None
     forms: tuple[Form, ...]
     small: tuple[str, ...]
+
+    row_stride: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +154,8 @@ def keep_linear(
     config: Any = selection.config
     parts = (selection.digest(), where(selection.device), *map(str, forms), *small)
     key = f"{config.scheme.name}_{config.n}x{config.k}_{_digest(*parts)}{_mark(context)}"
-    program = LinearProgram(key, selection, context, layer, forms, small)
+    stride = _row_stride(selection)
+    program = LinearProgram(key, selection, context, layer, forms, small, stride)
     return _linears.setdefault(key, program)
 
 
@@ -162,6 +170,16 @@ def keep_producer(bound: BoundProducer, context: Context) -> ProducerProgram:
         # bound anew, to the same kernels: graphs that hold the key go to what is bound now
         known = _producers[key] = ProducerProgram(key, config, bound, context)
     return known
+
+
+def _row_stride(selection: Selection) -> int:
+    """Give what the kernels of all M ranges say, where they agree; else that of `ROW_MULTIPLE`."""
+    config: Any = selection.config
+    if config.contiguous_output:
+        return int(config.n)
+    said = {c.pipeline.main.capability.output_row_multiple for c in selection.ranges}
+    strides = {round_up(config.n, multiple) for multiple in said}
+    return strides.pop() if len(strides) == 1 else round_up(config.n, ROW_MULTIPLE)
 
 
 @constant

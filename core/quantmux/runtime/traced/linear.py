@@ -17,7 +17,13 @@ from quantmux.ops.quantized import DTYPES, QuantizedTensor
 from quantmux.registry.protocol import PreparedWeights
 from quantmux.runtime.binding import BoundLinear, bind_prepared
 from quantmux.runtime.prepare import WeightStore
-from quantmux.runtime.traced.keys import SMALL, Form, form_of, keep_linear, linear_program
+from quantmux.runtime.traced.keys import (
+    SMALL,
+    Form,
+    form_of,
+    keep_linear,
+    linear_program,
+)
 from quantmux.runtime.traced.library import define
 
 if TYPE_CHECKING:
@@ -115,8 +121,7 @@ def _store(program: LinearProgram, weights: Sequence[torch.Tensor]) -> WeightSto
 
 def run_linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
     """Run the bound linear on a plain x [M, K]."""
-    y: torch.Tensor = bound_of(key, weights).call(x)
-    return y
+    return as_promised(bound_of(key, weights).call(x), key)
 
 
 def run_linear_quantized(
@@ -133,15 +138,26 @@ def run_linear_quantized(
     operand, layout = form_of(form)
     config: Any = bound.selection.config
     q = QuantizedTensor(data, scales, global_scale, operand, layout, (m, config.k))
-    y: torch.Tensor = bound.call(q)
-    return y
+    return as_promised(bound.call(q), key)
 
 
 def fake_output(x: torch.Tensor, m: int, key: str) -> torch.Tensor:
     """Give an output [m, N] without values where x lies."""
-    config: Any = linear_program(key).selection.config
-    dtype = DTYPES[config.out_dtype]
-    return empty_output(m, config.n, dtype, x.device, contiguous=config.contiguous_output)
+    program = linear_program(key)
+    config: Any = program.selection.config
+    dtype, stride = DTYPES[config.out_dtype], program.row_stride
+    return empty_output(m, config.n, dtype, x.device, stride)
+
+
+def as_promised(y: torch.Tensor, key: str) -> torch.Tensor:
+    """Give an output with the strides that its graph was told; copied where they are others.
+
+    They are where N is odd and kernels of several M ranges differ, or where another kernel than was
+    bound had to serve.
+    """
+    if y.stride(0) == linear_program(key).row_stride or y.shape[0] < 2:
+        return y
+    return fake_output(y, y.shape[0], key).copy_(y)
 
 
 def fake_linear(x: torch.Tensor, weights: Sequence[torch.Tensor], key: str) -> torch.Tensor:
