@@ -66,6 +66,12 @@ def bench_decoder(
         str | None,
         _option("--variants", "bf16, backends; selection is always there.", _WHAT, "NAME,…"),
     ] = None,
+    compile_for: Annotated[
+        str,
+        _option(
+            "--compile", "Variants that are compiled too; best: the best backend.", _HOW, "NAME,…"
+        ),
+    ] = "bf16,best,selection",
     no_compile: Annotated[
         bool, _option("--no-compile", "Leave torch.compile out, which takes most time.", _HOW)
     ] = False,
@@ -114,7 +120,8 @@ def bench_decoder(
         device=profile,
         effort=effort_for(profile, quick=quick or tiny, seed=seed),
         kv_length=_TINY_KV if tiny else parse_counts(str(kv), "--kv")[0],
-        variants=tuple(part.strip() for part in (variants or "").split(",") if part.strip()),
+        variants=_names(variants),
+        compile_for=_names(compile_for),
         with_oracle=not no_oracle,
         command="quantmux " + " ".join(without_folders(part) for part in sys.argv[1:]),
     )
@@ -138,6 +145,10 @@ def bench_decoder(
         file = write_report(report, out_file, f"decoder-{report.model}-{report.scheme}{form}")
         err().print(f"written: {file}", soft_wrap=True)
     _tell(report)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _run(plan: DecoderPlan, context: Context) -> DecoderReport:

@@ -44,7 +44,7 @@ def line(n, m, picked, best, here=None, **more):
 def report_of(lines, served):
     return DecoderReport(
         device="cpu", title="CPU", date="2026-11-21", versions={}, model="tiny", scheme="s",
-        step={}, means_nothing=True, oracle=lines, served=dict.fromkeys(served, {}),
+        step={}, means_nothing=True, oracle=lines, served={name: {} for name in served},
     )  # fmt: skip
 
 

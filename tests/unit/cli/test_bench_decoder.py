@@ -47,6 +47,7 @@ def test_without_the_oracle_no_linear_is_timed(cli):
         (("--layers", "0"), "--layers is a list"),
         (("--scheme", "fp8_tensor_static"), "by their own values"),
         (("--variants", "vllm"), "variants:"),
+        (("--compile", "vllm"), "variants:"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_exit_code_2(cli, args, words):

@@ -181,8 +181,8 @@ def _variants(
     backends = builder.backends()
     known = (BF16, *backends, SELECTION)
     asked = plan.variants or known
-    for name in asked:
-        if name not in known:
+    for name in (*asked, *plan.compile_for):
+        if name not in known and (name in asked or name != BEST):
             raise ConfigError(
                 f'no variant "{name}" of the decoder step',
                 facts=["variants: " + " ".join(known)],
