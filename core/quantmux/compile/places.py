@@ -12,7 +12,10 @@ from quantmux.runtime.traced.keys import linear_program, producer_program
 if TYPE_CHECKING:
     from torch.fx import Node
 
-    from quantmux.compile.values import Sink
+    from quantmux.compile.values import Reader, Sink
+
+NAMES: Final = "quantmux_names"
+"""Where a fused op's node keeps the names of its linears."""
 
 _FRAME: Final = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _ROOT: Final = re.compile(r"^(L\['\w+'\]|G\['\w+'\]|self)")
@@ -30,16 +33,30 @@ def line_of(node: Node) -> str | None:
     return f"{Path(file).name}:{line}"
 
 
-def into_of(sink: Sink) -> str:
-    """Name what reads a quantized value: the layer as its model calls it, else what it is."""
+def into_of(sink: Sink) -> tuple[str, ...]:
+    """Name what reads a quantized value: layers, or the config of a quantizer."""
+    if sink.is_linear:
+        return tuple(map(name_of, sink.readers()))
     try:
-        if sink.op != "linear":
-            config: Any = producer_program(sink.key).config
-            return f"quantize {config.operand.name} {config.layout}"
-        config = linear_program(sink.key).selection.config
+        config: Any = producer_program(sink.key).config
     except QuantmuxError:
-        return sink.key
-    return module_of(sink.node) or f"{config.scheme.name} {config.n}x{config.k}"
+        return (sink.key,)
+    return (f"quantize {config.operand.name} {config.layout}",)
+
+
+def name_of(linear: Reader) -> str:
+    """Name a linear as its model calls it, else say what it is."""
+    if linear.place is None:
+        name = module_of(linear.node)
+    else:
+        name = dict(enumerate(linear.node.meta.get(NAMES, ()))).get(linear.place)
+    if name is not None:
+        return name
+    try:
+        config: Any = linear_program(linear.key).selection.config
+    except QuantmuxError:
+        return linear.key
+    return f"{config.scheme.name} {config.n}x{config.k}"
 
 
 def module_of(node: Node) -> str | None:
@@ -52,4 +69,4 @@ def module_of(node: Node) -> str | None:
     return _INDEX.sub(r".\1", name).strip(".") or None
 
 
-__all__ = ["into_of", "line_of", "module_of"]
+__all__ = ["NAMES", "into_of", "line_of", "module_of", "name_of"]

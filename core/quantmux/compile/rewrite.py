@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from quantmux.compile.patterns.facts import aten, tensor_of
+from quantmux.compile.places import NAMES, name_of
 from quantmux.compile.values import is_functionalized
 from quantmux.runtime.traced import fused_quantize
 from quantmux.runtime.traced.fused import Recipe
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch.fx import Graph, Node
 
-    from quantmux.compile.values import Sink
+    from quantmux.compile.values import Reader, Sink
     from quantmux.config.policy import Policy
     from quantmux.runtime.traced.prologue import Prologue
 
@@ -28,7 +29,7 @@ _TRACED: Final = "eager_input_vals"
 
 def fuse_linears(
     graph: Graph,
-    sinks: Sequence[Sink],
+    linears: Sequence[Reader],
     prologue: Prologue,
     inputs: Sequence[Node],
     policy: Policy | None,
@@ -37,27 +38,32 @@ def fuse_linears(
 
     Args:
         graph: Changed in place.
-        sinks: The linears in the order of the graph.
+        linears: In the order of the graph, with weights that are there before the first of them.
         prologue: What stands before them.
         inputs: Its inputs; the first of any shape whose rows are those of the linears' x.
         policy: For the choice of producers.
     """
-    first = sinks[0].node
-    config_width = tensor_of(sinks[0].x).shape[-1]  # type: ignore[union-attr]
-    weights = [weight for sink in sinks for weight in sink.tensors]
-    key = Recipe(prologue, tuple(sink.key for sink in sinks), policy).key()
+    first = linears[0].node
+    width = tensor_of(linears[0].x).shape[-1]  # type: ignore[union-attr]
+    weights = [weight for one in linears for weight in one.weights]
+    key = Recipe(prologue, tuple(one.key for one in linears), policy).key()
     with graph.inserting_before(first):
-        taken = [_matrix(graph, inputs[0], prologue.width(config_width)), *inputs[1:]]
-        target = torch.ops.quantmux.fused_linear.default
-        fused = graph.call_function(target, (taken, weights, key))
-        fused.meta = {**first.meta, "val": [sink.node.meta["val"] for sink in sinks]}
+        taken = [_matrix(graph, inputs[0], prologue.width(width)), *inputs[1:]]
+        fused = graph.call_function(torch.ops.quantmux.fused_linear.default, (taken, weights, key))
+        fused.meta = {**first.meta, "val": [one.value for one in linears]}
+        fused.meta[NAMES] = tuple(map(name_of, linears))
         _as_traced(fused)
-        for place, sink in enumerate(sinks):
+        for place, one in enumerate(linears):
             item = graph.call_function(getitem, (fused, place))
-            item.meta = {k: v for k, v in sink.node.meta.items() if k != _TRACED}
-            sink.node.replace_all_uses_with(item)
-    for sink in sinks:
-        graph.erase_node(sink.node)
+            item.meta = {k: v for k, v in one.node.meta.items() if k != _TRACED}
+            item.meta["val"] = one.value
+            for result in one.results():
+                result.replace_all_uses_with(item)
+                if result is not one.node:
+                    graph.erase_node(result)
+    for node in dict.fromkeys(one.node for one in linears):
+        if not node.users:
+            graph.erase_node(node)
 
 
 def fuse_quantize(

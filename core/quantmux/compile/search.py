@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from quantmux.compile.patterns import NearMiss, RmsNorm, SiluMul, find_rmsnorm, find_silu_mul
 from quantmux.compile.patterns.facts import format_of
-from quantmux.compile.places import into_of, line_of
+from quantmux.compile.places import into_of, line_of, name_of
 from quantmux.compile.report import Site
 from quantmux.compile.rewrite import fuse_linears, fuse_quantize
-from quantmux.compile.values import Sink, Value, rows_of, values_of
-from quantmux.errors import QuantmuxError
+from quantmux.compile.values import Reader, Sink, Value, rows_of, values_of
+from quantmux.errors import InputError, QuantmuxError
 from quantmux.runtime.traced.keys import linear_program, producer_program
 from quantmux.runtime.traced.legality import quantizer_segments, segments
 from quantmux.runtime.traced.prologue import Prologue
@@ -85,36 +85,38 @@ class Search:
             sink.node.replace_all_uses_with(same.node)
             self._graph.erase_node(sink.node)
             value.sinks.remove(sink)
-            self._note(value, "equal quantize", (into,), taken=True)
+            self._note(value, "equal quantize", into, taken=True)
 
     def _value(self, value: Value) -> None:
         pattern = _pattern(value.root)
         if isinstance(pattern, NearMiss):
-            into = tuple(map(into_of, value.sinks))
+            into = _into(value.sinks)
             self._note(value, pattern.pattern, into, taken=False, reasons=(pattern.reason,))
         elif pattern is not None and self._fuse(value, pattern):
             return
-        if len(value.linears()) > 1:
+        if not value.is_shared:
             self._share(value)
 
     def _fuse(self, value: Value, pattern: SiluMul | RmsNorm) -> bool:
         """Fuse a prologue into everything that quantizes its result; tell whether it was done."""
         plan = _plan(value, pattern)
-        name = plan.prologue.kind
-        into = tuple(map(into_of, value.sinks))
+        kind, into = plan.prologue.kind, _into(value.sinks)
+        linears = value.linears()
         parts: list[Segment] = []
         reasons = list(plan.reasons)
+        if len(self._in_time(linears)) < len(linears):
+            reasons.append("the weights of one linear are computed behind another linear")
         if not reasons:
             try:
                 parts = self._segments(value, plan.prologue)
             except QuantmuxError as error:
                 reasons.append(error.headline)
-        is_legal = not reasons and bool(parts) and all(part.is_fused for part in parts)
-        if not is_legal:
-            self._note(value, name, into, taken=False, parts=parts, reasons=reasons)
+            else:
+                reasons += () if parts else ("no kernel serves an M that the graph can have",)
+        if reasons or not all(part.is_fused for part in parts):
+            self._note(value, kind, into, taken=False, parts=parts, reasons=reasons)
             return False
-        linears = value.linears()
-        self._note(value, name, into, taken=True, parts=parts, reasons=plan.notes)
+        self._note(value, kind, into, taken=True, parts=parts, reasons=plan.notes)
         if linears:
             fuse_linears(self._graph, linears, plan.prologue, plan.inputs, self._policy)
         for sink in value.quantizes():
@@ -126,47 +128,54 @@ class Search:
         found: list[Segment] = []
         linears = value.linears()
         if linears:
-            programs = [linear_program(sink.key) for sink in linears]
-            found += _reachable(segments(prologue, programs, self._policy), linears[0].x)
+            found += self._of_linears(prologue, linears)
         for sink in value.quantizes():
             program = producer_program(sink.key)
             parts = quantizer_segments(prologue, program, self._policy)
             found += _reachable(parts, sink.x)
         return found
 
+    def _of_linears(self, prologue: Prologue, linears: list[Reader]) -> list[Segment]:
+        programs = [linear_program(one.key) for one in linears]
+        if any(program.context is not programs[0].context for program in programs):
+            raise InputError("the linears were bound in different contexts")
+        return _reachable(segments(prologue, programs, self._policy), linears[0].x)
+
     def _share(self, value: Value) -> None:
         """Let the linears that read one value share its quantized form."""
+        name = "shared input"
         linears = self._in_time(value.linears())
+        into = tuple(map(name_of, linears))
         try:
-            programs = [linear_program(sink.key) for sink in linears]
-            prologue = Prologue("none", programs[0].selection.config.in_dtype)  # type: ignore[union-attr]
-            parts = _reachable(segments(prologue, programs, self._policy), linears[0].x)
+            config: Any = linear_program(linears[0].key).selection.config
+            prologue = Prologue("none", config.in_dtype)
+            parts = self._of_linears(prologue, linears)
+            sharing = sorted({i for part in parts for group in part.groups for i in group.members})
+            if not sharing:
+                self._note(value, name, into, taken=False, parts=parts)
+                return
+            notes: tuple[str, ...] = ()
+            nodes = {linears[i].node for i in sharing}  # a fused op is taken whole
+            sharing = [i for i, one in enumerate(linears) if one.node in nodes]
+            if len(sharing) < len(linears):
+                left = ", ".join(into[i] for i in range(len(into)) if i not in sharing)
+                notes = (f"{left}: reads something else, and is left as it is",)
+                linears = [linears[i] for i in sharing]
+                parts = self._of_linears(prologue, linears)
         except QuantmuxError as error:
-            into = tuple(map(into_of, linears))
-            self._note(value, "shared input", into, taken=False, reasons=(error.headline,))
+            self._note(value, name, into, taken=False, reasons=(error.headline,))
             return
-        sharing = sorted({i for part in parts for group in part.groups for i in group.members})
-        if not sharing:
-            into = tuple(map(into_of, linears))
-            self._note(value, "shared input", into, taken=False, parts=parts)
-            return
-        if len(sharing) < len(linears):
-            left = [into_of(sink) for i, sink in enumerate(linears) if i not in sharing]
-            kept = [programs[i] for i in sharing]
-            linears = [linears[i] for i in sharing]
-            parts = _reachable(segments(prologue, kept, self._policy), linears[0].x)
-            notes: tuple[str, ...] = (f"not shared with {', '.join(left)}: reads another input",)
-        else:
-            notes = ()
-        into = tuple(map(into_of, linears))
-        self._note(value, "shared input", into, taken=True, parts=parts, reasons=notes)
+        into = tuple(map(name_of, linears))
+        self._note(value, name, into, taken=True, parts=parts, reasons=notes)
         fuse_linears(self._graph, linears, prologue, (linears[0].x,), self._policy)
 
-    def _in_time(self, linears: list[Sink]) -> list[Sink]:
+    def _in_time(self, linears: list[Reader]) -> list[Reader]:
         """Give the linears whose weights are there when the first of them is computed."""
+        if not linears:
+            return []
         order = self._order()
         first = order[linears[0].node]
-        return [s for s in linears if all(order[t] < first for t in s.tensors)]
+        return [one for one in linears if all(order[w] < first for w in one.weights)]
 
     def _order(self) -> dict[Node, int]:
         return {node: place for place, node in enumerate(self._graph.nodes)}
@@ -196,6 +205,10 @@ class Search:
                 reasons=tuple(reasons),
             )
         )
+
+
+def _into(sinks: Iterable[Sink]) -> tuple[str, ...]:
+    return tuple(name for sink in sinks for name in into_of(sink))
 
 
 def _pattern(root: Node) -> SiluMul | RmsNorm | NearMiss | None:

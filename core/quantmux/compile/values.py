@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.fx import Node
 
-from quantmux.compile.patterns.facts import aten, static, tensor_of, width_of
+from quantmux.compile.patterns.facts import aten, part_of, static, tensor_of, width_of
+from quantmux.runtime.traced.fused import recipe_of, weights_of
 
 if TYPE_CHECKING:
     from torch.fx import Graph
@@ -35,11 +36,10 @@ class Sink:
 
     Attributes:
         node: The node.
-        op: ``linear``, ``quantize`` or ``quantize_out``.
-        key: Names its program.
+        op: ``linear``, ``fused_linear`` (without a prologue), ``quantize`` or ``quantize_out``.
+        key: Names its program, or says what a fused op does.
         x: Its input [M, n].
         tensors: Its other inputs in the order of the op: weights, or scale and global scale.
-        out: Of ``quantize_out``, where it is not functionalized: what it writes into.
     """
 
     node: Node
@@ -47,6 +47,54 @@ class Sink:
     key: str
     x: Node
     tensors: tuple[Any, ...]
+
+    @property
+    def is_linear(self) -> bool:
+        """Tell whether it is one linear or several."""
+        return self.op in ("linear", "fused_linear")
+
+    def readers(self) -> list[Reader]:
+        """Give its linears."""
+        if self.op == "linear":
+            return [Reader(self.key, self.tensors, self.node, None, self.x)]
+        found: list[Reader] = []
+        rest = list(self.tensors)
+        for place, key in enumerate(recipe_of(self.key).linears):
+            count = weights_of(key)
+            weights, rest = tuple(rest[:count]), rest[count:]
+            found.append(Reader(key, weights, self.node, place, self.x))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A linear of a graph.
+
+    Attributes:
+        key: Names its program.
+        weights: Its tensors.
+        node: The node.
+        place: Which of the node's results is its, None for a node of its own.
+        x: Its input [M, K].
+    """
+
+    key: str
+    weights: tuple[Node, ...]
+    node: Node
+    place: int | None
+    x: Node
+
+    @property
+    def value(self) -> Any:
+        """Its result without values."""
+        made = self.node.meta["val"]
+        return made if self.place is None else made[self.place]
+
+    def results(self) -> list[Node]:
+        """Give the nodes that stand for its result."""
+        if self.place is None:
+            return [self.node]
+        return [u for u in self.node.users if part_of(u) == (self.node, self.place)]
 
 
 @dataclass(slots=True)
@@ -63,13 +111,18 @@ class Value:
     sinks: list[Sink] = field(default_factory=list)
     others: tuple[Node, ...] = ()
 
-    def linears(self) -> list[Sink]:
-        """Give the linears among the sinks."""
-        return [sink for sink in self.sinks if sink.op == "linear"]
+    def linears(self) -> list[Reader]:
+        """Give the linears among the sinks, in the order of the graph."""
+        return [one for sink in self.sinks if sink.is_linear for one in sink.readers()]
 
     def quantizes(self) -> list[Sink]:
         """Give the quantizers among the sinks."""
-        return [sink for sink in self.sinks if sink.op != "linear"]
+        return [sink for sink in self.sinks if not sink.is_linear]
+
+    @property
+    def is_shared(self) -> bool:
+        """Tell whether all its linears are one fused op already."""
+        return sum(sink.is_linear for sink in self.sinks) < 2
 
 
 def values_of(graph: Graph) -> list[Value]:
@@ -141,6 +194,11 @@ def _sink(node: Node) -> Sink | None:
     if node.target is ops.linear.default:
         x, weights, key = _arguments(node, "x", "weights", "key")
         return Sink(node, "linear", key, x, tuple(weights))
+    if node.target is ops.fused_linear.default:
+        inputs, weights, key = _arguments(node, "inputs", "weights", "key")
+        if recipe_of(key).prologue.kind != "none":
+            return None
+        return Sink(node, "fused_linear", key, inputs[0], tuple(weights))
     if node.target in (ops.quantize.default, ops.quantize_out.default):
         x, scale, global_scale, key = _arguments(node, "x", "scale", "global_scale", "key")
         op = "quantize" if node.target is ops.quantize.default else "quantize_out"
@@ -166,4 +224,4 @@ def _arguments(node: Node, *names: str) -> tuple[Any, ...]:
     return tuple(given.get(name) for name in names)
 
 
-__all__ = ["Sink", "Value", "is_functionalized", "root_of", "rows_of", "values_of"]
+__all__ = ["Reader", "Sink", "Value", "is_functionalized", "root_of", "rows_of", "values_of"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.compiler import is_dynamo_compiling
@@ -16,6 +16,11 @@ from quantmux.runtime.capture import refuse_to_bind
 from quantmux.runtime.inputs import check_layer_input
 from quantmux.runtime.producers import quantize
 from quantmux.runtime.steps import static_scales
+from quantmux.runtime.traced.fused import Recipe
+from quantmux.runtime.traced.keys import linear_program
+from quantmux.runtime.traced.legality import segments
+from quantmux.runtime.traced.library import constant
+from quantmux.runtime.traced.prologue import Prologue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,15 +53,14 @@ class SharedInput:
     def __call__(self, x: torch.Tensor | QuantizedTensor) -> tuple[torch.Tensor, ...]:
         """Give the outputs of all linears, each [..., N]; x is quantized once if they agree.
 
-        Under torch.compile it is one graph break.
+        Under torch.compile it is one op, ``quantmux::fused_linear``, or one per linear where they
+        agree for no number of rows.
 
         Raises:
             InputError: x does not fit, see `Linear`.
         """
         if is_dynamo_compiling():
-            from quantmux.runtime.untraced import untraced
-
-            return untraced(SharedInput.__call__, self, x)  # type: ignore[no-any-return]
+            return self._in_graph(x)
         if isinstance(x, QuantizedTensor):
             return tuple(layer(x) for layer in self.layers)
         first = self.layers[0]
@@ -70,6 +74,30 @@ class SharedInput:
         lead = x.shape[:-1]
         return tuple(layer(q).view(*lead, layer.out_features) for layer in self.layers)
 
+    def _in_graph(self, x: torch.Tensor | QuantizedTensor) -> tuple[torch.Tensor, ...]:
+        """Give what dynamo traces in place of a call."""
+        if isinstance(x, QuantizedTensor):
+            return tuple(layer(x) for layer in self.layers)
+        for layer in self.layers:
+            layer._bind_in_graph()  # noqa: SLF001 - what a linear shows to graphs, and to us
+        key = _shared_key(*[layer._key for layer in self.layers])  # noqa: SLF001
+        if key is None:
+            return tuple(layer(x) for layer in self.layers)
+        first = self.layers[0]
+        k, dtype = first.in_features, DTYPES[first.config.in_dtype]
+        shape = x.shape
+        if x.dtype is not dtype or shape[-1] != k or x.device != first.device:
+            check_layer_input(x, k, dtype, first.device)
+        if x.requires_grad and torch.is_grad_enabled():
+            raise _no_gradient()
+        weights = [w for layer in self.layers for w in layer._weights]  # noqa: SLF001
+        flat = x if len(shape) == 2 else x.reshape(-1, k)
+        ys = torch.ops.quantmux.fused_linear([flat], weights, key)
+        if len(shape) == 2:
+            return tuple(ys)
+        pairs = zip(ys, self.layers, strict=True)
+        return tuple(y.view(*shape[:-1], layer.out_features) for y, layer in pairs)
+
     def quantize(self, x: torch.Tensor) -> QuantizedTensor | None:
         """Quantize x [M, K] for all of them; None where `reasons` says why not.
 
@@ -81,11 +109,7 @@ class SharedInput:
         if reads is None or self.reasons(m):
             return None
         if x.requires_grad and torch.is_grad_enabled():
-            raise InputError(
-                "x needs a gradient, and a quantized linear has none",
-                hint="call it under torch.no_grad() or torch.inference_mode(), or x.detach()",
-                code="autograd",
-            )
+            raise _no_gradient()
         first = self.layers[0]
         given = static_scales(reads.operand, first.input_scale, first.input_global_scale)
         config = reads if reads.in_dtype == first.config.in_dtype else reads.replace(
@@ -159,6 +183,30 @@ def shared_input(layers: Sequence[Linear]) -> SharedInput:
         InputError: One of them is no `Linear`.
     """
     return SharedInput(layers)
+
+
+@constant
+def _shared_key(*keys: str) -> str | None:
+    """Give the key of one op for linears; None where no two of them ever agree.
+
+    Static scales are compared by the op, when it is first called: here they may have no values.
+    """
+    programs = [linear_program(key) for key in keys]
+    config: Any = programs[0].selection.config
+    if any(program.context is not programs[0].context for program in programs):
+        return None
+    prologue = Prologue("none", config.in_dtype)
+    if not any(segment.is_fused for segment in segments(prologue, programs)):
+        return None
+    return Recipe(prologue, keys, None).key()
+
+
+def _no_gradient() -> InputError:
+    return InputError(
+        "x needs a gradient, and a quantized linear has none",
+        hint="call it under torch.no_grad() or torch.inference_mode(), or x.detach()",
+        code="autograd",
+    )
 
 
 def _require_alike(first: Linear, other: Linear) -> None:
