@@ -77,6 +77,15 @@ def warm(shop, recording):
     return make
 
 
+@pytest.fixture
+def runtime(monkeypatch):
+    """Triton's knobs, a stand-in."""
+    made = types.SimpleNamespace(jit_cache_hook=None)
+    knobs = types.SimpleNamespace(runtime=made)
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(knobs=knobs))
+    return made
+
+
 def refused(error, *parts):
     assert error.value.code == "not_warmed"
     assert not error.value.context_poisoned
@@ -128,7 +137,7 @@ def test_a_range_of_rows_that_was_never_used_is_refused(shop, recording):
 
 def test_a_quantized_input_is_asked_for_its_rows_too(shop, warm, recording):
     bound = warm(warmed=())
-    q = qm.quantize(shop.x(5), bound.input_layout(5))
+    q = qm.quantize(shop.x(5), bound.input_layout(5), context=bound._place.context)
     with recording, pytest.raises(LaunchError) as caught:
         bound(q)
     refused(caught, "M = 5")
@@ -158,6 +167,13 @@ def test_rows_of_a_kernel_that_tells_what_it_compiles_need_not_have_been_seen(
         again(shop.x(4))
 
 
+def test_the_rows_of_the_first_call_have_been_seen(shop, warm, recording):
+    bound = warm(warmed=(), needs=(LIBRARY,))
+    bound(shop.x(6))
+    with recording:
+        bound(shop.x(6))
+
+
 def test_torch_itself_is_no_library_that_compiles(shop, warm, recording):
     bound = warm(warmed=(3,), needs=(Needs(kind="package", name="torch", version=">=2.4"),))
     with recording:
@@ -183,6 +199,20 @@ def test_a_kernel_that_would_compile_is_refused_and_not_taken_out(shop, recordin
     refused(caught, "layers.7.q", "M = 4", "one/good would compile", "warmup([4])")
     assert bound.pipeline_for(4).main.id == "one/good"
     assert bound.events == ()
+
+
+def test_triton_is_asked_during_a_captured_call(shop, recording, runtime):
+    def compiles(_m):
+        return RuntimeError("it compiles") if runtime.jit_cache_hook else None
+
+    recording.faults = [shop.producer("one/quantize"), shop.consumer("one/good", run=compiles)]
+    context = shop.context()
+    bound = bind(shop.select(context), shop.weights(), context=context)
+    bound(shop.x(3))
+    with recording, pytest.raises(LaunchError) as caught:
+        bound(shop.x(3))
+    refused(caught, "one/good would compile")
+    assert runtime.jit_cache_hook is None
 
 
 def test_a_producer_of_a_linear_that_would_compile_is_the_one_that_is_named(shop, recording):
@@ -265,9 +295,33 @@ def test_nothing_is_bound_in_a_capture(shop, recording):
     refused(caught, "quantize fp8_token", "call it once before the capture")
 
 
+def test_a_bound_producer_is_captured_after_its_warmup_or_a_call(shop, recording, silu_config):
+    recording.faults = [shop.producer("one/silu", op="silu_mul_quantize")]
+    context = shop.context()
+    selection = context.select(silu_config, HERE_CPU)
+    x = torch.ones(3, 64, dtype=torch.bfloat16)
+    for make_ready in (lambda bound: bound.warmup([3]), lambda bound: bound(x)):
+        bound = bind_producer(selection, context=context)
+        with recording, pytest.raises(LaunchError) as caught:
+            bound(x)
+        refused(caught, "silu_mul_quantize", "M = 3", "no call and no warmup")
+        make_ready(bound)
+        with recording:
+            bound(x)
+
+
+def test_weights_are_not_restored_in_a_capture(shop, recording, monkeypatch):
+    recording.faults = [shop.producer("one/quantize"), shop.consumer("one/good")]
+    layer = Linear(shop.config, shop.weights(), context=shop.context())
+    monkeypatch.setattr(Linear, "weights", property(lambda _: pytest.fail("restored")))
+    with recording, pytest.raises(LaunchError, match="not bound"):
+        layer.bind()
+
+
 def test_an_unbound_layer_is_refused_by_its_name_and_stays_unbound(shop, recording):
     recording.faults = [shop.producer("one/quantize"), shop.consumer("one/good")]
-    layer = Linear(shop.config, shop.weights(), layer="layers.7.q", context=shop.context())
+    context = shop.context()
+    layer = Linear(shop.config, shop.weights(), layer="layers.7.q", context=context)
     with recording:
         with pytest.raises(LaunchError) as caught:
             layer(shop.x(6).view(2, 3, 32))
@@ -283,8 +337,8 @@ def test_an_unbound_layer_is_refused_by_its_name_and_stays_unbound(shop, recordi
         layer(shop.x(6).view(2, 3, 32))
         with pytest.raises(LaunchError, match="warmed up while"):
             layer.warmup([6])
-        with pytest.raises(LaunchError, match="warmed up while"):
-            qm.warmup(layer, ms=[6])
+        with pytest.raises(LaunchError, match="what is given to") as caught:
+            qm.warmup(layer, ms=[6], context=context)
 
 
 def test_a_producer_that_was_never_called_is_refused(shop, recording, silu_config):
@@ -333,15 +387,6 @@ def test_an_error_without_rows_says_what_to_fill_in():
 
 
 # --- Triton's hook ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    """Triton's knobs, a stand-in."""
-    made = types.SimpleNamespace(jit_cache_hook=None)
-    knobs = types.SimpleNamespace(runtime=made)
-    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(knobs=knobs))
-    return made
 
 
 def test_triton_refuses_to_compile_inside_and_has_its_own_hook_back_afterwards(runtime):
