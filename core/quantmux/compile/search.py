@@ -74,17 +74,18 @@ class Search:
 
     def _merge_equal(self, value: Value) -> None:
         """Let equal quantizers of one value be one."""
-        kept: dict[tuple[Any, ...], Sink] = {}
+        kept: dict[tuple[Any, ...], list[Sink]] = {}
         for sink in value.quantizes():
-            if sink.op != "quantize":
+            if sink.op == "quantize":
+                kept.setdefault((sink.key, *sink.tensors), []).append(sink)
+        for first, *others in kept.values():
+            if not others:
                 continue
-            same = kept.setdefault((sink.key, *sink.tensors), sink)
-            if same is sink:
-                continue
-            into = into_of(sink)
-            sink.node.replace_all_uses_with(same.node)
-            self._graph.erase_node(sink.node)
-            value.sinks.remove(sink)
+            for sink in others:
+                sink.node.replace_all_uses_with(first.node)
+                self._graph.erase_node(sink.node)
+                value.sinks.remove(sink)
+            into = into_of(first) * (1 + len(others))
             self._note(value, "equal quantize", into, taken=True)
 
     def _value(self, value: Value) -> None:
