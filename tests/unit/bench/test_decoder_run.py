@@ -171,8 +171,9 @@ def test_what_is_compiled_is_one_graph_and_its_fusions_are_reported(cpu, effort)
     plan = replace(plan_of(cpu, effort, variants=("bf16",)), compile_for=("bf16", "selection"))
     report = run_decoder(plan, default_context())
     modes = {(row.kernel, row.mode) for row in report.rows if row.us}
-    assert {("bf16", "compiled"), ("selection", "compiled")} <= modes
-    assert "fused" in report.skipped or ("selection", "fused") in modes
+    assert modes >= {("bf16", "compiled"), ("selection", "compiled"), ("selection", "fused")}
+    assert ("bf16", "fused") not in modes
+    assert report.compile_text
 
 
 def test_a_variant_that_is_not_known_is_refused(cpu, effort):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from dataclasses import dataclass, field
-from importlib import util
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from quantmux.bench.decoder.attention import Cache
     from quantmux.bench.decoder.model import Decoder
     from quantmux.bench.decoder.state import State
-    from quantmux.runtime.context import Context
+    from quantmux.compile import FusionPass
 
 Step = Any
 _numbers: Final = itertools.count()
@@ -34,11 +32,13 @@ class Compiled:
     """
 
     step: Step
-    fusion: Any = None
+    fusion: FusionPass | None = None
     seconds: list[float] = field(default_factory=list)
 
 
-def compiled(model: Decoder, *, fusion: Any = None, backend: str = "inductor") -> Compiled:
+def compiled(
+    model: Decoder, *, fusion: FusionPass | None = None, backend: str = "inductor"
+) -> Compiled:
     """Give the decoder compiled; nothing happens before the first call.
 
     Args:
@@ -61,17 +61,6 @@ def mark_rows(state: State) -> None:
     x, cos, sin, caches = state.args
     for tensor in (x, cos, sin, *(t for cache in caches or () for t in cache[:2])):
         mark(tensor, 0)
-
-
-def fusion_pass(context: Context) -> tuple[Any, str]:
-    """Give quantmux's fusion pass, or None and why there is none."""
-    if util.find_spec("quantmux.compile") is None:
-        return None, "this build has no quantmux.compile"
-    room: Any = importlib.import_module("quantmux.compile")
-    make = getattr(room, "fusion_pass", None)
-    if make is None:
-        return None, "this build's quantmux.compile has no fusion_pass"
-    return make(context=context), ""
 
 
 def forget() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
-from quantmux.bench.decoder.compiled import Compiled, compiled, fusion_pass, mark_rows
+from quantmux.bench.decoder.compiled import Compiled, compiled, mark_rows
 from quantmux.bench.decoder.variants import BF16
 from quantmux.bench.decoder.watch import EagerStep, GraphStep, HostStep
 from quantmux.bench.watch_cuda import raise_if_lost
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from quantmux.bench.decoder.state import State
     from quantmux.bench.decoder.variants import Variant
     from quantmux.bench.timing import Timed
+    from quantmux.compile import FusionPass
     from quantmux.runtime.context import Context
 
 EAGER: Final = "eager"
@@ -78,8 +79,7 @@ class Modes:
         self._backend = backend
         self._round_us = round_us
         self._compiled: dict[tuple[str, str], Compiled] = {}
-        self.skipped: dict[str, str] = {}
-        self.fusions: dict[str, Any] = {}
+        self.fusions: dict[str, FusionPass] = {}
 
     def entries(self, variant: Variant, state: State, judge: Judge) -> Iterator[Entry]:
         """Give the entries of a variant; one that fails says why and has no watch.
@@ -97,21 +97,17 @@ class Modes:
             if mode == FUSED and (variant.name == BF16 or not self._with_fusion):
                 continue
             made = self._made(variant, mode)
-            if made is None:
-                continue
             mark_rows(state)
             yield from self._pair(variant, mode, partial(made.step, *state.args), judge, made)
 
-    def _made(self, variant: Variant, mode: str) -> Compiled | None:
+    def _made(self, variant: Variant, mode: str) -> Compiled:
         key = (variant.name, mode)
         if key not in self._compiled:
             fusion = None
             if mode == FUSED:
-                fusion, why = fusion_pass(self._context)
-                if fusion is None:
-                    self.skipped[FUSED] = why
-                    return None
-                self.fusions[variant.name] = fusion
+                from quantmux.compile import fusion_pass  # it loads inductor
+
+                fusion = self.fusions[variant.name] = fusion_pass(context=self._context)
             self._compiled[key] = compiled(variant.model, fusion=fusion, backend=self._backend)
         return self._compiled[key]
 

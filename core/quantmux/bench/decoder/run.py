@@ -358,7 +358,6 @@ def _attention(plan: DecoderPlan) -> str:
 
 def _close(report: DecoderReport, plan: DecoderPlan, modes: Modes, variants: list[Variant]) -> None:
     """Add what is known at the end: what was compiled, and what serves by now."""
-    report.skipped |= modes.skipped
     report.protocol["compile_seconds"] = modes.compile_seconds
     fusion = modes.fusions.get(SELECTION)
     if fusion is not None:
