@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from quantmux.config.policy import Policy
     from quantmux.runtime.context import Context
 
+_ROOT: Final = Path(__file__).resolve().parents[1]
 _OURS: Final = ("compile", "runtime/traced")
-"""Folders of the package whose source decides what a graph is rewritten to."""
+"""Folders of the package that hold the pass and the ops it writes into graphs."""
 
 
 def uuid_of(policy: Policy | None, context: Context) -> str:
@@ -42,13 +43,16 @@ def uuid_of(policy: Policy | None, context: Context) -> str:
 @lru_cache(maxsize=1)
 def _source() -> str:
     """Hash the source of the pass; once, since a process runs what it has imported."""
-    root = Path(__file__).resolve().parents[1]
     hashed = hashlib.sha256()
-    for folder in _OURS:
-        for file in sorted((root / folder).rglob("*.py")):
-            hashed.update(str(file.relative_to(root)).encode())
-            hashed.update(file.read_bytes())
+    for file in _files():
+        hashed.update(str(file.relative_to(_ROOT)).encode())
+        hashed.update(file.read_bytes())
     return hashed.hexdigest()
+
+
+def _files() -> list[Path]:
+    """Give the files whose source decides what a graph is rewritten to."""
+    return sorted(file for folder in _OURS for file in (_ROOT / folder).rglob("*.py"))
 
 
 __all__ = ["uuid_of"]
