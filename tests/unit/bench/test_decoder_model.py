@@ -13,6 +13,7 @@ from quantmux.bench.decoder.variants import Builder, warm
 from quantmux.bench.decoder.weights import DrawnWeights
 from quantmux.capability.detect import resolve_device
 from quantmux.errors import ConfigError
+from quantmux.layers.shared import SharedInput
 from quantmux.runtime.context import default_context
 
 CPU = torch.device("cpu")
@@ -111,6 +112,23 @@ def test_merged_and_separate_linears_give_the_same_step(shape, build):
     state = state_of(shape, DECODE)
     one, other = (build(shape, merged=merged).exact()(*state.args) for merged in (True, False))
     torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("shape", [TINY_QWEN3, TINY_DSV3], ids=lambda shape: shape.name)
+def test_a_shared_input_is_quantized_once_and_gives_the_same_bits(shape, build, monkeypatch):
+    builder, state = build(shape.with_layers(1), merged=False), state_of(shape, DECODE)
+    want = builder.selection().model(*state.args)
+    shared = builder.shared()
+    counted = []
+    quantize = SharedInput.quantize
+
+    def counting(self, x):
+        counted.append(len(self.layers))
+        return quantize(self, x)
+
+    monkeypatch.setattr(SharedInput, "quantize", counting)
+    assert torch.equal(shared.model(*state.args), want)
+    assert counted == [3 if shape is TINY_QWEN3 else 2]
 
 
 @pytest.mark.parametrize("merged", [True, False], ids=["merged", "separate"])

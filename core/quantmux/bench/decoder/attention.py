@@ -9,9 +9,11 @@ from torch import nn
 from torch.nn import functional
 
 from quantmux.bench.decoder.norm import RmsNorm, rotate
+from quantmux.layers.linear import Linear
+from quantmux.layers.shared import shared_input
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from quantmux.bench.decoder.shapes import Gqa, Mla
 
@@ -28,6 +30,7 @@ class GroupedAttention(nn.Module):
         eps: Of the norms.
         device: Where the norms lie.
         attends: See `Form`.
+        shares: Likewise.
     """
 
     def __init__(
@@ -38,9 +41,10 @@ class GroupedAttention(nn.Module):
         device: torch.device,
         *,
         attends: bool,
+        shares: bool = False,
     ) -> None:
         super().__init__()
-        self.merged = "qkv" in linears
+        self.first = None if "qkv" in linears else _first(linears, "qkv", shares=shares)
         self.linears = nn.ModuleDict(linears)
         self.q_norm = RmsNorm(shape.head_dim, eps, device)
         self.k_norm = RmsNorm(shape.head_dim, eps, device)
@@ -52,11 +56,11 @@ class GroupedAttention(nn.Module):
     ) -> torch.Tensor:
         """Give the attention's output [M, hidden]; arguments as `Decoder.forward`."""
         m, heads, kv_heads, dim = x.shape[0], self.heads, self.kv_heads, self.dim
-        if self.merged:
+        if self.first is None:
             parts = (heads * dim, kv_heads * dim, kv_heads * dim)
             q, k, v = self.linears["qkv"](x).split(parts, dim=-1)
         else:
-            q, k, v = (self.linears[name](x) for name in ("q", "k", "v"))
+            q, k, v = self.first(x)
         q = rotate(self.q_norm(q.reshape(m, heads, dim)), cos, sin)
         k = rotate(self.k_norm(k.reshape(m, kv_heads, dim)), cos, sin)
         v = v.reshape(m, kv_heads, dim)
@@ -80,13 +84,20 @@ class LowRankAttention(nn.Module):
         linears: ``qkv_a``, or ``q_a`` and ``kv_a``; ``q_b``, ``kv_b`` and ``o``.
         eps: Of the norms.
         device: Where the norms lie.
+        shares: See `Form`.
     """
 
     def __init__(
-        self, shape: Mla, linears: Mapping[str, nn.Module], eps: float, device: torch.device
+        self,
+        shape: Mla,
+        linears: Mapping[str, nn.Module],
+        eps: float,
+        device: torch.device,
+        *,
+        shares: bool = False,
     ) -> None:
         super().__init__()
-        self.merged = "qkv_a" in linears
+        self.first = None if "qkv_a" in linears else _first(linears, ("q_a", "kv_a"), shares=shares)
         self.linears = nn.ModuleDict(linears)
         self.q_norm = RmsNorm(shape.q_rank, eps, device)
         self.kv_norm = RmsNorm(shape.kv_rank, eps, device)
@@ -98,12 +109,12 @@ class LowRankAttention(nn.Module):
         """Give the attention's output [M, hidden]; arguments as `Decoder.forward`."""
         del cache  # nothing is read over, so nothing is kept
         s, m, linears = self.shape, x.shape[0], self.linears
-        if self.merged:
+        if self.first is None:
             parts = (s.q_rank, s.kv_rank, s.rope_dim)
             low_q, low_kv, k_rope = linears["qkv_a"](x).split(parts, dim=-1)
         else:
-            low_q = linears["q_a"](x)
-            low_kv, k_rope = linears["kv_a"](x).split((s.kv_rank, s.rope_dim), dim=-1)
+            low_q, low = self.first(x)
+            low_kv, k_rope = low[:, : s.kv_rank], low[:, s.kv_rank :]
         q = linears["q_b"](self.q_norm(low_q)).reshape(m, s.heads, s.nope_dim + s.rope_dim)
         kv = linears["kv_b"](self.kv_norm(low_kv)).reshape(m, s.heads, s.nope_dim + s.v_dim)
         q_nope, q_rope = q.split((s.nope_dim, s.rope_dim), dim=-1)
@@ -128,6 +139,17 @@ def read_itself(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tens
     """
     score = (q * k).sum(dim=-1, keepdim=True) * q.shape[-1] ** -0.5
     return torch.sigmoid(score) * v
+
+
+def _first(
+    linears: Mapping[str, nn.Module], names: Iterable[str], *, shares: bool
+) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
+    """Give the linears that read the same x as one function of it."""
+    layers = [linears[name] for name in names]
+    ours = [layer for layer in layers if isinstance(layer, Linear)]
+    if shares and len(ours) == len(layers):
+        return shared_input(ours)
+    return lambda x: [layer(x) for layer in layers]
 
 
 def _over_prompt(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -28,12 +28,15 @@ class Form:
 
     Attributes:
         merged: q, k and v (or q_a and kv_a) are one linear, as servers merge them.
+        shares: Quantized linears that are not merged and read one x share its quantized form by
+            `quantmux.shared_input`.
         attends: Attention reads a cache, or the whole prompt; else a token reads itself and a
             null key. Low-rank attention always does the latter.
     """
 
     merged: bool = True
     attends: bool = True
+    shares: bool = False
 
 
 class Mlp(nn.Module):
@@ -68,10 +71,12 @@ class Block(nn.Module):
         self.attention: GroupedAttention | LowRankAttention
         if isinstance(attention, Gqa):
             self.attention = GroupedAttention(
-                attention, made, shape.eps, device, attends=form.attends
+                attention, made, shape.eps, device, attends=form.attends, shares=form.shares
             )
         else:
-            self.attention = LowRankAttention(attention, made, shape.eps, device)
+            self.attention = LowRankAttention(
+                attention, made, shape.eps, device, shares=form.shares
+            )
         self.before_mlp = RmsNorm(shape.hidden, shape.eps, device)
         self.mlp = mlp
 

@@ -197,6 +197,7 @@ def _variants(
             made.append(builder.bf16())
         elif name == SELECTION:
             made += [builder.selection(), builder.selection(AGAIN)]
+            made += [] if plan.form.merged else [builder.shared()]
         else:
             alone = builder.alone(name, plan.ms)
             if alone is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +30,9 @@ BF16: Final = "bf16"
 SELECTION: Final = "selection"
 AGAIN: Final = "selection again"
 """The selection bound a second time, to weights of its own: the A/A row."""
+
+SHARED: Final = "selection shared"
+"""The selection with `quantmux.shared_input` before linears that are not merged."""
 
 _STAND_IN: Final = "torch"
 """The backend that serves what another one lacks: it has a reference of everything."""
@@ -109,6 +112,11 @@ class Builder:
         """Give the decoder whose kernels quantmux selects."""
         kind = "aa" if name == AGAIN else "kernel"
         return Variant(name, kind, self.model(self._maker(lambda _: None)))
+
+    def shared(self) -> Variant:
+        """Give the selection's decoder whose linears share one quantized x where they can."""
+        form = replace(self.form, shares=True)
+        return replace(self, form=form).selection(SHARED)
 
     def alone(self, backend: str, ms: Sequence[int]) -> Variant | None:
         """Give the decoder that has one backend, and torch's kernels for what that lacks.
