@@ -15,8 +15,9 @@ from quantmux.config.policy import Policy
 from quantmux.layers.linear import Linear
 from quantmux.ops.layouts import as_bits
 from quantmux.ops.linear.reference import linear
+from quantmux.ops.linear.spec import empty_output
 from quantmux.ops.quantize.reference import quantize
-from quantmux.ops.quantized import DATA_DTYPES, LinearWeights
+from quantmux.ops.quantized import DATA_DTYPES, DTYPES, LinearWeights
 from quantmux.ops.rmsnorm_quantize.reference import rmsnorm_quantize
 from quantmux.ops.silu_mul_quantize.reference import silu_mul_quantize
 from quantmux.registry.hookspecs import hookimpl
@@ -52,8 +53,8 @@ class Calls:
 
 
 class Consumer:
-    def __init__(self, layout, calls):
-        self.layout, self.calls = layout, calls
+    def __init__(self, layout, calls, multiple):
+        self.layout, self.calls, self.multiple = layout, calls, multiple
 
     def prepare(self, weights, config, _device):
         # as bytes: torch's checks of ops compare their inputs, and cannot compare fp8
@@ -71,6 +72,10 @@ class Consumer:
 
         def run(x, *, out=None):
             self.calls.meet(x)
+            if out is None:
+                m = x.shape[0] if isinstance(x, torch.Tensor) else x.m
+                dtype = DTYPES[config.out_dtype]
+                out = empty_output(m, config.n, dtype, "cpu", self.multiple)
             return linear(x, weights, config, out=out)
 
         return run
@@ -130,7 +135,12 @@ class Kit:
         fields = {"in_dtypes": ("bf16", "fp16", "fp32"), "takes_bias": True, **capability}
         fields.setdefault("out_dtypes", ("bf16", "fp16", "fp32"))
         made = Capability(arch=("any",), schemes=(pair,), **fields)
-        return self._add(kernel_id, "linear", made, lambda c: Consumer(made.weight_layout, c))
+        return self._add(
+            kernel_id,
+            "linear",
+            made,
+            lambda c: Consumer(made.weight_layout, c, made.output_row_multiple),
+        )
 
     def producer(self, kernel_id, operand_of, layouts, op="quantize", *, offer=None, **capability):
         """Add a producer of one operand."""
@@ -181,7 +191,7 @@ def program():
     def make(context, name, n=32, k=128, **config):
         asked = LinearConfig(in_features=k, out_features=n, scheme=name, **config)
         selection = context.select(asked, HERE_CPU)
-        return LinearProgram(f"{name} {n}x{k} {id(context)}", selection, context, None, (), ())
+        return LinearProgram(f"{name} {n}x{k} {id(context)}", selection, context, None, (), (), n)
 
     return make
 

@@ -234,6 +234,16 @@ def test_what_was_worked_out_goes_with_the_layer(kit, layer, random):
     assert [ref() for ref in gone] == [None, None]
 
 
+def test_rows_lie_as_the_graph_was_told_whichever_kernel_serves(kit, layer, random):
+    kit.consumer("a/small", SCHEME, ("row_major",), m_max=8, output_row_multiple=1)
+    kit.consumer("b/large", SCHEME, ("row_major",), m_min=9, output_row_multiple=8)
+    kit.producer("a/quantize", "fp8_token", ("row_major",))
+    context = kit.context()
+    layers = [layer(context, SCHEME, 9, seed=n) for n in (1, 2)]
+    strides = {y.stride(0) for m in (3, 20) for y in fused(NONE, layers, [random(m, 128)])}
+    assert len(strides) == 1
+
+
 def test_outputs_are_no_views_of_inputs_or_of_each_other(kit, layer, random):
     token(kit)
     one = layer(kit.context(), SCHEME, 128)

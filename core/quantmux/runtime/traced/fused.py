@@ -19,7 +19,7 @@ from quantmux.config.policy import Policy
 from quantmux.runtime.traced.fused_calls import FusedCalls
 from quantmux.runtime.traced.keys import linear_program
 from quantmux.runtime.traced.library import define
-from quantmux.runtime.traced.linear import bound_of, fake_output
+from quantmux.runtime.traced.linear import as_promised, bound_of, fake_output
 from quantmux.runtime.traced.prologue import Prologue
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _counts(key: str) -> tuple[int, ...]:
 def _fused_linear(
     inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], key: str
 ) -> list[torch.Tensor]:
-    return _calls_of(key, weights).call(*inputs)  # type: ignore[no-any-return]
+    results = _calls_of(key, weights).call(*inputs)
+    return list(map(as_promised, results, recipe_of(key).linears))
 
 
 def _fake_fused_linear(
