@@ -126,5 +126,7 @@ def _tell(report: SeedReport) -> None:
     untimed = [name for name in report.told if name not in timed]
     for name in untimed:
         print_error(f"{name}: nothing was timed")
-    if report.failed or untimed:
+    for name, reason in report.not_run.items():
+        print_error(f"{name}: it could not be run\n  {reason}")
+    if report.failed or untimed or report.not_run:
         raise typer.Exit(1)

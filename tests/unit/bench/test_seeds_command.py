@@ -99,6 +99,17 @@ def test_a_variant_that_disagrees_is_the_exit_code_and_is_named(run, only_one, m
     assert "it is wrong" in err
 
 
+def test_an_experiment_that_raises_is_the_exit_code_and_is_named(run, only_one, monkeypatch):
+    def breaks(*_):
+        raise OSError("no process could be started")
+
+    monkeypatch.setattr(only_one, "run", breaks)
+    code, _, err = run("bench", "seeds", *ON_HOST, "--only", "placeholder")
+    assert code == 1
+    assert "one: it could not be run" in err
+    assert "no process could be started" in err
+
+
 def test_a_name_that_is_no_experiment_is_a_mistake_of_usage(run):
     code, _, err = run("bench", "seeds", *ON_HOST, "--only", "placeholdr")
     assert code == 2

@@ -239,6 +239,16 @@ def test_a_variant_that_refuses_a_case_is_a_row_with_the_reason_and_no_failure(s
     assert report.failed == ()
 
 
+def test_an_experiment_that_raises_costs_itself_only(stage):
+    broken, whole = Doubling({"ours": right}), Doubling({"ours": right})
+    broken.about = replace(Doubling.about, name="broken")
+    broken.run = lambda *_: [][1]
+    report = run_experiments([broken, whole], stage, SeedPlan(stage.device))
+    assert "IndexError" in report.not_run["broken"]
+    assert list(report.told) == ["doubling"]
+    assert report.rows
+
+
 def test_mean_ratios_leave_controls_out(stage):
     experiment = Doubling({"before": right, "ours": right}, cases=("a", "b", "c"), controls=("c",))
     report = run_experiments([experiment], stage, SeedPlan(stage.device))

@@ -209,17 +209,17 @@ def _with_counts(
 ) -> list[SeedRow]:
     """Give the rows with what every variant launches, made once more over one copy."""
     one = replace(stage, effort=replace(stage.effort, max_copies=1))
-    variants = {variant.name: variant for variant in experiment.prepare(case, one).variants}
+    timed = {row.kernel for row in rows if row.us is not None}
     counted: dict[str, tuple[float, dict[str, float]]] = {}
-    for name in dict.fromkeys(row.kernel for row in rows if row.us is not None):
-        try:
-            made = variants[name].make()
+    try:
+        for variant in experiment.prepare(case, one).variants:
+            made = variant.make() if variant.name in timed else None
             if isinstance(made, Made):
-                counted[name] = _count(made)
-        # what was timed was not counted: that costs the number, not the time
-        except Exception as error:  # noqa: BLE001
-            raise_if_lost(error)
-            _LOG.warning("%s: %s on %s: %s", case.name, name, stage.device, describe(error))
+                counted[variant.name] = _count(made)
+    # what was timed and could not be counted keeps its time
+    except Exception as error:  # noqa: BLE001
+        raise_if_lost(error)
+        _LOG.warning("kernels were not counted on %s: %s", case.name, describe(error))
     return [
         replace(row, launches=counted[row.kernel][0], launched=counted[row.kernel][1])
         if row.us is not None and row.kernel in counted

@@ -47,7 +47,7 @@ class SeedReport:
         rows: Everything found.
         protocol: Rounds, rotated bytes and the like.
         command: What was run.
-        not_run: Experiments that were asked and could not be begun, and why.
+        not_run: Experiments that were asked and have no rows since they raised, and what.
     """
 
     device: str

@@ -12,6 +12,8 @@ from quantmux.bench.run import versions
 from quantmux.bench.seeds.known import experiments_of
 from quantmux.bench.seeds.report import SeedReport, Told
 from quantmux.bench.seeds.stage import stage_for
+from quantmux.bench.watch_cuda import raise_if_lost
+from quantmux.registry.guard import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,8 +95,14 @@ def run_experiments(
     )
     for experiment in chosen:
         name, begun = experiment.about.name, time.monotonic()
-        rows = experiment.run(stage, lambda text, name=name: tell(f"{name}: {text}"))  # type: ignore[misc]
-        remarks = tuple(experiment.remarks(rows, stage))
+        try:
+            rows = experiment.run(stage, lambda text, name=name: tell(f"{name}: {text}"))  # type: ignore[misc]
+            remarks = tuple(experiment.remarks(rows, stage))
+        # what one experiment did not foresee costs it alone: the others' minutes are not lost
+        except Exception as error:  # noqa: BLE001
+            raise_if_lost(error)
+            report.not_run[name] = describe(error)
+            continue
         report.rows += rows
         report.told[name] = Told(experiment.about, remarks, time.monotonic() - begun)
     return report
