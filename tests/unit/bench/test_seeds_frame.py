@@ -242,9 +242,9 @@ def test_a_variant_that_refuses_a_case_is_a_row_with_the_reason_and_no_failure(s
 def test_an_experiment_that_raises_costs_itself_only(stage):
     broken, whole = Doubling({"ours": right}), Doubling({"ours": right})
     broken.about = replace(Doubling.about, name="broken")
-    broken.run = lambda *_: [][1]
+    broken.run = lambda *_: {}["a key"]
     report = run_experiments([broken, whole], stage, SeedPlan(stage.device))
-    assert "IndexError" in report.not_run["broken"]
+    assert "KeyError" in report.not_run["broken"]
     assert list(report.told) == ["doubling"]
     assert report.rows
 
