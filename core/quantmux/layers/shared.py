@@ -79,17 +79,19 @@ class SharedInput:
         if isinstance(x, QuantizedTensor):
             return tuple(layer(x) for layer in self.layers)
         for layer in self.layers:
-            layer._bind_in_graph()  # noqa: SLF001 - what a linear shows to graphs, and to us
+            layer._bind_in_graph()  # noqa: SLF001 - what a linear shows to graphs
         key = _shared_key(*[layer._key for layer in self.layers])  # noqa: SLF001
         if key is None:
             return tuple(layer(x) for layer in self.layers)
         first = self.layers[0]
         k, dtype = first.in_features, DTYPES[first.config.in_dtype]
         shape = x.shape
-        if x.dtype is not dtype or shape[-1] != k or x.device != first.device:
-            check_layer_input(x, k, dtype, first.device)
-        if x.requires_grad and torch.is_grad_enabled():
-            raise _no_gradient()
+        is_wrong = x.dtype is not dtype or shape[-1] != k or x.device != first.device
+        if is_wrong or (x.requires_grad and torch.is_grad_enabled()):
+            # the plain call raises what is wrong: dynamo of torch 2.11 cannot raise our errors
+            from quantmux.runtime.untraced import untraced
+
+            return untraced(SharedInput.__call__, self, x)  # type: ignore[no-any-return]
         weights = [w for layer in self.layers for w in layer._weights]  # noqa: SLF001
         flat = x if len(shape) == 2 else x.reshape(-1, k)
         ys = torch.ops.quantmux.fused_linear([flat], weights, key)

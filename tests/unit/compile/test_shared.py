@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantmux.errors import ShapeError
+from quantmux.errors import InputError, ShapeError
 from quantmux.layers.linear import Linear
 from quantmux.layers.shared import shared_input
 
@@ -74,3 +74,10 @@ def test_wrong_inputs_are_refused_as_they_are_without(random, wrong):
     shared = shared_input([linear("fp8_tensor"), linear("fp8_tensor", seed=2)])
     with pytest.raises(ShapeError, match="wrong width"):
         torch.compile(shared, backend="eager")(random(*wrong))
+
+
+@pytest.mark.usefixtures("dynamo")
+def test_a_gradient_is_refused_as_it_is_without(random):
+    shared = shared_input([linear("fp8_tensor"), linear("fp8_tensor", seed=2)])
+    with pytest.raises(InputError, match="needs a gradient"):
+        torch.compile(shared, backend="eager")(random(5, 128).requires_grad_())
