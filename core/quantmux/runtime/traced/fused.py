@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from quantmux.config.policy import Policy
 from quantmux.runtime.traced.fused_calls import FusedCalls
 from quantmux.runtime.traced.keys import linear_program
 from quantmux.runtime.traced.library import define
-from quantmux.runtime.traced.linear import as_promised, bound_of, fake_output
+from quantmux.runtime.traced.linear import bound_of, fake_output
 from quantmux.runtime.traced.prologue import Prologue
 
 if TYPE_CHECKING:
@@ -75,28 +75,30 @@ def weights_of(key: str) -> int:
     return sum(len(form.names) for form in program.forms) + len(program.small)
 
 
-# by the first linear: what was worked out goes when that goes. The values hold its routes and its
-# weights, never itself.
+# By the key and the addresses of all weights. What is found there is held by the first of its
+# linears in `_kept`, and holds the weights of all: as long as it can be found, the addresses are
+# theirs.
+_found: WeakValueDictionary[tuple[Any, ...], FusedCalls] = WeakValueDictionary()
 _kept: WeakKeyDictionary[BoundLinear, dict[tuple[Any, ...], FusedCalls]] = WeakKeyDictionary()
 _lock = RLock()
 
 
-def _calls_of(key: str, weights: Sequence[torch.Tensor]) -> FusedCalls:
+def _work_out(address: tuple[Any, ...], key: str, weights: Sequence[torch.Tensor]) -> FusedCalls:
+    """Find the linears of a key and their weights, and what is to be called for them."""
     recipe = recipe_of(key)
     bounds: list[BoundLinear] = []
     begin = 0
     for name, count in zip(recipe.linears, _counts(key), strict=True):
         bounds.append(bound_of(name, weights[begin : begin + count]))
         begin += count
-    address = (key, *map(id, bounds[1:]))  # which the values hold: their ids stay theirs
-    by_key = _kept.get(bounds[0])
-    found = None if by_key is None else by_key.get(address)
-    if found is None:
-        programs = [linear_program(name) for name in recipe.linears]
-        made = FusedCalls(recipe.prologue, programs, bounds, recipe.policy)
-        with _lock:
-            found = _kept.setdefault(bounds[0], {}).setdefault(address, made)
-    return found
+    programs = [linear_program(name) for name in recipe.linears]
+    with _lock:
+        kept = _kept.setdefault(bounds[0], {})
+        found = kept.get(address)
+        if found is None:
+            found = kept[address] = FusedCalls(recipe.prologue, programs, bounds, recipe.policy)
+        _found[address] = found
+        return found
 
 
 @lru_cache(maxsize=4096)
@@ -107,8 +109,9 @@ def _counts(key: str) -> tuple[int, ...]:
 def _fused_linear(
     inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], key: str
 ) -> list[torch.Tensor]:
-    results = _calls_of(key, weights).call(*inputs)
-    return list(map(as_promised, results, recipe_of(key).linears))
+    address = (key, *[tensor.data_ptr() for tensor in weights])
+    calls = _found.get(address) or _work_out(address, key, weights)
+    return calls.call(*inputs)  # type: ignore[no-any-return]
 
 
 def _fake_fused_linear(

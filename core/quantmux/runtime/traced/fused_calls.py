@@ -23,6 +23,7 @@ from quantmux.runtime.route import refuse
 from quantmux.runtime.self_check import examiner
 from quantmux.runtime.steps import KernelFailed, build, static_scales
 from quantmux.runtime.traced.legality import differences, segments
+from quantmux.runtime.traced.linear import as_promised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,25 +70,32 @@ class FusedCalls:
         self._linears = tuple(map(_Linear, programs, bounds))
         self._segments = segments(prologue, programs, policy)
         self._uppers = [_UNBOUNDED if s.m_max is None else s.m_max for s in self._segments]
-        self._feeders: dict[int, _Feeder] = {}
+        self._feeders: dict[int, tuple[_Share, ...]] = {}
+        self._strides = [program.row_stride for program in programs]
         self._lock = RLock()
         self.call: Call = guarded(self._call, programs[0].selection.device)
 
     def _call(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         m = inputs[0].shape[0]
         place = bisect_left(self._uppers, m or 1)
-        feeder = self._feeders.get(place)
-        if feeder is None:
-            feeder = self._begin(place, m)
-        results = feeder(inputs, m)
-        missing = [i for i, y in enumerate(results) if y is None]
-        if missing:
-            plain = self._prologue.plain(list(inputs), self._linears[0].config.in_dtype)
-            for i in missing:
-                results[i] = self._linears[i].call(plain)
-        return results  # type: ignore[return-value]
+        feeder = self._feeders.get(place) or self._begin(place, m)
+        results: list[Any] = [None] * len(self._linears)
+        for share in feeder:
+            share.feed(inputs, m, results)
+        plain = None
+        for i, y in enumerate(results):
+            if y is None:
+                linear = self._linears[i]
+                if plain is None:
+                    plain = self._prologue.plain(list(inputs), linear.config.in_dtype)
+                results[i] = linear.call(plain)
+        if m > 1:
+            for i, stride in enumerate(self._strides):
+                if results[i].stride(0) != stride:
+                    results[i] = as_promised(results[i], self._linears[i].program.key)
+        return results
 
-    def _begin(self, place: int, m: int) -> _Feeder:
+    def _begin(self, place: int, m: int) -> tuple[_Share, ...]:
         """Bind what the M of a segment need, once."""
         with self._lock:
             found = self._feeders.get(place)
@@ -101,9 +109,18 @@ class FusedCalls:
                         facts=[str(linear.config) for linear in self._linears],
                         hint="call the compiled model once with each M before capturing it",
                     )
-                found = _Feeder(self._prologue, self._segments[place], self._linears)
-                self._feeders[place] = found
+                found = self._feeders[place] = self._shares(self._segments[place])
             return found
+
+    def _shares(self, segment: Segment) -> tuple[_Share, ...]:
+        """Give the producers of a segment with who is fed by each; one alone is not fed."""
+        linears, fuses = self._linears, self._prologue.kind != "none"
+        return tuple(
+            _Share(group, members, linears, segment)
+            for group in segment.groups
+            for members in _of_one_scale(group, linears, segment)
+            if fuses or len(members) > 1
+        )
 
 
 class _Linear:
@@ -136,28 +153,6 @@ class _Linear:
         return static_scales(
             reads.operand, store.small("input_scale"), store.small("input_global_scale")
         )
-
-
-class _Feeder:
-    """One segment: its producers and who is fed by each. Gives None for who must be fed plainly."""
-
-    def __init__(self, prologue: Prologue, segment: Segment, linears: tuple[_Linear, ...]) -> None:
-        self._count = len(linears)
-        self._shares: list[_Share] = []
-        for group in segment.groups:
-            for members in _of_one_scale(group, linears, segment):
-                if len(members) > 1 or prologue.kind != "none":
-                    self._shares.append(_Share(group, members, linears, segment))
-
-    def __call__(self, inputs: tuple[torch.Tensor, ...], m: int) -> list[torch.Tensor | None]:
-        results: list[torch.Tensor | None] = [None] * self._count
-        for share in self._shares:
-            q = share.make(inputs)
-            if q is None:
-                continue
-            for member in share.members:
-                results[member.place] = member.run(q, m)
-        return results
 
 
 def _of_one_scale(
@@ -217,15 +212,17 @@ class _Share:
             consumer = segment.consumers[place]
             self.members.append(_Member(place, linears[place], consumer, reads, segment.m_min))
 
-    def make(self, inputs: tuple[torch.Tensor, ...]) -> QuantizedTensor | None:
-        """Give the quantized result of the prologue; None when nothing can make it any more."""
+    def feed(self, inputs: tuple[torch.Tensor, ...], m: int, results: list[Any]) -> None:
+        """Put in the results of the members; None stays where one has to be fed plainly."""
         if self._call is None:
-            return None
+            return
         try:
-            return self._call(*inputs)
+            q = self._call(*inputs)
         except Exception as error:  # noqa: BLE001 - sorted by what it means
             self._give_up("run", error)
-            return None
+            return
+        for member in self.members:
+            results[member.place] = member.run(q, m)
 
     def _give_up(self, stage: Stage, error: Exception) -> None:
         reason = f"{self._config.op} failed: {one_line(error)}"
