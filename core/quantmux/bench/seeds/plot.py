@@ -29,6 +29,7 @@ _MARGIN: Final = 16
 _GAP: Final = 20
 _PANEL: Final = 268
 _FOOT: Final = 10
+_COUNTS: Final = {1: "A pull request", 5: "Five pull requests"}
 
 
 def check_plot(file: Path) -> None:
@@ -66,7 +67,7 @@ def seeds_svg(data: Data) -> str:
     rows = -(-(len(panels) + bool(waits)) // 2)
     height = _HEAD + rows * (_PANEL + _GAP) + _FOOT
     svg = Svg(WIDTH, height, PAPER)
-    _heading(svg, data)
+    _heading(svg, data, len({panel.number for panel in panels}))
     wide = (WIDTH - 2 * _MARGIN - _GAP) / 2
     for number, panel in enumerate(panels):
         draw_panel(svg, _place(number, wide), panel)
@@ -83,8 +84,8 @@ def _place(number: int, wide: float) -> Box:
     return Box(_MARGIN + right * (wide + _GAP), _HEAD + down * (_PANEL + _GAP), wide, _PANEL)
 
 
-def _heading(svg: Svg, data: Data) -> None:
-    title = f"Five pull requests against quantmux on {data['title']}"
+def _heading(svg: Svg, data: Data, count: int) -> None:
+    title = f"{_COUNTS.get(count, 'Pull requests')} against quantmux on {data['title']}"
     svg.text(_MARGIN, 28, title, font_size=19, font_weight=600, fill=INK)
     known = data["versions"]
     parts = [data["date"], *(f"{n} {known[n]}" for n in ("torch", "triton") if n in known)]

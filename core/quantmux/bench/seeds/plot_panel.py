@@ -12,6 +12,7 @@ from quantmux.bench.seeds.plot_style import (
     GRID,
     INK,
     NOISE,
+    NUMBER,
     PAPER,
     Box,
     Scale,
@@ -31,8 +32,8 @@ _CLAIM: Final = 34
 """Beside the plot, for the claim."""
 
 _MANY: Final = 9
-_NUMBER: Final = 68
-"""Room for the number of a pull request."""
+_FEW: Final = 2
+"""So few points need no line for their mean."""
 
 _TITLE_LETTERS: Final = 38
 _LETTERS: Final = 56
@@ -78,7 +79,7 @@ def _heading(svg: Svg, place: Box, shown: Shown) -> None:
     number = f"#{shown.number}"
     svg.text(place.x, place.y + 14, number, font_size=14, font_weight=600, fill=DIM)
     title = _cut(_TITLES.get(shown.name, shown.title.partition(":")[0]), _TITLE_LETTERS)
-    svg.text(place.x + _NUMBER, place.y + 14, title, font_size=14, font_weight=600, fill=INK)
+    svg.text(place.x + NUMBER, place.y + 14, title, font_size=14, font_weight=600, fill=INK)
     says = _cut(f"report: {shown.figure}", _LETTERS)
     svg.text(place.x, place.y + 31, says, font_size=12, fill=DIM)
     x = place.x
@@ -112,7 +113,7 @@ def _column(svg: Svg, scale: Scale, left: float, slot: float, points: list[Point
         middle = left + place * third
         room = min(third * 0.8, 26.0)
         colour = COLOURS[series]
-        radius = max(1.6, min(3.6, third / 3.2))
+        radius = max(2.2, min(3.6, third / 3.2))
         for number, point in enumerate(mine):
             # points of one column are spread, else those of like shapes hide each other
             shift = 0.0 if len(mine) == 1 else (number / (len(mine) - 1) - 0.5) * room
@@ -122,7 +123,7 @@ def _column(svg: Svg, scale: Scale, left: float, slot: float, points: list[Point
                 look = {"fill": colour, "fill_opacity": 0.7}
             svg.circle(middle + shift, scale.y(point.ratio), radius, tip, **look)
         mean = geomean(p.ratio for p in mine if not p.is_control)
-        if mean is not None and len(mine) > 1:
+        if mean is not None and len(mine) > _FEW:
             y, half = scale.y(mean), max(room / 2, 3.0) + 2
             svg.line(middle - half, y, middle + half, y, stroke=INK, stroke_width=1.6)
 

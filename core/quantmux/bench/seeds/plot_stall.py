@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quantmux.bench.seeds.plot_style import COLOURS, DIM, GRID, INK, PAPER, Box
+from quantmux.bench.seeds.plot_style import COLOURS, DIM, GRID, INK, NUMBER, PAPER, Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from quantmux.bench.seeds.plot_points import Stall
     from quantmux.bench.svg import Svg
 
-_HEAD: Final = 58
+_HEAD: Final = 44
 _FOOT: Final = 36
-_NAMES: Final = 176
-_NUMBERS: Final = 158
-_BAR: Final = 16
+_BAR: Final = 18
+_LETTER: Final = 7.5
+"""Width of a letter of 12 pixels in a wide font."""
+
 _FILLS: Final = {
     "before": COLOURS["before/ours"],
     "seed": COLOURS["seed/ours"],
@@ -29,40 +30,37 @@ def draw_stalls(svg: Svg, place: Box, found: Sequence[Stall]) -> None:
     case = found[-1].case
     bars = [stall for stall in found if stall.case == case]
     head, _, _ = case.partition(" first")
-    title = "#42849 once more: what first calls wait for the compiler"
-    svg.text(place.x, place.y + 14, title, font_size=14, font_weight=600, fill=INK)
-    text = f"fresh process, empty Triton cache, {head}; a piece is one compilation"
+    y = place.y + 14
+    svg.text(place.x, y, "#42849", font_size=14, font_weight=600, fill=DIM)
+    title = "first calls wait for the compiler"
+    svg.text(place.x + NUMBER, y, title, font_size=14, font_weight=600, fill=INK)
+    text = f"empty Triton cache, {head}; a piece is one compilation"
     svg.text(place.x, place.y + 31, text, font_size=12, fill=DIM)
-    box = Box(
-        place.x + _NAMES,
-        place.y + _HEAD - 14,
-        place.w - _NAMES - _NUMBERS,
-        place.h - _HEAD - _FOOT + 14,
-    )
+    box = Box(place.x + 8, place.y + _HEAD, place.w - 22, place.h - _HEAD - _FOOT)
     most = max(1.0, *(bar.total_ms for bar in bars)) * 1.02
     _seconds(svg, box, most)
     step = box.h / len(bars)
     for number, bar in enumerate(bars):
-        _bar(svg, box, box.y + (number + 0.5) * step, bar, box.w / most)
+        _bar(svg, box, box.y + (number + 0.64) * step, bar, box.w / most)
 
 
 def _bar(svg: Svg, box: Box, middle: float, bar: Stall, per_ms: float) -> None:
     top, x = middle - _BAR / 2, box.x
+    some = "variant" if bar.variants == 1 else "variants"
+    text = f"{bar.variants} {some}, {bar.total_ms / 1e3:.2f} s"
+    svg.text(x + 4, top - 6, bar.way, font_size=12, fill=INK)
+    svg.text(box.right, top - 6, text, font_size=12, font_weight=600, fill=INK, text_anchor="end")
     for tokens, ms in bar.parts:
         width = ms * per_ms
         corners = [(x, top), (x + width, top), (x + width, top + _BAR), (x, top + _BAR)]
         tip = f"{bar.way}: the first call with T = {tokens} waits {ms:.0f} ms"
         svg.polygon(corners, tip, fill=_FILLS.get(bar.kind, DIM), stroke=PAPER, stroke_width=1.5)
         label = f"T={tokens}"
-        if width > 7 * len(label) + 6:
+        if width > _LETTER * len(label):
             svg.text(
                 x + width / 2, middle + 4, label, font_size=11, fill=PAPER, text_anchor="middle"
             )
         x += width
-    svg.text(box.x - 8, middle + 4, bar.way, font_size=12, fill=INK, text_anchor="end")
-    some = "variant" if bar.variants == 1 else "variants"
-    text = f"{bar.variants} {some}, {bar.total_ms / 1e3:.2f} s"
-    svg.text(box.right + 8, middle + 4, text, font_size=12, font_weight=600, fill=INK)
 
 
 def _seconds(svg: Svg, box: Box, most: float) -> None:

@@ -9,6 +9,9 @@ from typing import Final
 WIDTH: Final = 900
 """The picture is drawn at the width at which a page shows it, so that text keeps its size."""
 
+NUMBER: Final = 68
+"""Room for the number of a pull request before a title."""
+
 INK: Final = "#1c2128"
 DIM: Final = "#5b6470"
 GRID: Final = "#e4e7eb"
