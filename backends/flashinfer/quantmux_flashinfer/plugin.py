@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,19 @@ def quantmux_libraries() -> tuple[LibraryUnit, ...]:
 def quantmux_probe(device: DeviceProfile) -> BackendStatus:
     """Tell whether the library is here and something of it can be called on the device."""
     return status_on(device)
+
+
+@hookimpl
+def quantmux_release(device: int, stream: int) -> None:
+    """Let go of the scratch buffers of a stream; there are none before a kernel ran."""
+    guards = sys.modules.get(f"{__package__}.library.guards")
+    room = None if guards is None else guards._rooms.get(device)  # noqa: SLF001 - this package's own
+    if room is None:
+        return
+    with room.lock:
+        if room.stream == stream:
+            room.turn_to(None)  # to what the program itself had in the library's table
+        room._kept.pop(stream, None)  # noqa: SLF001
 
 
 def _complete(offer: Offer) -> KernelSpec:

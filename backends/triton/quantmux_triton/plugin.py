@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -100,6 +101,14 @@ def quantmux_probe(device: DeviceProfile) -> BackendStatus:
         hint=hint,
         details=details,
     )
+
+
+@hookimpl
+def quantmux_release(device: int, stream: int) -> None:
+    """Let go of the partial sums and counters of a stream; nobody has any before a kernel ran."""
+    workspace = sys.modules.get(f"{__package__}.linear.workspace")
+    if workspace is not None:
+        workspace._streams.pop((device, stream), None)  # noqa: SLF001 - this package's own
 
 
 def _needing_triton(spec: KernelSpec) -> KernelSpec:

@@ -50,3 +50,11 @@ def quantmux_profiles() -> Iterable[DeviceProfile]:  # type: ignore[empty-body]
 @hookspec
 def quantmux_event(event: Any) -> None:
     """Hear of a fallback (`quantmux.FallbackEvent`). Raising here is logged and ignored."""
+
+
+@hookspec
+def quantmux_release(device: int, stream: int) -> None:
+    """Let go of memory that is kept for calls on a stream of a CUDA device (API 1.2).
+
+    Asked behind calls whose memory must not outlive them; the stream's next call allocates anew.
+    """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Versions = Callable[[], Mapping[str, str]]
     Estimate = Callable[[LayerConfig, DeviceProfile, int], float]
 
-HOOK_API: Final = (1, 1)
+HOOK_API: Final = (1, 2)
 """(major, minor) of the plugin contract. A plugin names the range that it was written for.
 
 1.1 added `quantmux_libraries`, `KernelSpec.versions`, needs of the kind ``library``, and the ops

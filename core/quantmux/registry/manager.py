@@ -50,7 +50,7 @@ class Registry:
         self._lock = RLock()
         self._loaded: dict[str, Any] = {}
         self._probes: dict[DeviceProfile, dict[str, BackendStatus]] = {}
-        self._deaf: set[str] = set()
+        self._deaf: set[tuple[str, str]] = set()
         for item in found:
             self._records.append(self._admit(item))
         self._declare_missing()
@@ -163,14 +163,19 @@ class Registry:
 
     def emit(self, event: Any) -> None:
         """Tell every plugin of an event. One that raises is logged once and heard no more of."""
+        self._tell("quantmux_event", event=event)
+
+    def release(self, device: int, stream: int) -> None:
+        """Have every plugin let go of the memory that it keeps for a stream."""
+        self._tell("quantmux_release", device=device, stream=stream)
+
+    def _tell(self, hook: str, **arguments: Any) -> None:
         for name in self._usable():
-            outcome = guarded(lambda name=name: self._ask(name, "quantmux_event", event=event))  # type: ignore[misc]
-            if outcome.error is not None and name not in self._deaf:
-                self._deaf.add(name)
+            outcome = guarded(lambda name=name: self._ask(name, hook, **arguments))  # type: ignore[misc]
+            if outcome.error is not None and (name, hook) not in self._deaf:
+                self._deaf.add((name, hook))
                 _log.warning(
-                    "plugin %s raised in quantmux_event, ignored: %s",
-                    name,
-                    describe(outcome.error),
+                    "plugin %s raised in %s, ignored: %s", name, hook, describe(outcome.error)
                 )
 
     def load_kernel(self, kernel_id: str) -> Any:

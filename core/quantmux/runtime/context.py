@@ -351,6 +351,11 @@ def context_of(token: str) -> Context:
     return found
 
 
+def registries() -> list[Registry]:
+    """Give the registries of all contexts of this process, each once."""
+    return list({id(c.registry): c.registry for c in list(_contexts.values())}.values())
+
+
 _lock = RLock()
 _current: Context | None = None
 
@@ -365,4 +370,4 @@ def default_context() -> Context:
         return _current
 
 
-__all__ = ["Context", "context_of", "default_context"]
+__all__ = ["Context", "context_of", "default_context", "registries"]

@@ -90,7 +90,7 @@ BROKEN = {
         None,
         "@hookimpl\ndef quantmux_backend():\n    return BackendInfo('bad', '1', api='>=2')\n",
         "plugin_api",
-        "this quantmux has API 1.1",
+        "this quantmux has API 1.2",
     ),
     "names no API range": (
         None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from quantmux.runtime.traced.release import released
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,7 +43,7 @@ def define(
             make: Any = torch.library.Library  # untyped in torch
             library = _libraries[namespace] = make(namespace, "FRAGMENT")
     library.define(schema, tags=_tags())
-    library.impl(name, run, "CompositeExplicitAutograd")
+    library.impl(name, released(run), "CompositeExplicitAutograd")
     qualified = f"{namespace}::{name}"
     torch.library.register_fake(qualified, fake, lib=library)
     return qualified

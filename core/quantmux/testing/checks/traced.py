@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import torch
 
-from quantmux.config.layouts import layouts_for
+from quantmux.config.layouts import layouts_for, round_up
 from quantmux.errors import ForcedKernelError, NoKernelError
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.runtime.context import Context
@@ -64,6 +65,7 @@ def run(cell: Cell, stage: Stage) -> Outcome:
     if isinstance(asked, Outcome):
         return asked
     spec, case = asked
+    case = replace(case, m=round_up(case.m, ROWS))
     trial = stage.trial(spec, case)
     weights = trial.call.args[1] if spec.op == "linear" else None
     try:
