@@ -268,7 +268,7 @@ def test_kernels_are_counted_after_all_times_were_taken(stage, monkeypatch):
     monkeypatch.setattr(
         measure_module, "cuda_watch", lambda calls: (HostWatch(calls, round_us=50.0), "")
     )
-    monkeypatch.setattr(measure_module, "host_us", lambda _: order.append("timed") or 7.0)
+    monkeypatch.setattr(measure_module, "host_us", lambda *_, **__: order.append("timed") or 7.0)
 
     def profiled(call, **_):
         order.append("counted")
@@ -291,7 +291,7 @@ def gpu(stage, monkeypatch):
     monkeypatch.setattr(
         measure_module, "cuda_watch", lambda calls: (HostWatch(calls, round_us=50.0), "")
     )
-    monkeypatch.setattr(measure_module, "host_us", lambda _: 7.0)
+    monkeypatch.setattr(measure_module, "host_us", lambda *_, **__: 7.0)
     return replace(stage, device=profile)
 
 
@@ -300,6 +300,15 @@ def test_a_number_of_kernels_that_differs_from_call_to_call_is_told_as_it_is(gpu
     monkeypatch.setattr(measure_module, "launches", lambda _, **__: Launches(calls))
     row = by_name(measure(Doubling({"ours": right}), gpu))["ours", "ours"]
     assert (row.launches, row.launched) == (1.5, {"once": 0.5, "gemm": 1})
+
+
+def test_host_times_are_taken_in_turns_and_one_that_was_held_up_does_not_count(gpu, monkeypatch):
+    told = iter([5.0, 50.0, 9.0, 500.0, 51.0, 9.0, 6.0, 9000.0, 9.0])
+    monkeypatch.setattr(measure_module, "host_us", lambda *_, **__: next(told))
+    monkeypatch.setattr(measure_module, "launches", lambda _, **__: Launches(((),)))
+    rows = by_name(measure(Doubling({"before": right, "ours": right}), gpu))
+    assert rows["before", "before"].host_us == 6.0
+    assert rows["ours", "ours"].host_us == 51.0
 
 
 def test_a_profiler_that_fails_costs_the_number_of_kernels_and_not_the_time(

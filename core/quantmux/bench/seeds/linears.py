@@ -34,7 +34,9 @@ class LinearCopies:
     config: LinearConfig
     stage: Stage
     materials: Materials = field(init=False)
-    _bound: dict[tuple[str | None, int], list[BoundLinear]] = field(default_factory=dict)
+    _bound: dict[tuple[LinearConfig, str | None, int], list[BoundLinear]] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         """Make the weights."""
@@ -44,18 +46,27 @@ class LinearCopies:
         """Give the bytes that one call with M rows must move."""
         return work(self.config, m, "pipeline").moved
 
-    def bound(self, count: int, *, force: str | None = None, turn: int = 0) -> list[BoundLinear]:
+    def bound(
+        self,
+        count: int,
+        *,
+        config: LinearConfig | None = None,
+        force: str | None = None,
+        turn: int = 0,
+    ) -> list[BoundLinear]:
         """Give the linear bound to the first copies.
 
         Args:
             count: Copies.
+            config: Another one for the same weights; None is its own.
             force: A backend or a kernel id that must serve.
             turn: Another number is another binding, to the same weights.
         """
-        known = self._bound.setdefault((force, turn), [])
+        config = config or self.config
+        known = self._bound.setdefault((config, force, turn), [])
         for i in range(len(known), count):
             weights = self.materials.weights_copy(i)
-            known.append(self.stage.linear(self.config, weights, force=force))
+            known.append(self.stage.linear(config, weights, force=force))
         return known[:count]
 
     def compare(self, bound: BoundLinear, inputs: Sequence[Call], y: Any) -> Checked:
