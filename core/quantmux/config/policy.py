@@ -30,6 +30,7 @@ AllowLossy = Literal["forbid", "warn", "allow"]
 KeepCanonical = Literal["auto", "cpu", "never"]
 RequiredEvidence = Literal["declared", "compiled", "verified", "measured"]
 SelfCheck = Literal["first_use", "never"]
+Capture = Literal["refuse", "compile"]
 
 STAGES: Final = ("load", "select", "build", "run")
 _OPS: Final = (
@@ -145,6 +146,7 @@ class _Choices(Partial):
     weight_copies: StrictInt = Field(default=1, ge=1, le=8)
     require_evidence: RequiredEvidence = "declared"
     self_check: SelfCheck = "first_use"
+    capture: Capture = "refuse"
     fallback: FallbackPolicy = FallbackPolicy()
 
     @field_validator("order", "deny", mode="before")
@@ -246,6 +248,8 @@ class Policy(_Choices):
         require_evidence: The least evidence a kernel must have on the device.
         self_check: Whether a kernel without evidence on the device is compared with the reference
             when it is first bound there: ``first_use`` or ``never``.
+        capture: What a kernel does that is not compiled for the call that a CUDA graph records:
+            ``refuse`` raises, ``compile`` compiles, with a warning.
         fallback: What a fallback does, per stage.
         plugins: Settings of each plugin; read when plugins are loaded.
         rules: Settings for some layers only; the first that matches wins.

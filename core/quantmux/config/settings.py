@@ -23,6 +23,7 @@ from quantmux.config.policy import (
     MATCHERS,
     STAGES,
     AllowLossy,
+    Capture,
     FallbackPolicy,
     KeepCanonical,
     OnFallback,
@@ -62,6 +63,7 @@ class Settings:
     weight_copies: int = 1
     require_evidence: RequiredEvidence = "declared"
     self_check: SelfCheck = "first_use"
+    capture: Capture = "refuse"
     fallback: FallbackPolicy = field(default_factory=FallbackPolicy)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 

@@ -50,14 +50,14 @@ def route_of(routes: tuple[Route, ...], m: int) -> Route:
 
 def linear_call(routes: tuple[Route, ...]) -> Call:
     """Give ``call(x, out=None)``; for one range of all M it looks nothing up."""
-    capturing = capture_question(routes[0].device)
+    stream, index, capturing = capture_question(routes[0].device)
     if len(routes) == 1 and routes[0].m_min <= 1 and routes[0].m_max is None:
         only = routes[0]
 
         def direct(x: Any, out: Any = None) -> Any:
             if torch.compiler.is_dynamo_compiling():
                 return _past_dynamo(_serve, only, x, out)
-            if capturing():
+            if stream(index) and capturing():
                 return only.captured(x, out)
             run = only.run
             try:
@@ -72,7 +72,7 @@ def linear_call(routes: tuple[Route, ...]) -> Call:
         if torch.compiler.is_dynamo_compiling():
             return _past_dynamo(_find_and_serve, find, x, out)
         route = find(x)
-        if capturing():
+        if stream(index) and capturing():
             return route.captured(x, out)
         run = route.run
         try:
@@ -86,7 +86,7 @@ def linear_call(routes: tuple[Route, ...]) -> Call:
 def producer_call(routes: tuple[Route, ...]) -> Call:
     """Give the call of a producer or relayout; its arguments are those of its op."""
     find = _finder(routes)
-    capturing = capture_question(routes[0].device)
+    stream, index, capturing = capture_question(routes[0].device)
     only = routes[0] if len(routes) == 1 and routes[0].m_max is None else None
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -95,7 +95,7 @@ def producer_call(routes: tuple[Route, ...]) -> Call:
                 return _past_dynamo(_serve, only, *args, **kwargs)
             return _past_dynamo(_find_and_serve, find, *args, **kwargs)
         route = only or find(args[0] if args else None)
-        if capturing():
+        if stream(index) and capturing():
             return route.captured(*args, **kwargs)
         run = route.run
         try:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from quantmux.capability.rejection import Rejection, RejectionCode
 from quantmux.errors import BuildError, LaunchError, NotBuiltError, QuantmuxError, RunError
 from quantmux.ops.quantized import QuantizedTensor
-from quantmux.runtime.capture import WouldCompile, needs_rows, not_warmed, nothing_compiles
+from quantmux.runtime.capture import (
+    WouldCompile,
+    compiles_aloud,
+    needs_rows,
+    not_warmed,
+    nothing_compiles,
+)
 from quantmux.runtime.events import FallbackEvent, Stage, one_line
 from quantmux.runtime.failures import Failure, classify, declines, is_capturing
 from quantmux.runtime.inputs import check_call, no_rows
@@ -19,6 +25,7 @@ from quantmux.runtime.waiting import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
     from threading import RLock
 
     from quantmux.capability.device import DeviceProfile
@@ -226,7 +233,7 @@ class Route:
             raise no_rows(args[0] if args else None) from None
         built = self._ready_for(m)
         try:
-            with nothing_compiles():
+            with self._compiler(m):
                 return self.run(*args, **kwargs)
         except KernelFailed as failed:
             raise self._in_capture(failed, m) from failed.error
@@ -251,10 +258,17 @@ class Route:
             built = self._memo.get(m) or self._is_built(self._next(m, self._excluded))
         if built is None:
             raise not_warmed(name, "the kernel that takes a failed one's place is not built", m=m)
-        if m and m not in self._rows and needs_rows(built):
+        is_strict = self._place.selection.settings.capture == "refuse"
+        if is_strict and m and m not in self._rows and needs_rows(built):
             found = f"{built.pipeline} may compile for another M, and was not called with this one"
             raise not_warmed(name, found, m=m)
         return built
+
+    def _compiler(self, m: int) -> AbstractContextManager[None]:
+        """Give the block in which a captured call runs, as the policy has it."""
+        if self._place.selection.settings.capture == "refuse":
+            return nothing_compiles()
+        return compiles_aloud(self._place.name, m)
 
     def _in_capture(self, failed: KernelFailed, m: int) -> LaunchError:
         """Give the error for what a kernel raised in a capture."""

@@ -51,7 +51,7 @@ class Recording:
 @pytest.fixture
 def recording(monkeypatch):
     made = Recording()
-    monkeypatch.setattr(calls, "capture_question", lambda _device: made)
+    monkeypatch.setattr(calls, "capture_question", lambda _device: (lambda _: 7, 0, made))
     for module in (binding, calls, capture, linear_module, producers, route):
         if hasattr(module, "is_capturing"):
             monkeypatch.setattr(module, "is_capturing", made)
@@ -199,6 +199,53 @@ def test_a_kernel_that_would_compile_is_refused_and_not_taken_out(shop, recordin
     refused(caught, "layers.7.q", "M = 4", "one/good would compile", "warmup([4])")
     assert bound.pipeline_for(4).main.id == "one/good"
     assert bound.events == ()
+
+
+def test_on_the_default_stream_nobody_asks_any_further(shop, monkeypatch):
+    monkeypatch.setattr(calls, "capture_question", lambda _: (lambda _: 0, 0, pytest.fail))
+    shop.producer("one/quantize")
+    shop.consumer("one/few", m_max=8)
+    shop.consumer("two/many", m_min=9)
+    context = shop.context(order=("one", "two"))
+    bound = bind(shop.select(context), shop.weights(), context=context)
+    bound(shop.x(3))
+    bound_producer = bind_producer(context.select(bound.input_layout(3), HERE_CPU), context=context)
+    bound_producer(shop.x(3))
+
+
+def test_the_policy_may_let_a_kernel_compile_and_then_it_is_said(shop, recording, runtime, caplog):
+    def compiles(_m):
+        assert not runtime.jit_cache_hook  # as Triton asks it, before it compiles
+
+    recording.faults = [shop.producer("one/quantize"), shop.consumer("one/good", run=compiles)]
+    shop.specs[-1] = replace(
+        shop.specs[-1], capability=shop.specs[-1].capability.replace(needs=(LIBRARY,))
+    )
+    context = shop.context(capture="compile")
+    bound = bind(shop.select(context), shop.weights(), context=context, layer="layers.7.q")
+    with recording, pytest.raises(LaunchError, match="no call and no warmup"):
+        bound(shop.x(4))
+    bound.warmup([3])
+    with recording:
+        bound(shop.x(4))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    text = record.getMessage()
+    assert text.startswith("layers.7.q compiled a kernel while a CUDA graph was captured")
+    assert "warmup([4])" in text
+    assert runtime.jit_cache_hook is None
+
+
+def test_what_takes_as_long_as_a_compiler_is_said_and_nothing_else(caplog, monkeypatch):
+    ticks = iter([0.0, 0.01, 0.0, 2.5])
+    monkeypatch.setattr(capture.time, "perf_counter", lambda: next(ticks))
+    with capture.compiles_aloud("layers.7.q", 4):
+        pass
+    assert not caplog.records
+    with capture.compiles_aloud("layers.7.q", 4):
+        pass
+    assert "layers.7.q compiled something" in caplog.text
+    assert "2.5 s" in caplog.text
 
 
 def test_triton_is_asked_during_a_captured_call(shop, recording, runtime):
