@@ -251,8 +251,9 @@ for dtype in (torch.bfloat16, torch.float16):
         x = (torch.randn(m, 2 * n) * size).to(dtype)
         # fp32, as the interpreter's own cast to fp8 is not to nearest even
         codes, scales = torch.full((m, n), torch.nan), torch.full((m, n // width), torch.nan)
-        constants = {"N": n, "G": width, "FMAX": 448.0, "LEAST": SEED_LEAST_SCALE}
-        Launch(silu_mul_seed_kernel, constants, width // 32)((m, n // width, 1), x, codes, scales)
+        constants = {"G": width, "FMAX": 448.0, "LEAST": SEED_LEAST_SCALE}
+        launch = Launch(silu_mul_seed_kernel, constants, width // 32)
+        launch((m, n // width, 1), x, codes, scales, n)
         _, want = seed_in_torch(x, width, 448.0)
         worst["scale"] = max(worst["scale"], far(scales / want - 1))
         worst["floored"] += int((scales == SEED_LEAST_SCALE).sum())
@@ -263,7 +264,7 @@ for dtype in (torch.bfloat16, torch.float16):
             worst["quotient"] = float("inf")
     guarded = torch.full((m + 1, n), torch.nan)
     product = guarded[:m]
-    Launch(silu_mul_product_kernel, {"N": n, "BLOCK": 256}, 1)((m, 2, 1), x, product)
+    Launch(silu_mul_product_kernel, {"BLOCK": 256}, 1)((m, 2, 1), x, product, n)
     worst["product"] = max(worst["product"], far(product - silu_mul(x)) / far(silu_mul(x)))
     if not bool(guarded[m].isnan().all()):
         worst["product"] = float("inf")  # beyond its end

@@ -25,6 +25,7 @@ from quantmux.bench.seeds.padded_nvfp4_shapes import (
     SEED_ROWS,
     SEED_WIDTH,
 )
+from quantmux.bench.seeds.silu_mul_ahead import copies_for
 from quantmux.bench.traffic import work
 from quantmux.config import QuantizeConfig
 from quantmux.config.layouts import round_up
@@ -90,7 +91,7 @@ class PaddedNvfp4(Experiment):
         m, layout = facts["m"], facts["layout"]
         config = padded_config(facts["n"], layout)
         moved = work(config, m).moved
-        copies = stage.copies(moved)
+        copies = copies_for(stage, moved)
         materials = Materials(config, stage.device, stage.effort.seed)
         inputs = tuple(materials.inputs(m, copies))
 

@@ -16,6 +16,7 @@ from quantmux.bench.seeds.experiment import (
     SeedCase,
     Variant,
 )
+from quantmux.bench.seeds.silu_mul_ahead import compile_ahead, copies_for
 from quantmux.bench.seeds.silu_mul_check import as_the_op, rounded_between
 from quantmux.bench.seeds.silu_mul_remarks import remarks
 from quantmux.bench.traffic import work
@@ -48,11 +49,12 @@ DTYPE_NAMES: Final = ("bf16", "fp16")
 LARGE: Final = (8192, 14336)
 """Beside the grid: where the product, at 235 MB, is nowhere near a cache."""
 
-_COUNTED_WIDTHS: Final = (256, 1024, 14336)
-"""Neither M nor the dtype changes what is launched; other widths do not, either."""
+_COUNTED: Final = ((3, 256), (16, 1024), (2048, 14336))
+"""Tokens and widths; what is launched is the same everywhere."""
 
 _COMPILED_FOR: Final = (128, "bf16")
-"""Group and dtype: compiling takes seconds for every width, and the formula is always the same."""
+_COMPILED_WIDTHS: Final = (256, 1024, 4096, 14336)
+"""Compiling takes seconds for every width, and the formula is always the same."""
 
 
 class SiluMul(Experiment):
@@ -92,18 +94,14 @@ class SiluMul(Experiment):
         """Give three ways of before, the seed, and ours in two layouts."""
         facts = case.facts
         m, n, group, dtype = facts["m"], facts["n"], facts["group"], facts["dtype"]
-        config = SiluMulQuantizeConfig(operand=f"fp8_group{group}", n=n, in_dtype=dtype)
-        aligned = config.replace(layout=config.layout.replace(scales="col_major_aligned4"))
+        config, aligned, plain = _configs(case)
         moved = work(config, m).moved
-        copies = stage.copies(moved)
+        copies = copies_for(stage, moved)
         materials = Materials(config, stage.device, stage.effort.seed)
         inputs = tuple(materials.inputs(m, copies))
 
-        def variant(name: str, role: Any, make: Callable[[], Made]) -> Variant:
-            return Variant(name, role, make)
-
         def from_pair(way: Callable[..., ways.Way], first: str) -> Made:
-            quantizer = stage.producer(_plain(config))
+            quantizer = stage.producer(plain)
             run = way(config, quantizer.call)
             kernel = f"{first} → {_kernel(quantizer, m)}"
             return _made(run, config, inputs, rounded_between, kernel=kernel)
@@ -114,16 +112,16 @@ class SiluMul(Experiment):
 
         product = "our own product kernel" if stage.is_cuda else "torch's product"
         found = [
-            variant(PAIR, "before", partial(from_pair, ways.torch_pair, "silu, mul")),
-            variant(TWO, "before", partial(from_pair, ways.two_kernels, product)),
+            Variant(PAIR, "before", partial(from_pair, ways.torch_pair, "silu, mul")),
+            Variant(TWO, "before", partial(from_pair, ways.two_kernels, product)),
         ]
-        if (group, dtype) == _COMPILED_FOR:
+        if (group, dtype) == _COMPILED_FOR and n in _COMPILED_WIDTHS:
             make = partial(self._formula, config, inputs, stage)
-            found.append(variant(COMPILED, "before", make))
+            found.append(Variant(COMPILED, "before", make))
         found += [
-            variant(SEED, "seed", partial(_seed, config, inputs, stage)),
-            variant(OURS, "ours", partial(ours, config)),
-            variant(ALIGNED, "ours", partial(ours, aligned)),
+            Variant(SEED, "seed", partial(_seed, config, inputs, stage)),
+            Variant(OURS, "ours", partial(ours, config)),
+            Variant(ALIGNED, "ours", partial(ours, aligned)),
         ]
         return Prepared(
             tuple(found),
@@ -132,6 +130,13 @@ class SiluMul(Experiment):
             inputs=inputs,
             renew=partial(materials.renew, inputs, m),
         )
+
+    def run(self, stage: Stage, tell: Callable[[str], None]) -> list[SeedRow]:
+        """Compile what quantmux has for all cases first, side by side, and then take turns."""
+        cases = self.cases(stage)
+        ms = sorted({case.facts["m"] for case in cases})
+        compile_ahead((config for case in cases for config in _configs(case)), ms, stage)
+        return super().run(stage, tell)
 
     def remarks(self, rows: Sequence[SeedRow], stage: Stage) -> Sequence[str]:
         """Say what bytes alone would give, and what was found where launches or bytes bound."""
@@ -150,14 +155,19 @@ class SiluMul(Experiment):
 
 def _case(m: int, n: int, group: int, dtype: str) -> SeedCase:
     facts = {"m": m, "n": n, "group": group, "dtype": dtype}
-    is_counted = (group, dtype) == (128, "bf16") and n in _COUNTED_WIDTHS
+    is_counted = (group, dtype) == (128, "bf16") and (m, n) in _COUNTED
     return SeedCase(f"{m}×{n} group {group} {dtype}", facts, is_counted=is_counted)
 
 
-def _plain(config: SiluMulQuantizeConfig) -> QuantizeConfig:
-    return QuantizeConfig(
-        operand=config.operand, n=config.n, layout=config.layout, in_dtype=config.in_dtype
-    )
+def _configs(
+    case: SeedCase,
+) -> tuple[SiluMulQuantizeConfig, SiluMulQuantizeConfig, QuantizeConfig]:
+    """Give the fused op, the same with aligned scales, and what is left of it after the product."""
+    n, dtype = case.facts["n"], case.facts["dtype"]
+    config = SiluMulQuantizeConfig(operand=f"fp8_group{case.facts['group']}", n=n, in_dtype=dtype)
+    aligned = config.replace(layout=config.layout.replace(scales="col_major_aligned4"))
+    plain = QuantizeConfig(operand=config.operand, n=n, layout=config.layout, in_dtype=dtype)
+    return config, aligned, plain
 
 
 def _kernel(bound: BoundProducer, m: int) -> str:

@@ -13,7 +13,7 @@ class Launch:
     """One Triton function with fixed compile-time arguments.
 
     Args:
-        function: Decorated; its runtime arguments come first and are tensors.
+        function: Decorated; its runtime arguments come first.
         constants: Its compile-time arguments, in the order of its parameters.
         num_warps: Warps of a program.
     """
@@ -30,7 +30,8 @@ class Launch:
 
         Args:
             grid: Programs along each axis, at least 1.
-            args: The runtime arguments in order, of the same dtypes in every call.
+            args: The runtime arguments in order: tensors of the same dtypes in every call, and
+                the same numbers, since Triton may have compiled what divides them.
         """
         if self._compiled is not None:
             self._compiled[grid](*args, *self._constants.values())

@@ -11,20 +11,20 @@ import triton.language as tl
 
 
 @triton.jit
-def silu_mul_product_kernel(x, product, N: tl.constexpr, BLOCK: tl.constexpr):
-    """Write BLOCK columns of one row of the product: grid (M, ceil(N / BLOCK)).
+def silu_mul_product_kernel(x, product, n, BLOCK: tl.constexpr):
+    """Write BLOCK columns of one row of the product: grid (M, ceil(n / BLOCK)).
 
     Args:
-        x: bf16 or fp16 [M, 2N] = [gate | up], contiguous, N a multiple of 8.
-        product: [M, N] in the dtype of x, contiguous; fp32 to see it before its one rounding.
-        N: Columns of the product.
+        x: bf16 or fp16 [M, 2n] = [gate | up], contiguous, n a multiple of 16.
+        product: [M, n] in the dtype of x, contiguous; fp32 to see it before its one rounding.
+        n: Columns of the product.
         BLOCK: Columns of a program.
     """
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < N
-    gates = x + row * (2 * N)
+    inside = column < n
+    gates = x + row * (2 * n)
     gate = tl.load(gates + column, inside, other=0.0).to(tl.float32)
-    up = tl.load(gates + N + column, inside, other=0.0).to(tl.float32)
+    up = tl.load(gates + n + column, inside, other=0.0).to(tl.float32)
     value = gate * (1.0 / (1.0 + tl.exp(-gate))) * up
-    tl.store(product + row * N + column, value.to(product.dtype.element_ty), inside)
+    tl.store(product + row * n + column, value.to(product.dtype.element_ty), inside)

@@ -112,12 +112,12 @@ def seed(config: SiluMulQuantizeConfig) -> Way:
         if launch is None:
             from quantmux.bench.seeds.silu_mul_seed_kernel import silu_mul_seed_kernel
 
-            constants = {"N": n, "G": width, "FMAX": limit, "LEAST": SEED_LEAST_SCALE}
+            constants = {"G": width, "FMAX": limit, "LEAST": SEED_LEAST_SCALE}
             launch = Launch(silu_mul_seed_kernel, constants, width // _WARP)
         m, groups = x.shape[0], n // width
         codes = torch.empty((m, n), dtype=torch.float8_e4m3fn, device=x.device)
         scales = torch.empty((m, groups), dtype=torch.float32, device=x.device)
-        launch((m, groups, 1), x, codes, scales)
+        launch((m, groups, 1), x, codes, scales, n)
         return _wrap(config, codes, scales)
 
     return run
@@ -150,9 +150,9 @@ def _product(n: int) -> Callable[[torch.Tensor], torch.Tensor]:
         if launch is None:
             from quantmux.bench.seeds.silu_mul_product_kernel import silu_mul_product_kernel
 
-            launch = Launch(silu_mul_product_kernel, {"N": n, "BLOCK": _BLOCK}, _BLOCK // 256)
+            launch = Launch(silu_mul_product_kernel, {"BLOCK": _BLOCK}, _BLOCK // 256)
         made = torch.empty((x.shape[0], n), dtype=x.dtype, device=x.device)
-        launch((x.shape[0], across, 1), x, made)
+        launch((x.shape[0], across, 1), x, made, n)
         return made
 
     return run
