@@ -107,22 +107,30 @@ def _show_oracle(report: DecoderReport, console: Console) -> None:
 
 
 def _best_single(total: OracleSum) -> tuple[str, float | None]:
-    if not total.by_backend:
+    times = total.alone or total.by_backend
+    if not times:
         return "none serves all", None
-    name = min(total.by_backend, key=lambda each: total.by_backend[each])
-    return name, total.by_backend[name]
+    name = min(times, key=lambda each: times[each])
+    return name if total.alone else f"{name}'s products", times[name]
 
 
 def _over_backends(sums: list[OracleSum]) -> list[str]:
-    names = dict.fromkeys(name for total in sums for name in total.by_backend)
+    """Say how every backend does over all M: alone, and its products behind anybody's quantizer."""
     found = []
-    for name in names:
-        ratios = [t.by_backend[name] / t.picked_us for t in sums if name in t.by_backend]
-        served = "" if len(ratios) == len(sums) else f", {len(ratios)} of {len(sums)} M"
-        found.append(
-            f"{name} alone, its own best kernel for each linear and M: "
-            f"{geometric_mean(ratios):.3f} × the selection's time, geometric mean{served}"
-        )
+    for what, times in (
+        ("all its own", [total.alone for total in sums]),
+        ("its products, anybody's quantizers", [total.by_backend for total in sums]),
+    ):
+        for name in dict.fromkeys(name for one in times for name in one):
+            pairs = [
+                (one[name], t.picked_us) for one, t in zip(times, sums, strict=True) if name in one
+            ]
+            mean = geometric_mean([us / picked for us, picked in pairs])
+            served = "" if len(pairs) == len(sums) else f", {len(pairs)} of {len(sums)} M"
+            found.append(
+                f"{name}, {what}, its best for each linear and M: {mean:.3f} × the selection's "
+                f"time, geometric mean{served}"
+            )
     return found
 
 

@@ -77,6 +77,15 @@ def test_the_best_single_backend_is_the_fastest_over_all_m_that_can_run_alone():
     assert best_backend(report_of([], ("a",))) is None
 
 
+def test_a_backend_whose_pipelines_are_all_its_own_goes_before_one_with_products_only():
+    lines = [
+        line(8, 1, 1.0, 1.0, by_backend={"a": 3.0, "b": 2.0}, alone={"a": 3.0}),
+        line(16, 1, 1.0, 1.0, by_backend={"a": 3.0, "b": 2.0}, alone={"a": 3.0, "b": 2.0}),
+    ]
+    assert oracle_sums(lines)[0].alone == {"a": 6.0}
+    assert best_backend(report_of(lines, ("a", "b"))) == "a"
+
+
 def test_the_oracle_is_the_fastest_pipeline_and_the_pick_what_is_bound(
     backend, consumer, cpu, effort
 ):

@@ -89,9 +89,13 @@ def _line(
     here = {ids: us for ids, us in times.items() if forms.get(ids) == form} or times
     best_here = min(here, key=lambda ids: here[ids])
     by_backend: dict[str, float] = {}
+    alone: dict[str, float] = {}
     for ids, us in times.items():
+        backends = {name.partition("/")[0] for name in ids}
         backend = ids[-1].partition("/")[0]
         by_backend[backend] = min(us, by_backend.get(backend, us))
+        if len(backends) == 1:
+            alone[backend] = min(us, alone.get(backend, us))
     return {
         "picked_us": times.get(picked),
         "best": " -> ".join(best),
@@ -100,4 +104,5 @@ def _line(
         "best_here_us": here[best_here],
         "aa_noise": next(iter(timed.values())).aa_noise,
         "by_backend": by_backend,
+        "alone": alone,
     }

@@ -75,7 +75,8 @@ class OracleLine:
         best_here_us: Time of the fastest that reads the weight form that was prepared.
         best_here: Its pipeline.
         aa_noise: How far two bindings of one pipeline were apart.
-        by_backend: Backend → time of its fastest pipeline.
+        by_backend: Backend → time of the fastest pipeline with its product, whoever quantizes.
+        alone: Backend → time of the fastest pipeline that is all its own.
     """
 
     n: int
@@ -90,6 +91,7 @@ class OracleLine:
     best_here_us: float
     aa_noise: float | None = None
     by_backend: dict[str, float] = field(default_factory=dict)
+    alone: dict[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float | None:
@@ -111,7 +113,8 @@ class OracleSum:
         picked_us: Sum of what was picked.
         best_us: Sum of the fastest.
         best_here_us: Sum of the fastest on the prepared weight forms.
-        by_backend: Backend → sum of its fastest; without those that lack a linear.
+        by_backend: Backend → sum of the fastest with its products; without those that lack one.
+        alone: Backend → sum of the fastest that are all its own; likewise.
         missing: Linears that were picked and not timed.
     """
 
@@ -120,6 +123,7 @@ class OracleSum:
     best_us: float
     best_here_us: float
     by_backend: dict[str, float]
+    alone: dict[str, float]
     missing: int = 0
 
     @property
@@ -139,21 +143,24 @@ def oracle_sums(lines: list[OracleLine]) -> list[OracleSum]:
     for m in dict.fromkeys(line.m for line in lines):
         same = [line for line in lines if line.m == m]
         timed = [line for line in same if line.picked_us is not None]
-        names = set.intersection(*(set(line.by_backend) for line in same))
         found.append(
             OracleSum(
                 m=m,
                 picked_us=sum(line.count * (line.picked_us or 0.0) for line in timed),
                 best_us=sum(line.count * line.best_us for line in timed),
                 best_here_us=sum(line.count * line.best_here_us for line in timed),
-                by_backend={
-                    name: sum(line.count * line.by_backend[name] for line in same)
-                    for name in sorted(names)
-                },
+                by_backend=_added([(line.count, line.by_backend) for line in same]),
+                alone=_added([(line.count, line.alone) for line in same]),
                 missing=len(same) - len(timed),
             )
         )
     return found
+
+
+def _added(parts: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """Add up what every part names, each as often as it says."""
+    names = set.intersection(*(set(times) for _, times in parts))
+    return {name: sum(count * times[name] for count, times in parts) for name in sorted(names)}
 
 
 @dataclass(slots=True)

@@ -247,13 +247,21 @@ def _to_compile(plan: DecoderPlan, report: DecoderReport) -> frozenset[str]:
 
 
 def best_backend(report: DecoderReport) -> str | None:
-    """Give the backend whose linears are the fastest over all M of the run; None without any."""
+    """Give the backend that is the fastest alone over all M of the run; None without any.
+
+    Judged by its linears: pipelines that are all its own, and where no backend has those for every
+    linear, by its products.
+    """
     sums = oracle_sums(report.oracle)
-    if not sums:
-        return None
-    names = set.intersection(*(set(total.by_backend) for total in sums)) & set(report.served)
-    means = {n: geometric_mean([total.by_backend[n] for total in sums]) for n in sorted(names)}
-    return min(means, key=lambda name: means[name]) if means else None
+    for times in ([total.alone for total in sums], [total.by_backend for total in sums]):
+        names = set.intersection(*(set(one) for one in times)) if times else set()
+        means = {
+            name: geometric_mean([one[name] for one in times])
+            for name in sorted(names & set(report.served))
+        }
+        if means:
+            return min(means, key=lambda name: means[name])
+    return None
 
 
 def _rows(plan: DecoderPlan, case: StepCase, entries: list[Entry]) -> list[StepRow]:
