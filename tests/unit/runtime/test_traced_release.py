@@ -97,7 +97,7 @@ def test_a_plugin_that_raises_is_told_of_once(shop, caplog):
         raise RuntimeError(f"{device} {stream}")
 
     registry = context.registry
-    registry._ask = lambda name, hook, **given: broken(**given)
+    registry._ask = lambda _name, _hook, **given: broken(**given)
     registry.release(0, 1)
     registry.release(0, 1)
     assert caplog.text.count("raised in quantmux_release, ignored") == 1
