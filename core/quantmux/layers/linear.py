@@ -34,7 +34,7 @@ from quantmux.runtime.traced.library import constant
 from quantmux.runtime.traced.linear import expose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from quantmux.config import Dtype, QuantizeConfig
     from quantmux.dispatch.selection import Selection
@@ -345,7 +345,7 @@ class Linear(HeldWeights):
         if not fits:
             check_layer_input(x, self._k, self._dtype, self._device)
         if x.requires_grad and torch.is_grad_enabled():
-            raise _no_gradient()
+            _refuse_gradient()
         if len(shape) == 2:
             return call(x)  # type: ignore[no-any-return]
         y: torch.Tensor = call(x.reshape(-1, self._k))
@@ -361,9 +361,10 @@ class Linear(HeldWeights):
             return ops.linear_quantized(x.data, x.scales, x.global_scale, m, weights, form, key)  # type: ignore[no-any-return]
         shape = x.shape
         if x.dtype is not self._dtype or shape[-1] != self._k or x.device != self._device:
-            check_layer_input(x, self._k, self._dtype, self._device)
+            # raised past dynamo: torch 2.11 loses an exception that is raised within a traced call
+            _untraced(check_layer_input, x, self._k, self._dtype, self._device)
         if x.requires_grad and torch.is_grad_enabled():
-            raise _no_gradient()
+            _untraced(_refuse_gradient)
         if len(shape) == 2:
             return ops.linear(x, weights, key)  # type: ignore[no-any-return]
         y: torch.Tensor = ops.linear(x.reshape(-1, self._k), weights, key)
@@ -452,8 +453,14 @@ def _rows_of(x: Any) -> int | None:
     return math.prod(shape[:-1]) if shape else None
 
 
-def _no_gradient() -> InputError:
-    return InputError(
+def _untraced(function: Callable[..., None], *args: Any) -> None:
+    from quantmux.runtime.untraced import untraced
+
+    untraced(function, *args)
+
+
+def _refuse_gradient() -> None:
+    raise InputError(
         "x needs a gradient, and a quantized linear has none",
         hint="call it under torch.no_grad() or torch.inference_mode(), or x.detach()",
         code="autograd",
