@@ -301,6 +301,7 @@ def test_every_linear(fused, kit, layer, random, name, layout, pads, prologue):
         assert near
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # on import
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_inductors_own_kernels_agree_with_the_fused_one(dynamo, random, dtype):  # noqa: ARG001
     config = QuantizeConfig(operand=operand("fp8_group128"), n=256, in_dtype=dtype)

@@ -143,3 +143,55 @@ def test_whatever_is_found_computes_the_same(
     found = check(capture(run, x, dynamic=dims), scale=scale)
     assert found.gate_first is not gate_second
     assert found.in_dtype == dtype
+
+
+def test_a_symbolic_width_is_none(quantize, capture):
+    x = example()
+    captured = capture(model(quantize, lead="flat after"), x, dynamic=[(x, 2)])
+    assert captured.silu_mul == [None]
+
+
+def test_two_tensors_are_told_from_halves(quantize, capture, check):
+    def run(gate, up):
+        return quantize(functional.silu(gate * 2) * up)
+
+    captured = capture(run, example()[..., :N].clone(), example()[..., :N].clone())
+    found = check(captured)
+    assert found.source is None
+    assert found.up.op == "placeholder"
+
+
+def test_a_half_and_a_whole_are_a_near_miss_that_names_both(quantize, capture):
+    def run(x, up):
+        return quantize(functional.silu(x[..., :N]) * up)
+
+    (found,) = capture(run, example(), example()[..., N:].clone()).silu_mul
+    assert str(found).startswith(
+        "silu_mul: gate is columns 0..32 of arg0_1 (64 wide), up is all of"
+    )
+
+
+def test_the_middle_of_a_wider_tensor_is_a_source_where_it_is_one_tensor(quantize, capture, check):
+    def run(x):
+        _first, both = x.split([16, 2 * N], -1)
+        return quantize(functional.silu(both[..., :N]) * both[..., N:])
+
+    found = check(capture(run, torch.randn(6, 16 + 2 * N).bfloat16()))
+    assert found.source.meta["val"].shape == (6, 2 * N)
+
+
+def test_values_that_are_read_elsewhere_are_escapes_and_views_are_none(quantize, capture, check):
+    def run(x):
+        gate, up = x.chunk(2, -1)
+        activated = functional.silu(gate)
+        return quantize(activated * up), activated + 1, up + 1
+
+    found = check(capture(run, example()))
+    (escape,) = found.escapes
+    assert escape.target is torch.ops.prims.convert_element_type.default  # of silu(gate)
+    assert len(found.interior) == 9
+
+
+def test_the_whole_of_inductor_runs_behind_it(quantize, capture, check):
+    captured = capture(model(quantize), example(), stop=False)
+    assert check(captured).rounds

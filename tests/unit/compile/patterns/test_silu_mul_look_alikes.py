@@ -153,6 +153,11 @@ def scaled_add(x):
     return gate / torch.add(torch.ones_like(gate), torch.exp(-gate), alpha=2) * up
 
 
+def scaled_one(x):
+    gate, up = halves(x)
+    return gate / torch.add(torch.exp(-gate), 1, alpha=2) * up
+
+
 def floor_division(x):
     gate, up = halves(x)
     return torch.div(gate, 1 + torch.exp(-gate), rounding_mode="floor") * up
@@ -228,6 +233,7 @@ LOOK_ALIKES = {
     plus_sign: None,
     other_constant: None,
     scaled_add: None,
+    scaled_one: None,
     floor_division: None,
     broadcast_up: "",
     broadcast_gate: "",
@@ -250,3 +256,33 @@ def test_a_look_alike_is_not_found(quantize, capture, function):
     if words:
         assert isinstance(found, NearMiss)
         assert words in found.reason
+
+
+def test_silu_of_fp32_that_is_rounded_is_not_found(quantize, capture):
+    def run(x):
+        gate, up = x.chunk(2, -1)
+        return quantize(functional.silu(gate).bfloat16() * up)
+
+    (found,) = capture(run, torch.randn(6, 2 * N)).silu_mul
+    assert isinstance(found, NearMiss)
+    assert "is bf16, the input fp32" in found.reason
+
+
+def test_silu_in_another_16_bit_format_is_not_found(quantize, capture):
+    def run(x):
+        gate, up = x.chunk(2, -1)
+        return quantize(functional.silu(gate.float()).half() * up.float())
+
+    (found,) = capture(run, torch.randn(6, 2 * N).bfloat16()).silu_mul
+    assert isinstance(found, NearMiss)
+    assert "is fp16, the input bf16" in found.reason
+
+
+def test_a_result_in_another_16_bit_format_is_not_found(quantize, capture):
+    def run(x):
+        gate, up = x.chunk(2, -1)
+        return quantize((functional.silu(gate.float()) * up.float()).half())
+
+    (found,) = capture(run, torch.randn(6, 2 * N).bfloat16()).silu_mul
+    assert isinstance(found, NearMiss)
+    assert "the result is fp16, the input bf16" in found.reason
