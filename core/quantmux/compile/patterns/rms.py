@@ -78,8 +78,6 @@ def _candidates(at: Term) -> list[tuple[Node, Node, bool]]:
     """Give x, the factor or divisor per row, and whether it is a factor."""
     if at.target not in (aten.mul.Tensor, aten.div.Tensor):
         return []
-    if "rounding_mode" in at.node.kwargs:
-        return []
     a, b = at.node.args[:2]
     found: list[tuple[Node, Node, bool]] = []
     if _per_row(b, at.node) and same_shape(a, at.node):

@@ -84,7 +84,7 @@ def product(at: Term) -> Iterator[tuple[Node, Node]]:
 
 def quotient(at: Term) -> tuple[Node, Node] | None:
     """Give numerator and denominator of an elementwise quotient; nothing is broadcast."""
-    if at.target is aten.div.Tensor and "rounding_mode" not in at.node.kwargs:
+    if at.target is aten.div.Tensor:
         a, b = at.node.args[:2]
         if same_shape(a, at.node) and same_shape(b, at.node):
             return a, b  # type: ignore[return-value]
@@ -114,7 +114,7 @@ def times(at: Term, number: float) -> Node | None:
 
 def over(at: Term, number: float) -> Node | None:
     """Give ``a`` of ``a / number``."""
-    if at.target in _DIV and "rounding_mode" not in at.node.kwargs:
+    if at.target in _DIV:
         a, b = at.node.args[:2]
         if is_number(b, number) and same_shape(a, at.node):
             return a  # type: ignore[return-value]
