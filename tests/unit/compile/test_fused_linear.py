@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantmux.config.policy import Policy
-from quantmux.errors import BuildError, ShapeError
+from quantmux.errors import BuildError, LaunchError, ShapeError
 from quantmux.ops.linear.reference import linear as reference_linear
 from quantmux.ops.quantized import QuantizedTensor
 from quantmux.ops.rmsnorm_quantize.reference import rmsnorm_quantize
@@ -151,6 +151,20 @@ def test_a_consumer_that_reads_something_else_after_a_fallback_gets_a_plain_x(ki
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_consumer_that_fails_once_is_fed_plainly_from_then_on(kit, layer, random, caplog):
+    calls = token(kit, "silu_mul_quantize")
+    one = layer(kit.context(), SCHEME)
+    x = random(5, 256)
+    fused(SILU, [one], [x])
+    errors = [RuntimeError("broken for once")]
+    calls["linear"].fails = lambda _: errors.pop() if errors else None
+    for _ in range(3):
+        (got,) = fused(SILU, [one], [x])
+        assert torch.equal(got, one(SILU.plain([x], "bf16")))
+    assert "broken for once" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_producer_that_fails_leaves_the_linears_as_they_were(kit, layer, random, caplog):
     calls = token(kit, "silu_mul_quantize")
     one = layer(kit.context(), SCHEME)
@@ -207,6 +221,45 @@ def _reads(one):
 
     (choice,) = one.selection.ranges
     return next(r for r in map(reads_of, choice.candidates) if r is not None)
+
+
+def test_what_is_not_bound_yet_is_not_bound_in_a_capture(kit, layer, random, monkeypatch):
+    from quantmux.runtime.traced import fused_calls
+
+    calls = token(kit)
+    context = kit.context()
+    layers = [layer(context, SCHEME, n) for n in (24, 8)]
+    monkeypatch.setattr(fused_calls, "is_capturing", lambda: True)
+    with pytest.raises(LaunchError, match="M = 5 while a CUDA graph is captured") as caught:
+        fused(NONE, layers, [random(5, 128)])
+    assert caught.value.code == "not_warmed"
+    monkeypatch.undo()
+    fused(NONE, layers, [random(5, 128)])
+    monkeypatch.setattr(fused_calls, "is_capturing", lambda: True)
+    calls["quantize"].inputs.clear()
+    fused(NONE, layers, [random(5, 128)])  # it is bound now
+    assert len(calls["quantize"].inputs) == 1
+
+
+def test_a_failure_in_a_capture_is_raised(kit, layer, random, monkeypatch):
+    from quantmux.runtime.traced import fused_calls
+
+    calls = token(kit, "silu_mul_quantize")
+    one = layer(kit.context(), SCHEME)
+    x = random(5, 256)
+    fused(SILU, [one], [x])
+    monkeypatch.setattr(fused_calls, "is_capturing", lambda: True)
+    calls["fused"].fails = lambda _: RuntimeError("broken")
+    with pytest.raises(LaunchError):
+        fused(SILU, [one], [x])
+
+
+def test_kernels_are_warmed_up_when_a_range_is_first_met(kit, layer, random):
+    token(kit, "silu_mul_quantize")
+    warmed = []
+    kit.module.a_fused.warmup = lambda config, ms: warmed.append((config.op, tuple(ms)))
+    fused(SILU, [layer(kit.context(), SCHEME)], [random(5, 256)])
+    assert warmed == [("silu_mul_quantize", (1, 16, 64, 256, 1024, 4096))]
 
 
 def test_layers_of_one_key_keep_their_own_weights(kit, layer, random):

@@ -243,6 +243,13 @@ def test_a_producer_that_serves_only_some_rows_leaves_the_others(kit, program):
     assert refusal.rejection.code == Code.M_RANGE
 
 
+def test_producers_that_leave_some_rows_between_them_are_not_enough(kit, program):
+    token(kit, fused=False)
+    for name, limits in (("a/few", {"m_max": 16}), ("a/many", {"m_min": 64})):
+        kit.producer(name, "fp8_token", ("row_major",), "silu_mul_quantize", **limits)
+    assert not one(segments(SILU, [program(kit.context(), "fp8_channel_token")])).is_fused
+
+
 def two(kit, **second):
     """The winner quantizes inside, the next reads a quantized x."""
     kit.consumer("a/inside", "fp8_channel_token", None, inside=True)
@@ -273,9 +280,17 @@ def test_a_consumer_that_quantizes_inside_is_traded_for_one_that_reads(kit, prog
 )
 def test_nothing_worse_is_traded_for(kit, program, second):
     two(kit, **second)
-    parts = segments(SILU, [program(kit.context(), "fp8_channel_token")])
+    parts = segments(SILU, [program(kit.context(weight_copies=2), "fp8_channel_token")])
     assert not any(part.is_fused for part in parts)
     assert all("plain" in part.refusals[-1].rejection.actual for part in parts)
+
+
+def test_no_reference_is_reason_for_a_trade(kit, program):
+    kit.consumer("a/inside", "fp8_channel_token", None, inside=True)
+    kit.consumer("b/linear", "fp8_channel_token", ("row_major",))
+    kit.producer("b/quantize", "fp8_token", ("row_major",), is_reference=True)
+    kit.producer("b/fused", "fp8_token", ("row_major",), "silu_mul_quantize", is_reference=True)
+    assert not one(segments(SILU, [program(kit.context(), "fp8_channel_token")])).is_fused
 
 
 def test_without_a_prologue_nothing_is_traded(kit, program):

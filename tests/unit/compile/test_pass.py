@@ -119,10 +119,14 @@ def test_what_is_refused_is_not_reported_twice_either(through):
 
 def test_a_norm_that_cannot_be_fused_leaves_the_shared_input(through):
     model, one = block(), fusion_pass({"deny": ["*/rmsnorm_quantize*"]})
-    compiled = through(model, one, one)
+    texts = []
+    compiled = through(
+        model, one, lambda g: texts.append(str(g)), one, lambda g: texts.append(str(g))
+    )
     x = torch.randn(5, K, dtype=torch.bfloat16)
     with torch.no_grad():
         close(compiled(x), model(x))
+    assert texts[0] == texts[1]
     assert ops(compiled) == [["fused_linear", "linear", "fused_linear"]]
     assert [(s.pattern, s.taken) for s in one.sites] == [
         ("rmsnorm", False),

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from quantmux.dispatch.ranges import PROBE_MS
 from quantmux.errors import LaunchError, NotBuiltError
 from quantmux.runtime.binding import bind_producer
 from quantmux.runtime.calls import guarded, route_of
+from quantmux.runtime.capture import capture_question, not_warmed
 from quantmux.runtime.events import FallbackEvent, one_line
 from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.results import result_problem
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.dispatch.selection import Selection
     from quantmux.ops.quantized import QuantizedTensor
-    from quantmux.runtime.binding import BoundLinear
+    from quantmux.runtime.binding import BoundLinear, BoundProducer
     from quantmux.runtime.events import Stage
     from quantmux.runtime.prepare import WeightStore
     from quantmux.runtime.route import Route
@@ -73,6 +75,7 @@ class FusedCalls:
         self._feeders: dict[int, tuple[_Share, ...]] = {}
         self._strides = [program.row_stride for program in programs]
         self._lock = RLock()
+        self._stream, self._index, self._asked = capture_question(programs[0].selection.device)
         self.call: Call = guarded(self._call, programs[0].selection.device)
 
     def _call(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
@@ -80,8 +83,9 @@ class FusedCalls:
         place = bisect_left(self._uppers, m or 1)
         feeder = self._feeders.get(place) or self._begin(place, m)
         results: list[Any] = [None] * len(self._linears)
+        captured = self._stream(self._index) and self._asked()
         for share in feeder:
-            share.feed(inputs, m, results)
+            share.feed(inputs, m, results, captured)
         plain = None
         for i, y in enumerate(results):
             if y is None:
@@ -104,10 +108,12 @@ class FusedCalls:
                     for linear in self._linears:
                         route_of(linear.routes, m)  # raises for the one that does not serve it
                 if is_capturing():
-                    raise LaunchError(
-                        f"a fused linear was never called with M = {m}, and is being captured",
+                    raise not_warmed(
+                        "a fused linear",
+                        "its kernels for these rows are not bound yet",
+                        m=m,
+                        hint="call the compiled model once with as many rows before the capture",
                         facts=[str(linear.config) for linear in self._linears],
-                        hint="call the compiled model once with each M before capturing it",
                     )
                 found = self._feeders[place] = self._shares(self._segments[place])
             return found
@@ -203,16 +209,20 @@ class _Share:
         self.members: list[_Member] = []
         try:
             bound = _bound_producer(first, group.selection)
+            # all that calls of this range may need is compiled now, not in some later call
+            bound.warmup(_probes(segment))
             scales = first.scales(reads)
-            self._call = partial(bound, **scales) if scales else bound
+            self._call = partial(bound.call, **scales) if scales else bound.call
         except Exception as error:  # noqa: BLE001 - sorted by what it means
             self._give_up("build", error)
             return
         for place in places:
             consumer = segment.consumers[place]
-            self.members.append(_Member(place, linears[place], consumer, reads, segment.m_min))
+            self.members.append(_Member(place, linears[place], consumer, reads, segment))
 
-    def feed(self, inputs: tuple[torch.Tensor, ...], m: int, results: list[Any]) -> None:
+    def feed(
+        self, inputs: tuple[torch.Tensor, ...], m: int, results: list[Any], captured: int | bool
+    ) -> None:
         """Put in the results of the members; None stays where one has to be fed plainly."""
         if self._call is None:
             return
@@ -222,7 +232,7 @@ class _Share:
             self._give_up("run", error)
             return
         for member in self.members:
-            results[member.place] = member.run(q, m)
+            results[member.place] = member.run(q, m, captured)
 
     def _give_up(self, stage: Stage, error: Exception) -> None:
         reason = f"{self._config.op} failed: {one_line(error)}"
@@ -235,7 +245,12 @@ class _Member:
     """A linear that is fed a quantized x."""
 
     def __init__(
-        self, place: int, linear: _Linear, consumer: Consumer, reads: QuantizeConfig, m: int
+        self,
+        place: int,
+        linear: _Linear,
+        consumer: Consumer,
+        reads: QuantizeConfig,
+        segment: Segment,
     ) -> None:
         self.place = place
         self._linear = linear
@@ -247,11 +262,11 @@ class _Member:
         self._is_looked_at = False
         self._name = consumer.pipeline.main.id
         if consumer.instead_of is None:
-            self._route = route_of(linear.routes, m)
+            self._route = route_of(linear.routes, segment.m_min)
         else:
-            self._run = self._build(consumer.pipeline)
+            self._run = self._build(consumer.pipeline, _probes(segment))
 
-    def run(self, q: QuantizedTensor, m: int) -> torch.Tensor | None:
+    def run(self, q: QuantizedTensor, m: int, captured: int | bool) -> torch.Tensor | None:
         """Give y; None when the kernel in use reads something else, or fails."""
         route = self._route
         if route is None:
@@ -259,15 +274,16 @@ class _Member:
         built = route.current(m)
         if built is not self._fits and not self._may_read(built):  # another one is in use
             return None
-        run = route.run
+        # the call of the linear looks first whether a capture may have it
+        run = self._linear.call if captured else route.run
         try:
             y: torch.Tensor = run(q)
-        except Exception as error:
-            # the plain call that follows meets it again, tells it, and takes another kernel
-            _sorted_out(error, f"{built.last.id} raised: {one_line(_cause(error))}")
-            if self._linear.program.selection.settings.on_fallback("run") == "error":
-                raise
+        except Exception as error:  # noqa: BLE001 - sorted by what it means
+            # the plain call that follows takes another kernel, if this one fails there, too
+            reason = f"{built.last.id} raised: {one_line(_cause(error))}"
+            _sorted_out(error, reason)
             self._fits, self._failed = None, built
+            self._linear.report("run", self._name, "the unfused pipeline", reason)
             return None
         return y
 
@@ -298,7 +314,7 @@ class _Member:
             return None
         return y
 
-    def _build(self, pipeline: Pipeline) -> Call | None:
+    def _build(self, pipeline: Pipeline, ms: list[int]) -> Call | None:
         linear = self._linear
         program = linear.program
         device, settings = program.selection.device, program.selection.settings
@@ -306,22 +322,33 @@ class _Member:
         if settings.self_check == "first_use":
             examine = examiner(program.context, device, linear.store)
         try:
-            return build(pipeline, program.context, device, linear.store, examine).run
+            built = build(pipeline, program.context, device, linear.store, examine)
+            step, kernel = pipeline.steps[-1], built.kernels[-1]
+            try:
+                kernel.warmup(step.config, ms)  # type: ignore[arg-type]
+            except Exception as error:
+                raise KernelFailed(step.kernel, "warmup", error) from error
         except KernelFailed as failed:
             reason = f"{failed.kernel.id} {failed.doing}: {one_line(failed.error)}"
             if not isinstance(failed.error, NotBuiltError):
                 refuse(failed.error, lambda: None, reason)
             linear.report("build", self._name, "the unfused pipeline", reason)
             return None
+        return built.run
 
 
-def _bound_producer(linear: _Linear, selection: Selection) -> Callable[..., QuantizedTensor]:
+def _bound_producer(linear: _Linear, selection: Selection) -> BoundProducer:
     """Give a producer, bound once per context."""
     context = linear.program.context
     key = ("fused", selection.config, selection.device, selection.settings)
-    bound = context.remember(key, lambda: bind_producer(selection, context=context))
-    call: Callable[..., QuantizedTensor] = bound.call
-    return call
+    found: BoundProducer = context.remember(key, lambda: bind_producer(selection, context=context))
+    return found
+
+
+def _probes(segment: Segment) -> list[int]:
+    """Give the Ms for which kernels of a segment are warmed up."""
+    first, last = segment.m_min, segment.m_max
+    return [m for m in PROBE_MS if first <= m and (last is None or m <= last)] or [first]
 
 
 def _cause(error: Exception) -> BaseException:
@@ -333,6 +360,8 @@ def _sorted_out(error: Exception, reason: str) -> None:
     cause = _cause(error)
     refuse(cause, lambda: None, reason)
     if is_capturing():
+        if isinstance(cause, LaunchError):
+            raise cause
         raise LaunchError(
             "a kernel raised while a CUDA graph was being captured",
             facts=[reason],
