@@ -33,6 +33,7 @@ _MS: Final = (1, 8, 16, 64, 128, 512, 2048, 8192)
 _QUICK_MS: Final = (1, 64, 512)
 _TINY_MS: Final = (1, 4, 64)
 _TINY_KV: Final = 64
+_INTERRUPTED: Final = 130
 
 
 def _option(flag: str, text: str, panel: str, metavar: str | None = None) -> Any:
@@ -169,5 +170,8 @@ def _tell(report: DecoderReport) -> None:
     """Say what is wrong on stderr, and end with exit code 1 if something is."""
     for row in report.failed:
         print_error(f"{row.kernel}, {row.mode}, was not timed on {row.case}\n  {row.reason}")
+    if report.interrupted:
+        print_error("interrupted: steps that were not timed are not in the result")
+        raise typer.Exit(_INTERRUPTED)
     if report.failed:
         raise typer.Exit(1)

@@ -185,6 +185,21 @@ def test_what_is_compiled_is_one_graph_and_its_fusions_are_reported(cpu, effort)
     assert report.compile_text
 
 
+def test_an_interrupted_run_keeps_what_was_timed(cpu, effort):
+    plan = plan_of(cpu, effort)
+    plan = replace(plan, cases=(*plan.cases, StepCase("decode", 3)))
+
+    def stop(what):
+        if what == "decode M=3":
+            raise KeyboardInterrupt
+
+    report = run_decoder(plan, default_context(), stop)
+    assert report.interrupted
+    assert {row.m for row in report.rows} == {2}
+    assert all(row.us for row in report.rows)
+    assert not run_decoder(plan_of(cpu, effort), default_context()).interrupted
+
+
 def test_a_variant_that_is_not_known_is_refused(cpu, effort):
     with pytest.raises(ConfigError, match="variants: bf16"):
         run_decoder(plan_of(cpu, effort, variants=("vllm",)), default_context())

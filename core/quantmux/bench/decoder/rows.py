@@ -187,6 +187,7 @@ class DecoderReport:
         compile_text: The same in words.
         skipped: Modes or variants that were not run, with the reason.
         protocol: Rounds and the like.
+        interrupted: Somebody ended it before all steps were timed.
         command: What was run.
     """
 
@@ -208,6 +209,7 @@ class DecoderReport:
     compile_text: str = ""
     skipped: dict[str, str] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
     command: str = ""
 
     @property
@@ -225,6 +227,7 @@ class DecoderReport:
             "command": self.command,
             "versions": self.versions,
             "means_nothing": self.means_nothing,
+            "interrupted": self.interrupted,
             "model": self.model,
             "scheme": self.scheme,
             "step": self.step,

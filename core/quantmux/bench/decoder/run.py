@@ -90,6 +90,8 @@ def run_decoder(
 ) -> DecoderReport:
     """Measure a plan; a variant that disagrees or fails is a row that says so.
 
+    An interrupt (Ctrl-C) while steps are timed ends the run; the report has what was done.
+
     Args:
         plan: What to measure.
         context: Plugins and policy.
@@ -123,22 +125,35 @@ def run_decoder(
             backend=plan.backend,
             round_us=plan.effort.round_us,
         )
-        exact, reference = builder.exact(), builder.reference()
-        for case in plan.cases:
-            tell(str(case))
-            state = draw_state(
-                plan.shape, case, plan.form, where, kv_length=plan.kv_length,
-                seed=plan.effort.seed,
-            )  # fmt: skip
-            judge = Judge.of(state.x, exact(*state.args), reference(*state.args))
-            report.noise[str(case)] = judge.noise
-            entries = [e for v in variants for e in _entries(modes, v, state, judge)]
-            report.rows += _rows(plan, case, entries)
-            del state, judge, entries
-            gc.collect()  # graphs hold memory of their own
+        try:
+            _steps(plan, builder, variants, modes, report, tell)
+        except KeyboardInterrupt:  # what was measured until now took minutes
+            report.interrupted = True
     _close(report, plan, modes, variants)
     report.protocol["seconds"] = clock.end()
     return report
+
+
+def _steps(
+    plan: DecoderPlan,
+    builder: Builder,
+    variants: list[Variant],
+    modes: Modes,
+    report: DecoderReport,
+    tell: Callable[[str], None],
+) -> None:
+    """Time the steps of every case; a case is in the report when all of it was timed."""
+    exact, reference = builder.exact(), builder.reference()
+    where, kv_length, seed = builder.weights.device, plan.kv_length, plan.effort.seed
+    for case in plan.cases:
+        tell(str(case))
+        state = draw_state(plan.shape, case, plan.form, where, kv_length=kv_length, seed=seed)
+        judge = Judge.of(state.x, exact(*state.args), reference(*state.args))
+        entries = [e for v in variants for e in _entries(modes, v, state, judge)]
+        report.rows += _rows(plan, case, entries)
+        report.noise[str(case)] = judge.noise
+        del state, judge, entries
+        gc.collect()  # graphs hold memory of their own
 
 
 class _Clock:
