@@ -66,6 +66,18 @@ def expanded_weight(x, w):
     return weight_in_fp32(x, w.expand(x.shape))
 
 
+def t5(x, w):
+    variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
+    y = x * torch.rsqrt(variance + EPS)
+    return w * y.to(w.dtype)
+
+
+def olmo(x, w):
+    h = x.to(torch.float32)
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + EPS)
+    return (w * h).to(x.dtype)
+
+
 def in_place(x, w):
     h = x.float()
     h *= torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + EPS)
@@ -83,6 +95,8 @@ SPELLINGS = (
     unsqueezed,
     wide_weight,
     expanded_weight,
+    t5,
+    olmo,
     in_place,
 )
 BARE = {
@@ -109,7 +123,7 @@ def test_every_spelling_is_found(quantize, capture, check, spelling, dtype):
     assert found.source.op == found.weight.op == "placeholder"
     assert not found.fp32_weight
     assert found.escapes == ()
-    rounding = spelling in (llama, type_as, in_place) and dtype != "fp32"
+    rounding = spelling in (llama, type_as, t5, in_place) and dtype != "fp32"
     assert found.roundings == (("normalized",) if rounding else ())
 
 
