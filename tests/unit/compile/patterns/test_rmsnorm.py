@@ -384,3 +384,13 @@ def test_a_look_alike_is_not_found(quantize, capture, function):
     if words:
         assert isinstance(found, NearMiss)
         assert words in found.reason
+
+
+def test_the_mean_over_the_rows_of_a_square_is_not_that_of_its_columns(quantize, capture):
+    def run(x, w):
+        h = x.float()
+        per_column = torch.rsqrt(h.pow(2).mean(0) + EPS)
+        return quantize((h * per_column.unsqueeze(-1) * w.float()).to(x.dtype))
+
+    (found,) = capture(run, *example(shape=(N, N))).rmsnorm
+    assert not isinstance(found, RmsNorm)
