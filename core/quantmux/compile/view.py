@@ -45,24 +45,40 @@ def _table(sites: tuple[Site, ...]) -> Table:
 
 
 def _why(site: Site) -> Text:
-    text = Text()
+    lines = _by(site) if site.taken else [Text(line) for line in _refusals(site)]
+    return Text("\n").join([*lines, *map(Text, site.reasons)])
+
+
+def _by(site: Site) -> list[Text]:
+    """Give the producers per range of M, and what was taken in another's place."""
+    lines: list[Text] = []
     for segment in site.segments:
-        if site.taken or not segment.is_fused:
-            text.append(_span(site, segment), style="dim")
-        if site.taken:
-            text.append(_producers(segment) + "\n")
-            for consumer in segment.consumers:
-                if consumer.instead_of is not None:
-                    text.append(f"  {consumer.pipeline.main.id} instead of {consumer.instead_of}\n")
-        elif not segment.is_fused:
-            text.append("\n")
-        if not segment.is_fused or not site.taken:
-            for refusal in segment.refusals:
-                text.append(f"  {_refusal(refusal)}\n")
-    for reason in site.reasons:
-        text.append(f"{reason}\n")
-    text.rstrip()
-    return text
+        lines.append(Text(_span(site, [segment]), style="dim").append(_producers(segment)))
+        lines += (
+            Text(f"  {consumer.pipeline.main.id} instead of {consumer.instead_of}")
+            for consumer in segment.consumers
+            if consumer.instead_of is not None
+        )
+    return lines
+
+
+def _refusals(site: Site) -> list[str]:
+    """Give one line per kernel, with its ranges of M where they are not all."""
+    unfused = [segment for segment in site.segments if not segment.is_fused]
+    by_kernel: dict[str, dict[str, list[Segment]]] = {}
+    for segment in unfused:
+        said: dict[str, list[str]] = {}
+        for refusal in segment.refusals:
+            said.setdefault(refusal.who, []).append(_rejection(refusal))
+        for who, reasons in said.items():
+            text = "; ".join(dict.fromkeys(reasons))
+            by_kernel.setdefault(who, {}).setdefault(text, []).append(segment)
+    lines: list[str] = []
+    for who, texts in by_kernel.items():
+        for text, where in texts.items():
+            is_all = len(where) == len(site.segments)
+            lines.append(f"{'' if is_all else _span(site, where)}{who}: {text}")
+    return lines
 
 
 def _producers(segment: Segment) -> str:
@@ -80,16 +96,18 @@ def _producers(segment: Segment) -> str:
     return ", ".join(parts)
 
 
-def _refusal(refusal: Refusal) -> str:
+def _rejection(refusal: Refusal) -> str:
     why = refusal.rejection
     hint = f" ({why.hint})" if why.hint else ""
-    return f"{refusal.who}: {why.code}: {why.text}{hint}"
+    return f"{why.code}: {why.text}{hint}"
 
 
-def _span(site: Site, segment: Segment) -> str:
+def _span(site: Site, segments: list[Segment]) -> str:
+    """Give the Ms of neighbouring segments that the graph can have."""
     first, last = site.rows
-    low = max(first, segment.m_min)
-    high = segment.m_max if last is None else min(last, segment.m_max or last)
+    low = max(first, segments[0].m_min)
+    end = segments[-1].m_max
+    high = end if last is None else min(last, last if end is None else end)
     if low <= 1 and high is None:
         return "any M: "
     if high is None:
