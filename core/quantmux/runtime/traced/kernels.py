@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LayerConfig
+    from quantmux.config.policy import SelfCheck
     from quantmux.ops.quantized import LinearWeights
     from quantmux.registry.kernel_spec import KernelSpec
     from quantmux.runtime.binding import BoundLinear
@@ -113,6 +114,7 @@ def kernel_op(
     weights: LinearWeights | None = None,
     *,
     context: Context | None = None,
+    self_check: SelfCheck = "first_use",
 ) -> KernelOp:
     """Bind one kernel for a config and give its op.
 
@@ -122,6 +124,7 @@ def kernel_op(
         device: Where.
         weights: Canonical weights of a linear.
         context: Registry and quarantine; None takes the process's.
+        self_check: As in `quantmux.Policy`.
 
     Raises:
         BuildError: It cannot be built here.
@@ -131,7 +134,7 @@ def kernel_op(
     here = default_context() if context is None else context
     spec = here.registry.get(kernel)
     fallback = FallbackPolicy(build="error")
-    policy = Policy(force=kernel, allow_lossy="allow", fallback=fallback)
+    policy = Policy(force=kernel, allow_lossy="allow", fallback=fallback, self_check=self_check)
     selection = here.select(config, device, call_overrides=policy)
     name = op_name(spec)
     if config.op != "linear":
