@@ -80,7 +80,7 @@ class FusionPass(CustomGraphPass):
         with self._lock:
             found = FusionReport(self._graphs, self._cache.hits(), tuple(self._sites))
         if not quiet:
-            print(found, file=sys.stdout if file is None else file)
+            (sys.stdout if file is None else file).write(f"{found}\n")
         return found
 
     def _effective(self) -> Policy | None:
