@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
@@ -34,9 +35,13 @@ class FusionPass(CustomGraphPass):
         policy: Over everything else, for the choice of fused producers.
         context: Whose kernels its uuid names; None takes the process's. Which kernels serve a
             layer is up to the context in which that layer was bound.
+        cache: Whether inductor may keep, and take from its cache, what was rewritten.
     """
 
-    def __init__(self, policy: Policy | None, context: Context | None) -> None:
+    def __init__(
+        self, policy: Policy | None, context: Context | None, *, cache: bool = True
+    ) -> None:
+        self._is_cached = cache
         self._policy = policy
         self._context = context
         self._lock = RLock()
@@ -58,8 +63,10 @@ class FusionPass(CustomGraphPass):
             known = {site.identity for site in self._sites if site.graph == number}
             self._sites += (site for site in found if site.identity not in known)
 
-    def uuid(self) -> str:
-        """Give what inductor's cache keeps graphs by; see `identity`."""
+    def uuid(self) -> str | None:
+        """Give what inductor's cache keeps graphs by, see `identity`; None keeps it out."""
+        if not self._is_cached:
+            return None
         self._cache.asked()
         context = default_context() if self._context is None else self._context
         return uuid_of(self._effective(), context)
@@ -94,11 +101,14 @@ class FusionPass(CustomGraphPass):
         return self  # torch.compile copies its options, and what it finds belongs in one report
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return fusion_pass, (self._policy,)
+        return partial(fusion_pass, cache=self._is_cached), (self._policy,)
 
 
 def fusion_pass(
-    policy: Policy | Mapping[str, Any] | None = None, *, context: Context | None = None
+    policy: Policy | Mapping[str, Any] | None = None,
+    *,
+    context: Context | None = None,
+    cache: bool = True,
 ) -> FusionPass:
     """Give a pass for ``torch.compile(model, options={"post_grad_custom_pre_pass": …})``.
 
@@ -109,13 +119,15 @@ def fusion_pass(
     Args:
         policy: For the choice of fused producers, over everything else: ``{"deny": […]}``.
         context: Registry and quarantine for the uuid; None takes the process's.
+        cache: Let inductor take graphs from its cache. They are rewritten already, and the pass
+            does not run: the report can only count them. False compiles anew, and reports all.
 
     Raises:
         ConfigError: The policy has a key or value that no policy has.
     """
     if policy is not None and not isinstance(policy, Policy):
         policy = Policy(**policy)
-    return FusionPass(policy, context)
+    return FusionPass(policy, context, cache=cache)
 
 
 __all__ = ["FusionPass", "fusion_pass"]

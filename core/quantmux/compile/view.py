@@ -24,7 +24,7 @@ def show(report: FusionReport, console: Console) -> None:
     if report.from_cache:
         console.print(
             f"{_count(report.from_cache, 'graph')} came from inductor's cache, rewritten there "
-            "before; its sites are not in this list",
+            "before; fusion_pass(cache=False) compiles anew, and lists their sites, too",
             soft_wrap=True,
         )
     for title, sites in (("taken", report.taken), ("refused", report.refused)):

@@ -100,6 +100,10 @@ def test_a_graph_from_the_cache_runs_in_a_process_whose_pass_never_ran(tmp_path)
     assert (second["graphs"], second["from_cache"], second["sites"]) == (0, 1, [])
 
 
+def test_without_a_uuid_nothing_is_cached():
+    assert fusion_pass(cache=False).uuid() is None
+
+
 def test_the_source_of_the_pass_is_part_of_its_uuid(monkeypatch):
     from quantmux.compile import identity
 

@@ -343,3 +343,4 @@ def test_copies_of_a_pass_are_the_pass_and_pickles_are_equal_ones():
     other = pickle.loads(pickle.dumps(one))  # noqa: S301 - our own bytes
     assert isinstance(other, FusionPass)
     assert other.uuid() == one.uuid()
+    assert pickle.loads(pickle.dumps(fusion_pass(cache=False))).uuid() is None  # noqa: S301
