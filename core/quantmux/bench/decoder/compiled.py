@@ -46,10 +46,7 @@ def compiled(
         fusion: A pass of `quantmux.compile`, None for inductor's own fusions only.
         backend: ``inductor``, or ``aot_eager``, which traces and computes as eager does.
     """
-    options: dict[str, Any] | None = None
-    if fusion is not None:
-        # a graph from inductor's cache was rewritten in another run: nothing of it is in the report
-        options = {"post_grad_custom_pre_pass": fusion, "fx_graph_cache": False}
+    options = None if fusion is None else {"post_grad_custom_pre_pass": fusion}
     whole: Any = torch.compile
     step = whole(_own_step(model), fullgraph=True, backend=backend, options=options)
     return Compiled(step, fusion)

@@ -107,7 +107,9 @@ class Modes:
             if mode == FUSED:
                 from quantmux.compile import fusion_pass  # it loads inductor
 
-                fusion = self.fusions[variant.name] = fusion_pass(context=self._context)
+                # a graph from inductor's cache was rewritten in another run, and not reported
+                fusion = fusion_pass(context=self._context, cache=False)
+                self.fusions[variant.name] = fusion
             self._compiled[key] = compiled(variant.model, fusion=fusion, backend=self._backend)
         return self._compiled[key]
 
