@@ -112,7 +112,7 @@ def _activation(value: Node, n: int) -> str | None:
     """Look for an activation function among the elementwise operations of a value."""
     seen = [value]
     for _ in range(_DEPTH):
-        nodes = [settle(one, n).node for one in seen]
+        nodes = tuple(dict.fromkeys(settle(one, n).node for one in seen))
         for node in nodes:
             if node.target in _ACTIVATIONS:
                 return _ACTIVATIONS[node.target]
