@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-
-import torch
 
 from quantmux.bench.gate import Checked
 from quantmux.bench.materials import Materials
@@ -53,8 +50,6 @@ _TINY_HEAD_DIM: Final = 256
 
 _COUNTED: Final = (1, 4096)
 """T whose kernel launches are counted: it is one each, whatever T is."""
-
-_WAKE_S: Final = 0.3
 
 _TITLES: Final = {
     "before": "nothing pinned",
@@ -154,7 +149,6 @@ class InverseRope(Experiment):
             tell(f"{_cold_case(order)}: {_TITLES[order.way]}")
             rows.append(self._cold_row(next(found)))
         found.close()
-        _wake(stage)
         return rows + super().run(stage, tell)
 
     def remarks(self, rows: Sequence[SeedRow], stage: Stage) -> Sequence[str]:
@@ -217,22 +211,6 @@ def _stall_remarks(rows: Sequence[SeedRow], tokens: Sequence[int]) -> tuple[str,
     )
     modelled = model_lines(stall["before"], stall["seed"], stall["ours"], stall["warmed"])
     return what, *modelled
-
-
-def _wake(stage: Stage) -> None:
-    """Keep the GPU busy for a moment: it has idled while the processes compiled.
-
-    Without this the first case is some 10 % slower than the others' clocks would have it (H200,
-    2026-11-21, T = 1: 1.84 µs where another run had 1.68, A/A 8.8 %).
-    """
-    if not stage.is_cuda:
-        return
-    numbers = torch.randn(4096, 4096, device=stage.where)
-    until = time.perf_counter() + _WAKE_S
-    while time.perf_counter() < until:
-        for _ in range(20):
-            numbers = torch.tanh(numbers @ numbers)
-        torch.cuda.synchronize(stage.where)
 
 
 def _into(call: Call, args: tuple[Any, ...], out: QuantizedTensor) -> QuantizedTensor:

@@ -55,8 +55,8 @@ def seeds_svg(data: Data) -> str:
     """Give the picture of a report's data.
 
     A panel per experiment: ratios of times by M, a point per case, logarithmic; a line for their
-    geometric mean, a band as wide as the largest A/A, a mark for the report's own ratio. Last come
-    the stalls of fresh processes.
+    geometric mean, a band as wide as the largest A/A of that M, a mark for the report's own ratio.
+    Last come the stalls of fresh processes.
 
     Raises:
         ConfigError: Nothing was timed.

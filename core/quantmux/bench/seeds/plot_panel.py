@@ -59,13 +59,17 @@ def draw_panel(svg: Svg, place: Box, shown: Shown) -> None:
         place.h - HEAD - _FOOT,
     )
     scale = Scale.around([p.ratio for p in shown.points] + list(shown.claim or ()), box)
-    _heading(svg, place, shown)
-    _grid(svg, scale, shown.noise)
     ms = sorted({point.m for point in shown.points})
     slot = box.w / len(ms)
-    for number, m in enumerate(ms):
-        left = box.x + number * slot
-        if number:
+    lefts = {m: box.x + number * slot for number, m in enumerate(ms)}
+    _heading(svg, place, shown)
+    for m, left in lefts.items():
+        noise = 1 + shown.noise.get(m, 0.0)
+        top, low = scale.y(noise), scale.y(1 / noise)
+        svg.rect(left, top, slot, max(low - top, 1.0), fill=NOISE)
+    _grid(svg, scale)
+    for m, left in lefts.items():
+        if left > box.x:
             svg.line(left, box.y, left, box.bottom, stroke=GRID, stroke_dasharray="2 3")
         _column(svg, scale, left, slot, [p for p in shown.points if p.m == m])
         _label(svg, left + slot / 2, box.bottom, f"{m}", is_turned=len(ms) > _MANY)
@@ -92,10 +96,8 @@ def _heading(svg: Svg, place: Box, shown: Shown) -> None:
         x += 7.6 * len(text) + 12
 
 
-def _grid(svg: Svg, scale: Scale, noise: float) -> None:
+def _grid(svg: Svg, scale: Scale) -> None:
     box = scale.box
-    top, low = scale.y(1 + noise), scale.y(1 / (1 + noise))
-    svg.rect(box.x, top, box.w, max(low - top, 1.0), fill=NOISE)
     for tick in scale.ticks:
         y = scale.y(tick)
         is_one = tick == 1.0

@@ -45,7 +45,7 @@ class Shown:
         figure: What its report says, word for word.
         claim: Least and greatest before/seed of the report, None where it speaks of something else.
         points: Every ratio that was measured.
-        noise: The largest A/A of its cases.
+        noise: M → the largest A/A of its cases with that many rows.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Shown:
     figure: str
     claim: tuple[float, float] | None
     points: tuple[Point, ...]
-    noise: float
+    noise: Mapping[int, float]
 
     def mean(self, series: str) -> float | None:
         """Give the geometric mean of a series over the cases that are no controls."""
@@ -93,7 +93,6 @@ def shown(data: Data) -> list[Shown]:
             continue
         claim = told["claim"]
         ratios = claim["ratios"]
-        noises = [row["aa_noise"] for row in rows if row["aa_noise"] is not None]
         found.append(
             Shown(
                 name=name,
@@ -102,7 +101,7 @@ def shown(data: Data) -> list[Shown]:
                 figure=claim["figure"],
                 claim=(ratios[0], ratios[1]) if ratios else None,
                 points=points,
-                noise=max(noises, default=0.0),
+                noise=_noise(rows),
             )
         )
     return found
@@ -127,6 +126,15 @@ def stalls(data: Data) -> list[Stall]:
                 total_ms=row["extra"]["stall_ms"],
             )
         )
+    return found
+
+
+def _noise(rows: Sequence[Data]) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for row in rows:
+        if row["us"] is not None and row["aa_noise"] is not None:
+            m = int(row["facts"].get("m", 0))
+            found[m] = max(found.get(m, 0.0), row["aa_noise"])
     return found
 
 
