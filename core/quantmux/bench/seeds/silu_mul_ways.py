@@ -79,11 +79,13 @@ def compiled_pair(config: SiluMulQuantizeConfig, *, backend: str = "inductor") -
         codes = (groups / scales.unsqueeze(2)).clamp(-limit, limit).to(torch.float8_e4m3fn)
         return codes.flatten(1), scales
 
-    # code of its own: dynamo keeps all graphs of one code in one list, and walks it in every call
+    # Code and a name of its own. dynamo keeps all graphs of one code in one list, which every call
+    # walks, and takes for dynamic whatever has changed between graphs of one name: that would be n.
+    # Compiled so, 2048x14336 took three kernels and 290 µs in the place of one (H200, 2026-11-21).
     own: Any = FunctionType(
-        formula.__code__.replace(),
+        formula.__code__.replace(co_name=f"silu_mul_{n}_{width}_{config.in_dtype}"),
         formula.__globals__,
-        f"silu_mul_{n}_{width}",
+        None,
         None,
         formula.__closure__,
     )
