@@ -7,6 +7,7 @@ Replaces every table of the pages, as its marks say:
     <!-- seeds-summary: RESULT.json -->            a line per experiment
     <!-- seeds-cases: RESULT.json padded_weights -->   a line per case of one
     <!-- seeds-rows: RESULT.json silu_mul -->      means by number of rows
+    <!-- seeds-also: RESULT.json silu_mul -->      variants beside the three
     <!-- seeds-stalls: RESULT.json -->             what first calls wait for the compiler
     <!-- seeds-remarks: RESULT.json silu_mul -->   what was printed under its table
     <!-- seeds-run: RESULT.json -->                where, when, with what
@@ -27,6 +28,8 @@ from typing import Any
 from triton_cases import us_text
 
 from quantmux.bench.seeds.ratios import geomean
+from quantmux.bench.seeds.rows import SeedRow
+from quantmux.bench.seeds.table import further
 
 Data = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -109,6 +112,18 @@ def rows(data: Data, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def also(data: Data, name: str) -> str:
+    """Give a line per variant that is not one of the three, its times over ours in the mean."""
+    lines = _head("also timed", "as", "cases", "its time over ours", "host µs", "kernels")
+    for other in further([SeedRow.of(row) for row in _rows(data, name)]):
+        low, high = other.launches or (None, None)
+        kernels = "" if low is None else str(low) if low == high else f"{low} to {high}"
+        host = "" if other.host_us is None else f"{other.host_us:.0f}"
+        cells = [other.name, other.kind, str(other.cases), _ratio(other.ratio), host, kernels]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def stalls(data: Data, _: str) -> str:
     """Give a line per fresh process: its variants, when they were compiled, who waited."""
     waits = ("first calls wait", "after the first T", "before any call")
@@ -150,6 +165,7 @@ KINDS: Mapping[str, Callable[[Data, str], str]] = {
     "summary": summary,
     "cases": cases,
     "rows": rows,
+    "also": also,
     "stalls": stalls,
     "remarks": remarks,
     "run": run,

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from quantmux.bench.seeds.experiment import About, Claim
+from quantmux.bench.seeds.known import EXPERIMENTS
+from quantmux.bench.seeds.plot import seeds_svg
 from quantmux.bench.seeds.ratios import with_ratios
 from quantmux.bench.seeds.report import SeedReport, Told
 from quantmux.bench.seeds.rows import SeedRow
@@ -96,6 +98,16 @@ def test_a_fresh_process_shows_what_it_compiled_and_who_waited(markdown):
     assert "| 8, 1 | num_tokens pinned | 2 | 1, 13 | 1,018 ms | 137 ms | 3 ms |" in text
 
 
+def test_a_variant_beside_the_three_stands_with_its_mean_over_ours(markdown):
+    given = case("16x1024", 16, 40.0, 20.0, 10.0) + case("32x1024", 32, 40.0, 20.0, 10.0)
+    given += [
+        SeedRow("silu_mul", row.case, "two kernels", "before", facts=row.facts, us=us, launches=n)
+        for row, us, n in ((given[0], 20.0, 2), (given[3], 80.0, 3))
+    ]
+    (line,) = markdown.also(report(*given), "silu_mul").splitlines()[2:]
+    assert line == "| two kernels | before | 2 | 4.00 |  | 2 to 3 |"
+
+
 def test_what_was_printed_under_a_table_and_where_it_was_measured(markdown):
     assert markdown.remarks(DATA, "silu_mul") == "- modelled, not measured\n"
     text = markdown.run(DATA, "")
@@ -112,3 +124,20 @@ def test_a_page_without_marks_and_an_experiment_that_was_not_run_are_refused(mar
     again = markdown.filled(page.replace("inverse_rope", "silu_mul"), tmp_path)
     assert "| 512 | 1 | 3.00 |" in again
     assert markdown.filled(again, tmp_path) == again
+
+
+def test_tables_of_the_pages_are_those_of_the_results(markdown):
+    found = pages()
+    assert ROOT / "docs" / "seeds.md" in found
+    for page in found:
+        text = page.read_text(encoding="utf-8")
+        assert markdown.filled(text, RESULTS) == text, page.name
+
+
+def test_the_picture_is_of_the_result_that_the_page_names():
+    (name,) = set(MARK.findall((ROOT / "docs" / "seeds.md").read_text(encoding="utf-8")))
+    data = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    assert data["size"] == "full"
+    assert list(data["experiments"]) == list(EXPERIMENTS)
+    picture = ROOT / "docs" / "pictures" / "seeds-h200.svg"
+    assert seeds_svg(data) == picture.read_text(encoding="utf-8")
