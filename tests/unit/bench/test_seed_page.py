@@ -141,3 +141,16 @@ def test_the_picture_is_of_the_result_that_the_page_names():
     assert list(data["experiments"]) == list(EXPERIMENTS)
     picture = ROOT / "docs" / "pictures" / "seeds-h200.svg"
     assert seeds_svg(data) == picture.read_text(encoding="utf-8")
+
+
+def test_the_result_has_the_variants_that_the_readme_names():
+    (name,) = set(MARK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+    rows = json.loads((RESULTS / name).read_text(encoding="utf-8"))["rows"]
+    cold = [row for row in rows if row["method"] == "process"]
+    found = {(row["kernel"], row["extra"]["variants"]) for row in cold}
+    assert found == {
+        ("nothing pinned", 4),
+        ("num_tokens pinned", 2),
+        ("quantmux", 1),
+        ("quantmux, after warmup()", 0),
+    }
