@@ -311,6 +311,19 @@ def test_remarks_compare_what_ours_took_with_the_others_case_by_case(on_a_gpu):
     assert SEED not in found
 
 
+@pytest.mark.parametrize(
+    ("name", "is_said"),
+    [
+        ("void at::native::elementwise_kernel<128, 4, silu", True),
+        ("void at::native::vectorized_elementwise_kernel<4, silu", False),
+    ],
+)
+def test_remarks_say_when_torch_ran_without_vector_loads(on_a_gpu, name, is_said):
+    row = SeedRow("silu_mul", "a", PAIR, "before", us=6.0, launched={name: 1})
+    gpu = replace(on_a_gpu, device=replace_name(on_a_gpu.device))
+    assert ("without vector loads" in "\n".join(SiluMul().remarks([row], gpu))) == is_said
+
+
 def replace_name(profile):
     """A device of which only ``is_cuda`` is asked."""
     from types import SimpleNamespace

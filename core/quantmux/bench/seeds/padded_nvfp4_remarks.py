@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantmux.bench.seeds.padded_nvfp4_shapes import SEED_WIDTH, SHARDS
 from quantmux.bench.seeds.ratios import geomean
+from quantmux.bench.seeds.silu_mul_remarks import without_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ def remarks(rows: Sequence[SeedRow], stage: Stage) -> list[str]:
     found = [
         "all three run quantmux's own kernels: what differs is the padding",
         by_bytes,
+        *without_vectors(rows),
         "looked at, and no multiple of 32: "
         + "; ".join(f"{s} → {s.padded_n}" for s in SHARDS if s.needs_padding),
         "looked at, and nothing to pad: " + "; ".join(str(s) for s in SHARDS if not _is_odd(s.n)),

@@ -26,6 +26,14 @@ TWO_BYTES: Final = FUSED_BYTES + 2 * _PRODUCT
 PAIR_BYTES: Final = TWO_BYTES + 2 * _PRODUCT
 """In torch's pair and a quantizer: silu(gate) is, too."""
 
+_STRIDED: Final = "at::native::elementwise_kernel"
+"""The other is ``at::native::vectorized_elementwise_kernel``."""
+
+_UNVECTORIZED: Final = (
+    "before runs torch's elementwise kernel for strided rows, without vector loads: where memory "
+    "bounds, more is gained against it than the bytes say"
+)
+
 _FEW: Final = 16
 _MANY: Final = (2048, 14336)
 
@@ -39,7 +47,7 @@ def remarks(rows: Sequence[SeedRow], stage: Stage) -> list[str]:
     )
     if not stage.is_cuda:
         return [bytes_line]
-    found = [bytes_line]
+    found = [bytes_line, *without_vectors(rows)]
     for title, pick in (
         (f"{_MANY[0]}×{_MANY[1]} (memory bounds)", _is_many),
         (f"M = {_FEW} (launches bound), in a graph", _is_few),
@@ -47,6 +55,14 @@ def remarks(rows: Sequence[SeedRow], stage: Stage) -> list[str]:
         found += _line(title, [r for r in rows if pick(r)], lambda row: row.us)
     found += _line("host time of an eager call", rows, lambda row: row.host_us)
     return found
+
+
+def without_vectors(rows: Sequence[SeedRow]) -> list[str]:
+    """Say that torch ran kernels in before that are further from their bytes than others, if so."""
+    names = {name for row in rows if row.kind == "before" for name in row.launched}
+    if not any(_STRIDED in name for name in names):
+        return []
+    return [_UNVECTORIZED]
 
 
 def _line(
