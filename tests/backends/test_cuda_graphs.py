@@ -296,9 +296,12 @@ def test_a_linear_that_quantizes_inside_launches_what_its_library_declares_and_n
 
 @pytest.mark.parametrize("m", [16, 1024])
 @pytest.mark.parametrize("scheme", ["fp8_channel_token", "fp8_block128"])
-def test_silu_mul_and_the_down_projection_are_two_launches(scheme: str, m: int) -> None:
+@pytest.mark.parametrize("backend", ["triton", "cutlass"])
+def test_silu_mul_and_the_down_projection_are_two_launches(
+    backend: str, scheme: str, m: int
+) -> None:
     n, k = 1024, 2048
-    layer = linear("", scheme, n, k)
+    layer = linear(backend, scheme, n, k)
     layer.warmup([m])
     reads: QuantizeConfig | None = layer.input_layout(m)
     assert reads is not None
