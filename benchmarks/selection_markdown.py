@@ -6,7 +6,6 @@ python benchmarks/selection_markdown.py docs/selection.md
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -112,9 +111,9 @@ def filled(page: str, results: Path = RESULTS) -> str:
             raise ValueError(f"the page has no {start}")
         if LAST not in found and name != "runs":
             continue
-        pattern = re.escape(start) + ".*?" + re.escape(end)
-        text = f"{start}\n{make(found)}\n{end}"
-        page = re.sub(pattern, lambda _, text=text: text, page, count=1, flags=re.DOTALL)
+        head, _, rest = page.partition(start)
+        _, _, tail = rest.partition(end)
+        page = f"{head}{start}\n{make(found)}\n{end}{tail}"
     return page
 
 
