@@ -2,15 +2,20 @@
 
 # ruff: noqa: ARG001 - the arguments are a call's
 
+import json
+import os
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from quantmux.bench.seeds import inverse_rope, inverse_rope_worker
 from quantmux.bench.seeds.inverse_rope import InverseRope
-from quantmux.bench.seeds.inverse_rope_process import Cold, Order, run_cold
+from quantmux.bench.seeds.inverse_rope_process import WORKER, Cold, Order, run_cold
 from quantmux.bench.seeds.inverse_rope_steady import steady_remarks
 from quantmux.bench.seeds.inverse_rope_ttft import model_lines, modelled_ms, needed_s
 from quantmux.bench.seeds.inverse_rope_ways import reference_call, rope_config
@@ -46,6 +51,23 @@ def test_a_process_that_fails_gives_its_last_line_and_the_others_go_on():
     assert wrong.error.startswith("exit code 1: ")
     assert wrong.variants == ()
     assert right.error == ""
+
+
+def test_a_process_whose_parent_is_gone_measures_nothing(tmp_path):
+    pytest.importorskip("triton")
+    asked, answer = tmp_path / "order.json", tmp_path / "answer.json"
+    asked.write_text(json.dumps(asdict(order())), encoding="utf-8")
+    for given, is_answered in (("", False), ("go\n", True)):
+        done = subprocess.run(
+            [sys.executable, "-m", WORKER, str(asked), str(answer)],
+            input=given,
+            env={**os.environ, "TRITON_INTERPRET": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "ready\n"), done.stderr[-500:]
+        assert answer.exists() is is_answered
 
 
 def test_a_stall_is_what_the_first_call_takes_beyond_a_later_one(monkeypatch):

@@ -116,7 +116,8 @@ def main(order_file: str, answer_file: str) -> None:
 
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return  # who started it is gone
     call, before = prepared(order["way"], config, device, tokens)
     found = {**before, **measure(call, config, tokens, where), "triton": triton.__version__}
     Path(answer_file).write_text(json.dumps(found), encoding="utf-8")
