@@ -38,28 +38,44 @@ def _table(sites: tuple[Site, ...]) -> Table:
     for name in ("  graph", "site", "into"):
         made.add_column(name, no_wrap=name != "into", overflow="fold")
     made.add_column("by" if sites[0].taken else "why", overflow="fold", ratio=1)
+    rows: dict[tuple[str, str, str], list[int]] = {}
     for site in sites:
         where = f"{site.pattern}\n{site.line or site.node}"
-        made.add_row(f"  {site.graph}", where, "\n".join(site.into), _why(site))
+        row = where, "\n".join(site.into), "\n".join(_why(site))
+        rows.setdefault(row, []).append(site.graph)
+    for (where, into, why), graphs in rows.items():
+        made.add_row("  " + _numbers(graphs), where, into, why)
     return made
 
 
-def _why(site: Site) -> Text:
-    lines = _by(site) if site.taken else [Text(line) for line in _refusals(site)]
-    return Text("\n").join([*lines, *map(Text, site.reasons)])
+def _numbers(graphs: list[int]) -> str:
+    """Give the graphs that have a row in common, and how often one has it."""
+    counts = {number: graphs.count(number) for number in graphs}
+    return " ".join(str(n) if count == 1 else f"{n} ({count}x)" for n, count in counts.items())
 
 
-def _by(site: Site) -> list[Text]:
+def _why(site: Site) -> list[str]:
+    return [*(_by(site) if site.taken else _refusals(site)), *site.reasons]
+
+
+def _by(site: Site) -> list[str]:
     """Give the producers per range of M, and what was taken in another's place."""
-    lines: list[Text] = []
+    same: list[tuple[list[str], list[Segment]]] = []
     for segment in site.segments:
-        lines.append(Text(_span(site, [segment]), style="dim").append(_producers(segment)))
+        lines = [_producers(segment)]
         lines += (
-            Text(f"  {consumer.pipeline.main.id} instead of {consumer.instead_of}")
+            f"  {consumer.pipeline.main.id} instead of {consumer.instead_of}"
             for consumer in segment.consumers
             if consumer.instead_of is not None
         )
-    return lines
+        if same and same[-1][0] == lines:
+            same[-1][1].append(segment)
+        else:
+            same.append((lines, [segment]))
+    found: list[str] = []
+    for (first, *rest), where in same:
+        found += [_span(site, where) + first, *rest]
+    return found
 
 
 def _refusals(site: Site) -> list[str]:

@@ -35,12 +35,25 @@ def lines(*sites, from_cache=0):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def test_names_producers_per_range_of_rows(kit, program):
+def test_names_producers_once_for_neighbouring_ranges_of_rows(kit, program):
     said = lines(site(asked(kit, program)))
     assert said[0] == "1 graph, 1 site: 1 taken, 0 refused"
     assert said[1] == "taken"
-    assert any(line.endswith("M 1..64: a/fused") for line in said)
-    assert any(line.endswith("M >= 65: a/fused") for line in said)
+    assert said[3].endswith("any M: a/fused")
+    assert "M 1..64" not in " ".join(said)
+
+
+def test_names_producers_that_differ_per_range_of_rows(kit, program):
+    kit.producer("a/few", "fp8_token", ("row_major",), "silu_mul_quantize", m_max=64)
+    said = lines(site(asked(kit, program)))
+    assert said[3].endswith("M 1..64: a/few")
+    assert said[4].endswith("M >= 65: a/fused")
+
+
+def test_sites_that_say_the_same_are_one_row(kit, program):
+    parts = asked(kit, program)
+    said = lines(site(parts), site(parts, graph=2), site(parts, graph=2))
+    assert [line.split()[:3] for line in said if "silu_mul" in line] == [["1", "2", "(2x)"]]
 
 
 def test_says_once_what_holds_for_all_rows(kit, program):
@@ -59,8 +72,7 @@ def test_says_for_which_rows_it_does_not_hold(kit, program):
 
 def test_ranges_are_those_that_the_graph_can_have(kit, program):
     said = " ".join(lines(site(asked(kit, program), rows=(2, 100))))
-    assert "M 2..64: a/fused" in said
-    assert "M 65..100: a/fused" in said
+    assert "M 2..100: a/fused" in said
 
 
 def test_names_what_was_taken_in_the_place_of_another(kit, program):

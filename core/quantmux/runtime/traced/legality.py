@@ -268,7 +268,10 @@ class _Segmenter:
             reads = reads_of(other)
             if reads is None or not self._stands_for(other, mine.pipeline):
                 continue
+            said = len(self._refusals)
             if self._offer(other, reads, mine.pipeline) is None:
+                if mine.reads is not None:
+                    del self._refusals[said:]  # what the selected one reads is what was asked
                 continue
             slower = self._is_slower(program, mine.pipeline, other)
             if slower is not None:
