@@ -12,7 +12,8 @@ from quantmux.bench.decoder.state import StepCase, draw_state
 from quantmux.bench.decoder.variants import Builder, warm
 from quantmux.bench.decoder.weights import DrawnWeights
 from quantmux.capability.detect import resolve_device
-from quantmux.errors import ConfigError
+from quantmux.config.policy_context import use_policy
+from quantmux.errors import ConfigError, NoKernelError
 from quantmux.layers.shared import SharedInput
 from quantmux.runtime.context import default_context
 
@@ -210,6 +211,21 @@ def test_a_backend_alone_is_helped_by_torch_at_most(backend, build):
     consumers = {chosen.pipeline_for(m).ids[-1] for m in ms}
     assert {i.partition("/")[0] for i in kernels} <= {backend, *(["torch"] if helper else [])}
     assert {i.partition("/")[0] for i in consumers} == {backend}
+
+
+def test_what_the_policy_denies_is_denied_to_a_backend_alone(build):
+    """A list replaces a list: the deny of a backend alone must hold the user's, too."""
+    builder = build(TINY_QWEN3)
+    config = next(iter(builder.weights.configs.values()))
+    taken = builder.context.select(config, builder.device, m=4).pipeline_for(4).main.id
+    with use_policy(deny=[taken]):
+        policy, _ = builder.allowance("torch", config, (4,))
+        other = builder.context.select(config, builder.device, m=4, call_overrides=policy)
+        assert other.pipeline_for(4).main.id != taken
+    with use_policy(deny=["torch"]):
+        policy, _ = builder.allowance("torch", config, (4,))
+        with pytest.raises(NoKernelError):
+            builder.context.select(config, builder.device, m=4, call_overrides=policy)
 
 
 def test_a_backend_without_any_of_the_linears_is_left_out(build):

@@ -56,7 +56,7 @@ class Modes:
     Args:
         context: Plugins of the fusion pass.
         compile_for: Names of the variants that are also compiled.
-        with_fusion: Also compile those of them that quantize with quantmux's pass.
+        fuse_for: Names of those that are also compiled with quantmux's pass.
         on_cuda: Time by events and as graphs; else by the host's clock.
         backend: Of torch.compile.
         round_us: Least time of a round.
@@ -67,14 +67,14 @@ class Modes:
         context: Context,
         compile_for: Collection[str],
         *,
-        with_fusion: bool,
+        fuse_for: Collection[str],
         on_cuda: bool,
         backend: str = "inductor",
         round_us: float,
     ) -> None:
         self._context = context
         self._compile_for = compile_for
-        self._with_fusion = with_fusion
+        self._fuse_for = fuse_for
         self._on_cuda = on_cuda
         self._backend = backend
         self._round_us = round_us
@@ -94,7 +94,7 @@ class Modes:
         if variant.name not in self._compile_for:
             return
         for mode in (COMPILED, FUSED):
-            if mode == FUSED and (variant.name == BF16 or not self._with_fusion):
+            if mode == FUSED and variant.name not in self._fuse_for:
                 continue
             made = self._made(variant, mode)
             mark_rows(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
     from quantmux.bench.effort import Effort
     from quantmux.bench.timing import Timed, Timing
     from quantmux.capability.device import DeviceProfile
+    from quantmux.compile import FusionReport
     from quantmux.runtime.context import Context
+
+_LAYER: Final = re.compile(r"blocks\.\d+")
 
 BEST: Final = "best"
 """Stands for the single backend whose linears are the fastest of this run."""
@@ -53,7 +57,8 @@ class DecoderPlan:
         form: How it is put together.
         cases: Phases and numbers of rows.
         device: A device that is here.
-        effort: How much; `Effort.rounds` holds for steps and linears.
+        effort: How much: `Effort.rounds` of linears, and twice as many of steps: whoever takes its
+            turn after a lighter one finds a faster clock, and the other way round.
         kv_length: Tokens in the cache of each sequence at decode.
         variants: Names, none for bf16, every backend and the selection.
         compile_for: Variants that are also compiled; `BEST` may be among them.
@@ -79,6 +84,11 @@ class DecoderPlan:
     def ms(self) -> tuple[int, ...]:
         """Numbers of rows, each once."""
         return tuple(dict.fromkeys(case.m for case in self.cases))
+
+    @property
+    def step_rounds(self) -> int:
+        """Turns of every step."""
+        return 2 * self.effort.rounds + 1
 
     def without_compile(self) -> DecoderPlan:
         """Give the same plan without torch.compile."""
@@ -120,7 +130,7 @@ def run_decoder(
         modes = Modes(
             context,
             _to_compile(plan, report),
-            with_fusion=True,
+            fuse_for=(SELECTION,),
             on_cuda=device.is_cuda,
             backend=plan.backend,
             round_us=plan.effort.round_us,
@@ -216,7 +226,7 @@ def _variants(
         else:
             alone = builder.alone(name, plan.ms)
             if alone is None:
-                report.skipped[name] = "it has no kernel for any of these linears here"
+                report.skipped[name] = "no kernel of it can serve here, or the policy denies them"
             else:
                 made.append(alone)
     for variant in made:
@@ -289,7 +299,7 @@ def _rows(plan: DecoderPlan, case: StepCase, entries: list[Entry]) -> list[StepR
         raise_if_lost(error)
         late[who] = f"in its rounds: {describe(error)}"
 
-    timings = interleave(watches, plan.effort.rounds, failed)
+    timings = interleave(watches, plan.step_rounds, failed)
     name = f"{plan.shape.name} {plan.scheme} {case}"
     noise = _noise(timings)
     rows = []
@@ -366,6 +376,7 @@ def _report(plan: DecoderPlan, weights: DrawnWeights) -> DecoderReport:
         means_nothing=not device.is_cuda,
         protocol={
             "rounds": plan.effort.rounds,
+            "step_rounds": plan.step_rounds,
             "rotate_mb": plan.effort.rotate_bytes / 1e6,
             "seed": plan.effort.seed,
             "backend": plan.backend,
@@ -380,14 +391,24 @@ def _attention(plan: DecoderPlan) -> str:
     return "left out: a token reads itself and a null key"
 
 
+def _alike(found: FusionReport) -> FusionReport:
+    """Give the report with all layers under one name, so that sites alike are one line."""
+    sites = (
+        replace(site, into=tuple(_LAYER.sub("blocks.*", name) for name in site.into))
+        for site in found.sites
+    )
+    return replace(found, sites=tuple(sites))
+
+
 def _close(report: DecoderReport, plan: DecoderPlan, modes: Modes, variants: list[Variant]) -> None:
     """Add what is known at the end: what was compiled, and what serves by now."""
+    report.rows.sort(key=lambda row: (row.phase, row.m))
     report.protocol["compile_seconds"] = modes.compile_seconds
     fusion = modes.fusions.get(SELECTION)
     if fusion is not None:
         found = fusion.report(quiet=True)
         report.compile_report = found.to_dict()
-        report.compile_text = str(found)
+        report.compile_text = str(_alike(found))
     for variant in variants:
         if variant.name != BF16:  # a fallback while it ran would be another kernel than was told
             report.served[variant.name] = variant.served(plan.ms)

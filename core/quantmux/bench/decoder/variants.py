@@ -126,7 +126,7 @@ class Builder:
             ms: Numbers of rows that must be served.
 
         Returns:
-            None when no linear is served by the backend.
+            None when it serves no linear, or a linear is served neither by it nor by torch.
         """
         helped: dict[tuple[int, int], str] = {}
         known: dict[LinearConfig, tuple[Policy, str]] = {}
@@ -139,9 +139,9 @@ class Builder:
                 helped[config.n, config.k] = helper
             return found
 
-        configs = set(self.weights.configs.values())
-        for config in configs:
-            policy(config)
+        for config in set(self.weights.configs.values()):
+            if not self._serves(config, policy(config), ms):
+                return None
         if all(helper == _STAND_IN for _, helper in known.values()) and backend != _STAND_IN:
             return None
         return Variant(backend, "kernel", self.model(self._maker(policy)), helped)
@@ -152,7 +152,9 @@ class Builder:
         """Give the policy that leaves a backend alone, and what must help it; "" for nothing.
 
         Allowed beside it is the least that serves every M: nothing, torch's producers, or torch.
+        What the user's policy denies stays denied.
         """
+        below = self.context.settings(config, self.device).deny
         kernels = self.context.registry.kernels
         away = [spec for spec in kernels if spec.backend != backend]
         helpers = {
@@ -162,11 +164,11 @@ class Builder:
             ],
         }
         for helper, denied in helpers.items():
-            policy = Policy(deny=tuple(spec.id for spec in denied))
+            policy = Policy(deny=(*below, *(spec.id for spec in denied)))
             if self._serves(config, policy, ms):
                 return policy, helper
         denied = [spec for spec in away if spec.backend != _STAND_IN]
-        return Policy(deny=tuple(spec.id for spec in denied)), _STAND_IN
+        return Policy(deny=(*below, *(spec.id for spec in denied))), _STAND_IN
 
     def backends(self) -> tuple[str, ...]:
         """Give the backends that have kernels of a linear, in the order of the policy."""
