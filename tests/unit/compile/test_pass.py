@@ -92,6 +92,15 @@ def test_a_block_has_three_sites_and_all_are_taken(through, scheme, dynamic):
     assert {s.rows for s in report.sites} == ({(10, 10)} if not dynamic else {report.sites[0].rows})
 
 
+def test_the_bounds_of_a_dynamic_m_are_those_of_the_graph(through):
+    one = fusion_pass()
+    x = torch.randn(5, K, dtype=torch.bfloat16)
+    torch._dynamo.mark_dynamic(x, 0, min=2, max=64)
+    with torch.no_grad():
+        through(block(), one)(x)
+    assert {site.rows for site in one.sites} == {(2, 64)}
+
+
 def test_a_second_run_changes_nothing_and_reports_nothing_twice(through):
     one = fusion_pass()
     texts = []
