@@ -10,7 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from quantmux.bench.effort import Effort
 from quantmux.bench.seeds.experiment import SeedCase
 from quantmux.bench.seeds.linears import LinearCopies
-from quantmux.bench.seeds.padded_weights import AT_LOAD, EVERY_CALL, OURS, SHAPES, PaddedWeights
+from quantmux.bench.seeds.padded_weights import (
+    AT_LOAD,
+    COPIED,
+    DENSE,
+    EVERY_CALL,
+    OURS,
+    SHAPES,
+    PaddedWeights,
+)
 from quantmux.bench.seeds.padded_weights_ways import PadsAtLoad, PadsEveryCall, padding_way
 from quantmux.bench.seeds.placeholder import EMPTY, LAYERS, NONE, ONES, PlaceholderScale
 from quantmux.bench.seeds.ratios import with_ratios
@@ -132,6 +140,27 @@ def test_ours_pads_nothing_in_a_call_and_agrees(stage):
     pads = {name: ops_of(made.calls[0])["constant_pad_nd"] for name, made in found.items()}
     assert pads[EVERY_CALL] - pads[OURS] == 4
     assert pads[AT_LOAD] - pads[OURS] == 2
+
+
+def test_a_width_that_is_no_multiple_of_eight_is_shown_with_contiguous_rows_too(stage):
+    experiment = PaddedWeights()
+    found = made_of(experiment, stage, SeedCase("", {"n": 36, "k": 20, "m": M, "bias": True}))
+    for name in (COPIED, DENSE):
+        y = found[name].calls[0]()
+        assert found[name].compare(y).ok
+        assert y.is_contiguous()
+    even = made_of(experiment, stage, SeedCase("", {"n": 40, "k": 20, "m": M, "bias": True}))
+    assert not {COPIED, DENSE} & set(even)
+
+
+def test_what_contiguous_rows_cost_is_said():
+    def row(kernel, kind, us):
+        return SeedRow("padded_weights", "a", kernel, kind, facts={"m": 4096}, us=us)
+
+    rows = with_ratios([row(EVERY_CALL, "before", 80.0), row(AT_LOAD, "seed", 60.0),
+                        row(OURS, "ours", 30.0), row(DENSE, "ours", 120.0)])  # fmt: skip
+    (said,) = PaddedWeights().remarks(rows, None)
+    assert said.endswith("before 0.67 to 0.67 x its time, the seed 0.50 to 0.50 x")
 
 
 def test_the_shapes_are_the_reports_and_one_of_them_has_nothing_to_pad(stage):

@@ -26,7 +26,9 @@ from quantmux.bench.seeds.ratios import geomean
 from quantmux.config import LinearConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import torch
 
     from quantmux.bench.seeds.rows import SeedRow
     from quantmux.bench.seeds.stage import Stage
@@ -53,11 +55,12 @@ EVERY_CALL: Final = "pad on every call"
 AT_LOAD: Final = "pad at load, cut on every call"
 OURS: Final = "quantmux"
 SAME_PRODUCT: Final = "quantmux, on torch's product"
-STRIDED: Final = "quantmux, rows of y not contiguous"
+COPIED: Final = "quantmux, then y.contiguous()"
+DENSE: Final = "quantmux, contiguous_output=True"
 
 _ROWS: Final = 8
-"""Widths of y that are no multiple of it have rows apart by more, unless contiguous ones are asked
-for; the two other ways give contiguous rows, so ours is asked for them."""
+"""Rows of a y whose width is no multiple of it are further apart than N, as quantmux gives them by
+itself. The two other ways give contiguous rows, so ours is shown with those, too."""
 
 _COUNTED: Final = (16, 4096)
 """Ms at which kernels are counted: with one row, cutting columns off copies nothing."""
@@ -98,15 +101,18 @@ class PaddedWeights(Experiment):
         copies = stage.copies(linear.bytes_of(m))
         inputs = linear.materials.inputs(m, copies)
         turns = count()
-        loose = linear.config.replace(contiguous_output=False)
         variants = [
             Variant(EVERY_CALL, "before", partial(padding_way, linear, inputs, PadsEveryCall)),
             Variant(AT_LOAD, "seed", partial(padding_way, linear, inputs)),
             Variant(OURS, "ours", lambda: _ours(linear, inputs, turn=min(next(turns), 1))),
-            Variant(SAME_PRODUCT, "ours", partial(_ours, linear, inputs, loose, force="torch")),
+            Variant(SAME_PRODUCT, "ours", partial(_ours, linear, inputs, force="torch")),
         ]
         if linear.config.n % _ROWS:
-            variants.append(Variant(STRIDED, "ours", partial(_ours, linear, inputs, loose)))
+            dense = linear.config.replace(contiguous_output=True)
+            variants += [
+                Variant(COPIED, "ours", partial(_ours, linear, inputs, copies_rows=True)),
+                Variant(DENSE, "ours", partial(_ours, linear, inputs, dense)),
+            ]
         return Prepared(
             tuple(variants),
             copies,
@@ -127,6 +133,14 @@ class PaddedWeights(Experiment):
                 text += f" ({min(gpu):.2f} at least)"
                 text += f", {geomean(host):.2f} x its host time" if host else ""
                 found.append(text)
+        for name in (COPIED, DENSE):
+            dense = [r for r in rows if r.kernel == name and r.us]
+            seed = [r.ratio for r in dense if r.ratio]
+            before = [r.before_ratio for r in dense if r.before_ratio]
+            if seed and before:
+                text = f"contiguous rows of a width that is no multiple of {_ROWS}: {name}"
+                text += f": before {min(before):.2f} to {max(before):.2f} x its time"
+                found.append(f"{text}, the seed {min(seed):.2f} to {max(seed):.2f} x")
         control = [r for r in rows if r.is_control and r.kind == "seed" and r.before_ratio]
         if control:
             mean = geomean(r.before_ratio for r in control)
@@ -141,7 +155,6 @@ class PaddedWeights(Experiment):
             in_features=facts["k"],
             scheme="fp8_channel_token",
             bias=facts["bias"],
-            contiguous_output=True,
         )
         if (
             self._last is None
@@ -159,13 +172,21 @@ def _ours(
     *,
     force: str | None = None,
     turn: int = 0,
+    copies_rows: bool = False,
 ) -> Made:
     bound = linear.bound(len(inputs), config=config, force=force, turn=turn)
-    calls = tuple(partial(one.call, call.args[0]) for one, call in zip(bound, inputs, strict=True))
+    calls = tuple(
+        partial(_copied, one.call, call.args[0]) if copies_rows else partial(one.call, call.args[0])
+        for one, call in zip(bound, inputs, strict=True)
+    )
     m = inputs[0].args[0].shape[0]
     return Made(
         calls, partial(linear.compare, bound[0], inputs), kernel=str(bound[0].pipeline_for(m))
     )
+
+
+def _copied(linear: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return linear(x).contiguous()
 
 
 def _case(shape: Shape, m: int) -> SeedCase:
