@@ -140,7 +140,7 @@ class OracleSum:
 def oracle_sums(lines: list[OracleLine]) -> list[OracleSum]:
     """Add the lines up per M, each as often as it stands in the step."""
     found = []
-    for m in dict.fromkeys(line.m for line in lines):
+    for m in sorted({line.m for line in lines}):
         same = [line for line in lines if line.m == m]
         timed = [line for line in same if line.picked_us is not None]
         found.append(
