@@ -75,6 +75,10 @@ def bench_selection(
         str | None,
         _option("--record-to", "Record the times of the run there.", _RESULT, "FOLDER|package"),
     ] = None,
+    with_runs: Annotated[
+        list[Path] | None,
+        _option("--with", "Record its mean with these earlier runs.", _RESULT, "FILE.json"),
+    ] = None,
     out_file: Annotated[
         Path | None, _option("--out", "Write the result there.", _RESULT, "FILE.json|FOLDER")
     ] = None,
@@ -95,6 +99,7 @@ def bench_selection(
     from quantmux.bench.roofline import check_plot
     from quantmux.bench.selection.kept import KeptRun, read_run
     from quantmux.bench.selection.result import judged
+    from quantmux.bench.selection.several import tuning_rows_of
 
     if rounds < 1:
         raise ConfigError(f"--rounds is at least 1, found {rounds}", code="usage")
@@ -106,6 +111,7 @@ def bench_selection(
         check_plot(plot)
     context = open_context(plugins)
     taught = None if times is None else read_run(times)
+    earlier = [read_run(file) for file in with_runs or ()]
     if from_file is not None:
         run = read_run(from_file)
         profile = find_device(device or run.report.device)
@@ -131,7 +137,8 @@ def bench_selection(
         show_grid(result, out())
     _keep(result, out_file, plot)
     if record_to is not None:
-        for file in run.record(context.registry, record_to):
+        rows = tuning_rows_of([*earlier, run])
+        for file in run.record(context.registry, record_to, rows):
             err().print(f"recorded: {file}", soft_wrap=True)
     _tell(run.report, result)
 

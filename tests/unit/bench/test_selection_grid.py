@@ -9,6 +9,7 @@ from quantmux.bench.rows import BenchCase
 from quantmux.bench.selection.kept import KeptRun, read_run, write_run
 from quantmux.bench.selection.measure import GridPlan, measure_grid
 from quantmux.bench.selection.result import HELD_OUT, ORDER_ONLY, judged
+from quantmux.bench.selection.several import tuning_rows_of
 from quantmux.config import LinearConfig
 from quantmux.errors import ConfigError
 from quantmux.registry.user_folder import user_folder
@@ -114,6 +115,42 @@ def test_times_of_another_kernel_are_not_recorded(context, measure, tmp_path):
     with pytest.raises(ConfigError, match="acme/steady are not recorded"):
         changed.record(context.registry, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def timed(run, factor, **changes):
+    """Give a run as if all had taken another time."""
+    rows = [replace(row, us=row.us * factor) for row in run.report.rows if row.us]
+    return replace(run, report=replace(run.report, rows=rows), **changes)
+
+
+def test_what_several_runs_timed_is_recorded_by_its_mean(context, measure):
+    run = measure(context, ms=(1,))
+    own = {row.key: row.us for row in run.tuning_rows()}
+    found = {row.key: row.us for row in tuning_rows_of([run, timed(run, 4.0)])}
+    assert found == pytest.approx({key: us * 2 for key, us in own.items()}, rel=1e-3)
+
+
+def test_a_run_that_lacks_a_pipeline_is_no_part_of_the_mean(context, measure):
+    run = measure(context, ms=(1,))
+    report = replace(run.report, rows=[r for r in run.report.rows if "steady" not in r.kernel])
+    short = replace(run, report=report)
+    own = {row.key: row.us for row in run.tuning_rows()}
+    assert {row.key: row.us for row in tuning_rows_of([timed(short, 4.0), run])} == own
+    # and where it is the last, it alone says what there is
+    last = tuning_rows_of([run, short])
+    assert {row.pipeline[-1] for row in last} == {"acme/growing"}
+
+
+def test_a_run_of_another_kernel_is_no_part_of_the_mean(context, measure):
+    run = measure(context, ms=(1,))
+    before = timed(run, 4.0, digests={**run.digests, "acme/steady": "0" * 16})
+    own = {row.key: row.us for row in run.tuning_rows()}
+    assert {row.key: row.us for row in tuning_rows_of([before, run])} == own
+
+
+def test_places_that_only_one_run_has_are_kept(context, measure):
+    one, other = measure(context, ms=(1,)), measure(context, ms=(32,))
+    assert {row.m for row in tuning_rows_of([one, other])} == {1, 32}
 
 
 def test_times_of_a_quick_run_are_not_recorded(context, measure, tmp_path):

@@ -22,7 +22,7 @@ from quantmux.registry.ledger import versions_here
 from quantmux.registry.row_files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from quantmux.registry.kernel_spec import KernelSpec
@@ -128,13 +128,16 @@ class KeptRun:
             date=self.report.date,
         )
 
-    def record(self, registry: Registry, target: Path | str) -> list[Path]:
+    def record(
+        self, registry: Registry, target: Path | str, rows: Sequence[TuningRow] | None = None
+    ) -> list[Path]:
         """Record the times where selection reads them; gives the files.
 
         Args:
             registry: The plugins.
             target: A folder that holds ``tuning``, or `PACKAGE`: each row into the package whose
                 kernel ends its pipeline.
+            rows: These in place of the run's own, of the same kernels.
 
         Raises:
             ConfigError: A kernel is another than the one that was timed, or the run was only a
@@ -147,29 +150,13 @@ class KeptRun:
                 hint="leave --quick out",
                 code="usage",
             )
-        self._check_kernels(registry)
+        given = self.tuning_rows() if rows is None else rows
+        _check_kernels(given, registry)
         timed: dict[Path, list[TuningRow]] = defaultdict(list)
-        for row in self.tuning_rows():
+        for row in given:
             timed[_folder(target, row.pipeline[-1], registry)].append(row)
         device = self.report.device
         return [record_tuning(rows, device, folder / "tuning") for folder, rows in timed.items()]
-
-    def _check_kernels(self, registry: Registry) -> None:
-        specs = {spec.id: spec for spec in registry.kernels}
-        used = {name for row in self.report.rows if _counts(row) for name in row.pipeline}
-        for name in sorted(used):
-            spec = specs.get(name)
-            here = "" if spec is None else _digest(spec, registry)
-            if here != self.digests.get(name):
-                raise ConfigError(
-                    f"the times of {name} are not recorded: it is another kernel here",
-                    facts={
-                        "digest of the run": self.digests.get(name, "none"),
-                        "here": here or "none",
-                    },
-                    hint="measure again",
-                    code="changed",
-                )
 
 
 def read_run(file: Path) -> KeptRun:
@@ -233,6 +220,21 @@ def without_shape(rows: Iterable[TuningRow], n: int, k: int) -> list[TuningRow]:
 def _counts(row: Row) -> bool:
     is_whole = row.kind == "kernel" and row.part == "pipeline" and not row.env
     return is_whole and row.op == "linear" and bool(row.us) and row.status == "ok"
+
+
+def _check_kernels(rows: Iterable[TuningRow], registry: Registry) -> None:
+    specs = {spec.id: spec for spec in registry.kernels}
+    ran = {kernel for row in rows for kernel in row.digests}
+    for name, digest in sorted(ran):
+        spec = specs.get(name)
+        here = "" if spec is None else _digest(spec, registry)
+        if here != digest:
+            raise ConfigError(
+                f"the times of {name} are not recorded: it is another kernel here",
+                facts={"digest of the run": digest, "here": here or "none"},
+                hint="measure again",
+                code="changed",
+            )
 
 
 def _folder(target: Path | str, kernel: str, registry: Registry) -> Path:
