@@ -16,9 +16,9 @@ RESULTS: Final = Path(__file__).parent / "results"
 PREFIX: Final = "2026-11-21-h200-selection-"
 RUNS: Final = {
     "1": "the first run, by what was shipped before it",
-    "2-shapes": "the second, shapes that the first had not measured",
-    "2-rows": "the second, M that the first had not measured",
-    "2-padded": "the second, padded shapes, none of which had been measured",
+    "2-shapes": "the second, shapes that the first had left out",
+    "2-rows": "the second, other M of the first's shapes",
+    "2-padded": "the second, padded shapes, new to selection",
     "3": "the third: all 16 shapes again, by the times of the first two",
     "3-rows": "the third, other M",
 }
@@ -54,17 +54,27 @@ def runs(found: dict[str, Data]) -> str:
 
 
 def parts(found: dict[str, Data]) -> str:
-    """Give a line per scheme and part of the last run."""
+    """Give a line per part of the last run: cells that the runs before it timed, and others."""
     lines = ["| last run | cells | behind, mean | ≤ 3 % | or noise | worst |"]
     lines.append("|---|---|---|---|---|---|")
-    cells = found[LAST]["cells"]
-    for scheme in dict.fromkeys(cell["scheme"] for cell in cells):
+    earlier = [data for name, data in found.items() if not name.startswith(LAST)]
+    known = {_place(cell) for data in earlier for cell in data["cells"]}
+    cells = [cell for cell in found[LAST]["cells"] if cell["loss"] is not None]
+    before = [cell for cell in cells if _place(cell) in known]
+    for scheme in dict.fromkeys(cell["scheme"] for cell in before):
         for label, low, high in (("M ≤ 64", 1, 64), ("M > 64", 65, 1 << 30)):
-            mine = [c for c in cells if c["scheme"] == scheme and low <= c["m"] <= high]
-            mine = [c for c in mine if c["loss"] is not None]
+            mine = [c for c in before if c["scheme"] == scheme and low <= c["m"] <= high]
             if mine:
-                lines.append(_part(f"{scheme}, {label}", mine))
+                lines.append(_part(f"timed before: {scheme}, {label}", mine))
+    for label, is_known in (("timed before: all", True), ("not timed before", False)):
+        mine = [cell for cell in cells if (_place(cell) in known) is is_known]
+        if mine:
+            lines.append(_part(label, mine))
     return "\n".join(lines)
+
+
+def _place(cell: Data) -> tuple[str, int, int, int]:
+    return cell["scheme"], cell["n"], cell["k"], cell["m"]
 
 
 def _part(name: str, cells: list[Data]) -> str:

@@ -162,7 +162,7 @@ def test_tables_of_the_page_are_those_of_the_results_and_of_what_is_declared(
     [
         (24576, 1536, 1, ()),
         (24576, 1536, 8, ()),
-        (4096, 4096, 64, ()),
+        (24576, 1536, 64, ()),
         (576, 7168, 16, ("cutlass", "triton/linear*")),
         (4096, 7168, 24, ("cutlass", "triton/linear*")),
         (7168, 2048, 31, ("cutlass", "triton/linear*")),

@@ -22,7 +22,7 @@ def test_tables_of_the_page_are_those_of_the_results(markdown):
 
 
 def cell(loss, m=1, *, is_loss=True):
-    return {"scheme": "s", "m": m, "loss": loss, "is_loss": is_loss}
+    return {"scheme": "s", "n": 64, "k": 128, "m": m, "loss": loss, "is_loss": is_loss}
 
 
 def test_a_line_says_how_far_behind(markdown):
@@ -35,12 +35,15 @@ def test_a_line_says_how_far_behind(markdown):
     assert line.endswith("| 2 | 2.0 % | 1.0 % | 50 % | 20 % | 30.0 % |")
 
 
-def test_few_rows_and_many_stand_apart(markdown):
+def test_few_rows_and_many_stand_apart_and_what_was_never_timed_does(markdown):
     cells = [cell(0.0), cell(0.05, 64), cell(0.05, 65, is_loss=False), cell(None, 128)]
-    lines = markdown.parts({markdown.LAST: {"cells": cells}}).splitlines()[2:]
+    found = {"1": {"cells": cells}, markdown.LAST: {"cells": [*cells, cell(0.5, 2)]}}
+    lines = markdown.parts(found).splitlines()[2:]
     assert lines == [
-        "| s, M ≤ 64 | 2 | 2.5 % | 50 % | 50 % | 5.0 % |",
-        "| s, M > 64 | 1 | 5.0 % | 0 % | 100 % | 5.0 % |",
+        "| timed before: s, M ≤ 64 | 2 | 2.5 % | 50 % | 50 % | 5.0 % |",
+        "| timed before: s, M > 64 | 1 | 5.0 % | 0 % | 100 % | 5.0 % |",
+        "| timed before: all | 3 | 3.3 % | 33 % | 67 % | 5.0 % |",
+        "| not timed before | 1 | 50.0 % | 0 % | 0 % | 50.0 % |",
     ]
 
 
