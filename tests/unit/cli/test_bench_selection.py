@@ -41,8 +41,10 @@ def test_times_of_another_run_may_choose(cli, tmp_path):
     found = cli("bench", "selection", "--from", file, "--times", file, "--json").json
     assert found["times_known"] == sum(row["kind"] == "kernel" for row in found["rows"])
     assert "first.json" in found["times_from"]
-    # its own times choose the best of it, within what counts as a tie
-    assert all(cell["loss"] <= 0.03 for cell in found["cells"])
+    # its own times choose the best that reads the weights as they lie, within what counts as a tie
+    assert found["cells"]
+    for cell in found["cells"]:
+        assert cell["pick"]["us"] <= 1.031 * cell["on_layout"]["us"]
 
 
 @pytest.mark.parametrize(
