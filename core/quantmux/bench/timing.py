@@ -69,6 +69,8 @@ def interleave(
     watches: Mapping[str, Timed],
     rounds: int,
     failed: Callable[[str, Exception], None] | None = None,
+    *,
+    to_and_fro: bool = False,
 ) -> dict[str, Timing]:
     """Time all, each once a round; a first turn of each is not counted.
 
@@ -76,10 +78,13 @@ def interleave(
         watches: By name, in the order of their turns.
         rounds: Rounds that count, at least 1.
         failed: Told of one that raises, which then has no time; None lets it raise.
+        to_and_fro: Every second round goes backward, so that nobody always follows the same
+            neighbour: a heavy one leaves a slower clock to whoever comes next.
     """
     samples: dict[str, list[float]] = {name: [] for name in watches}
-    for _ in range(1 + rounds):
-        for name in tuple(samples):
+    for i in range(1 + rounds):
+        turns = tuple(samples)
+        for name in reversed(turns) if to_and_fro and i % 2 else turns:
             try:
                 samples[name].append(watches[name].round())
             # a plugin's or a peer's code may raise anything; it costs that contender only

@@ -41,6 +41,13 @@ def test_contenders_take_turns():
     assert "".join(turns) == "ab" + "ababab"
 
 
+def test_every_second_round_may_go_backward():
+    turns = []
+    watches = {name: Told(name, [1.0] * 4, turns) for name in "abc"}
+    interleave(watches, rounds=3, to_and_fro=True)
+    assert "".join(turns) == "abc" + "cba" + "abc" + "cba"
+
+
 def test_the_first_turn_is_not_counted():
     found = interleave({"a": Told("a", [99.0, 1.0, 2.0, 3.0], [])}, rounds=3)["a"]
     assert found.samples == (1.0, 2.0, 3.0)
