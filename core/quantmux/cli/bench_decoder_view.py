@@ -33,6 +33,9 @@ def show_decoder(report: DecoderReport, console: Console) -> None:
     console.print(Text(_about(report)), soft_wrap=True)
     console.print(heading("pipelines that serve"))
     show_table(console, _served(report))
+    for name, pattern in report.denied.items():
+        text = f"denied: {name} (deny = {pattern}): neither timed alone nor in the oracle"
+        console.print(Text(text, style=_DIM), soft_wrap=True)
     for name, reason in report.skipped.items():
         console.print(Text(f"left out: {name}: {reason}", style=_DIM), soft_wrap=True)
     if report.compile_text:

@@ -131,6 +131,36 @@ def test_every_variant_is_timed_and_the_selection_twice(cpu, effort):
     assert {"decode M=2", "weights"} <= set(told)
 
 
+def test_who_is_denied_is_told_apart_from_who_cannot_serve(cpu, effort):
+    plan = plan_of(cpu, effort, variants=("cutlass", "flashinfer"))
+    with use_policy(deny=["cutlass"]):
+        report = run_decoder(plan, default_context())
+    assert report.denied == {"cutlass": "cutlass"}
+    assert list(report.skipped) == ["flashinfer"]
+    data = report.to_dict()
+    assert (data["denied"], data["policy"]["deny"]) == ({"cutlass": "cutlass"}, ["cutlass"])
+    assert data["policy"]["order"]
+
+
+def test_the_best_single_backend_has_the_pass_too(cpu, effort, monkeypatch):
+    monkeypatch.setattr("quantmux.bench.decoder.run.best_backend", lambda _: "torch")
+    plan = replace(plan_of(cpu, effort), compile_for=(BEST, "selection"))
+    report = run_decoder(plan, default_context())
+    modes = {(row.kernel, row.mode) for row in report.rows if row.us}
+    assert modes >= {("torch", "compiled"), ("torch", "fused"), ("selection", "fused")}
+    assert set(report.protocol["fused"]) == {"torch", "selection"}
+
+
+def test_a_backend_alone_fuses_by_its_own_kernels(cpu):
+    weights = DrawnWeights(SHAPE, "fp8_channel_token", torch.device("cpu"), merged=True)
+    context = default_context()
+    with use_policy(deny=["cutlass/linear_fp8"]):
+        alone = Builder(SHAPE, Form(), weights, cpu, context).alone("torch", (2,))
+    others = {s.id for s in context.registry.kernels if s.backend != "torch"}
+    assert others
+    assert set(alone.fusing.deny) == others | {"cutlass/linear_fp8"}
+
+
 def test_a_variant_that_disagrees_is_not_timed(cpu, effort, monkeypatch):
     selection = Builder.selection
 

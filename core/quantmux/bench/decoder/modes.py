@@ -108,7 +108,7 @@ class Modes:
                 from quantmux.compile import fusion_pass  # it loads inductor
 
                 # a graph from inductor's cache was rewritten in another run, and not reported
-                fusion = fusion_pass(context=self._context, cache=False)
+                fusion = fusion_pass(variant.fusing, context=self._context, cache=False)
                 self.fusions[variant.name] = fusion
             self._compiled[key] = compiled(variant.model, fusion=fusion, backend=self._backend)
         return self._compiled[key]

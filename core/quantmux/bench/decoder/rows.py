@@ -185,7 +185,10 @@ class DecoderReport:
             activations, see `check.Judge`.
         compile_report: What the fusion pass found, took and refused.
         compile_text: The same in words.
-        skipped: Modes or variants that were not run, with the reason.
+        skipped: Variants that were not run because they cannot serve, and pipelines of the oracle
+            without a time, with the reason.
+        denied: Backend → by which patterns of the policy it was left out.
+        policy: ``order`` and ``deny`` as they held in the run.
         protocol: Rounds and the like.
         interrupted: Somebody ended it before all steps were timed.
         command: What was run.
@@ -208,6 +211,8 @@ class DecoderReport:
     compile_report: dict[str, Any] = field(default_factory=dict)
     compile_text: str = ""
     skipped: dict[str, str] = field(default_factory=dict)
+    denied: dict[str, str] = field(default_factory=dict)
+    policy: dict[str, list[str]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     command: str = ""
@@ -236,6 +241,8 @@ class DecoderReport:
             "served": self.served,
             "helped": self.helped,
             "skipped": self.skipped,
+            "denied": self.denied,
+            "policy": self.policy,
             "noise": {case: plain(value) for case, value in self.noise.items()},
             "oracle": [total.to_dict() for total in sums],
             "compile_report": self.compile_report,

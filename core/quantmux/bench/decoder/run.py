@@ -122,6 +122,8 @@ def run_decoder(
         )
         builder = Builder(plan.shape, plan.form, weights, device, context)
         report = _report(plan, weights)
+        settings = builder.settings
+        report.policy = {"order": list(settings.order), "deny": list(settings.deny)}
         variants = _variants(plan, builder, report, tell)
         tell("ceilings")
         report.ceilings = measure_ceilings(device, quick=plan.effort.rounds < 5)
@@ -130,7 +132,7 @@ def run_decoder(
         modes = Modes(
             context,
             _to_compile(plan, report),
-            fuse_for=(SELECTION,),
+            fuse_for=_to_fuse(report),
             on_cuda=device.is_cuda,
             backend=plan.backend,
             round_us=plan.effort.round_us,
@@ -224,9 +226,12 @@ def _variants(
             made += [builder.selection(), builder.selection(AGAIN)]
             made += [] if plan.form.merged else [builder.shared()]
         else:
-            alone = builder.alone(name, plan.ms)
-            if alone is None:
-                report.skipped[name] = "no kernel of it can serve here, or the policy denies them"
+            denied = builder.denied(name)
+            alone = None if denied else builder.alone(name, plan.ms)
+            if denied:
+                report.denied[name] = denied
+            elif alone is None:
+                report.skipped[name] = "no kernel of it that the policy leaves can serve here"
             else:
                 made.append(alone)
     for variant in made:
@@ -271,6 +276,12 @@ def _to_compile(plan: DecoderPlan, report: DecoderReport) -> frozenset[str]:
     return frozenset(names)
 
 
+def _to_fuse(report: DecoderReport) -> frozenset[str]:
+    """Give the variants that have the pass: who is compared has it, or none has."""
+    best = best_backend(report)
+    return frozenset({SELECTION} if best is None else {SELECTION, best})
+
+
 def best_backend(report: DecoderReport) -> str | None:
     """Give the backend that is the fastest alone over all M of the run; None without any.
 
@@ -299,7 +310,7 @@ def _rows(plan: DecoderPlan, case: StepCase, entries: list[Entry]) -> list[StepR
         raise_if_lost(error)
         late[who] = f"in its rounds: {describe(error)}"
 
-    timings = interleave(watches, plan.step_rounds, failed)
+    timings = interleave(watches, plan.step_rounds, failed, to_and_fro=True)
     name = f"{plan.shape.name} {plan.scheme} {case}"
     noise = _noise(timings)
     rows = []
@@ -404,11 +415,14 @@ def _close(report: DecoderReport, plan: DecoderPlan, modes: Modes, variants: lis
     """Add what is known at the end: what was compiled, and what serves by now."""
     report.rows.sort(key=lambda row: (row.phase, row.m))
     report.protocol["compile_seconds"] = modes.compile_seconds
-    fusion = modes.fusions.get(SELECTION)
-    if fusion is not None:
-        found = fusion.report(quiet=True)
-        report.compile_report = found.to_dict()
-        report.compile_text = str(_alike(found))
+    fused = {name: fusion.report(quiet=True) for name, fusion in modes.fusions.items()}
+    report.protocol["fused"] = {
+        name: {"graphs": found.graphs, "taken": len(found.taken), "refused": len(found.refused)}
+        for name, found in fused.items()
+    }
+    if SELECTION in fused:
+        report.compile_report = fused[SELECTION].to_dict()
+        report.compile_text = str(_alike(fused[SELECTION]))
     for variant in variants:
         if variant.name != BF16:  # a fallback while it ran would be another kernel than was told
             report.served[variant.name] = variant.served(plan.ms)

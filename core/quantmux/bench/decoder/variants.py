@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quantmux.bench.decoder.weights import DrawnWeights
     from quantmux.capability.device import DeviceProfile
     from quantmux.config import LinearConfig
+    from quantmux.config.settings import Settings
     from quantmux.runtime.context import Context
 
 BF16: Final = "bf16"
@@ -48,12 +49,15 @@ class Variant:
         model: Bound and warm.
         helped: Linears that a backend alone could not serve, with what helped out: ``torch's
             quantizers`` or ``torch``. By N×K.
+        fusing: Policy of the fusion pass: a backend alone fuses by its own kernels. None leaves
+            the pass what the user's policy leaves.
     """
 
     name: str
     kind: str
     model: Decoder
     helped: dict[tuple[int, int], str] = field(default_factory=dict)
+    fusing: Policy | None = None
 
     def linears(self) -> dict[str, Linear]:
         """Give the quantized linears by their names in the decoder."""
@@ -144,7 +148,11 @@ class Builder:
                 return None
         if all(helper == _STAND_IN for _, helper in known.values()) and backend != _STAND_IN:
             return None
-        return Variant(backend, "kernel", self.model(self._maker(policy)), helped)
+        settings, kernels = self.settings, self.context.registry.kernels
+        mine = {backend, _STAND_IN} if helped else {backend}
+        others = (spec.id for spec in kernels if spec.backend not in mine)
+        fusing = Policy(deny=(*settings.deny, *others))
+        return Variant(backend, "kernel", self.model(self._maker(policy)), helped, fusing)
 
     def allowance(
         self, backend: str, config: LinearConfig, ms: Sequence[int]
@@ -173,9 +181,19 @@ class Builder:
     def backends(self) -> tuple[str, ...]:
         """Give the backends that have kernels of a linear, in the order of the policy."""
         names = {spec.backend for spec in self.context.registry.kernels_for("linear")}
-        config = next(iter(self.weights.configs.values()))
-        order = self.context.settings(config, self.device)
-        return tuple(sorted(names, key=lambda name: (order.order_rank(name), name)))
+        rank = self.settings.order_rank
+        return tuple(sorted(names, key=lambda name: (rank(name), name)))
+
+    @property
+    def settings(self) -> Settings:
+        """The user's policy as it holds for the linears."""
+        return self.context.settings(next(iter(self.weights.configs.values())), self.device)
+
+    def denied(self, backend: str) -> str:
+        """Give the patterns that deny all of a backend's products; "" where they leave one."""
+        settings, kernels = self.settings, self.context.registry.kernels_for("linear")
+        by = [settings.denied_by(spec.id) for spec in kernels if spec.backend == backend]
+        return "" if None in by else ", ".join(dict.fromkeys(name for name in by if name))
 
     def _maker(self, policy: Callable[[LinearConfig], Policy | None]) -> MakeLinear:
         weights, context = self.weights, self.context
