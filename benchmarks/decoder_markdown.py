@@ -4,7 +4,7 @@
 
 Replaces every table of the pages, as its marks say:
 
-    <!-- decoder-summary: RESULT.json -->    a line per M: everybody at its fastest
+    <!-- decoder-summary: RESULT.json -->    a line per M in one mode, with the pass, and the A/A
     <!-- decoder-steps: RESULT.json -->      µs of a step, by M, variant and mode
     <!-- decoder-oracle: RESULT.json -->     linears against the fastest of the run
     <!-- decoder-losses: RESULT.json -->     linears more than 3 % behind it
@@ -38,27 +38,42 @@ _LAYER = re.compile(r"blocks\.\d+\.")
 
 
 def summary(data: Data) -> str:
-    """Give a line per M: bf16, the best backend alone and the selection, each at its fastest."""
+    """Give a line per M, all times in one mode, and beside them the same with the pass.
+
+    The mode is the fastest that bf16 and the selection were timed in at every M: a step compiled
+    and captured, or a graph alone, or called eagerly.
+    """
     rows = [row for row in data["rows"] if row["op"] == "decoder_step" and row["us"]]
-    lines = _head("M", "bf16", "best backend alone", "selection", "bf16/selection")
-    for case in dict.fromkeys((row["phase"], row["m"]) for row in rows):
-        best: dict[str, Row] = {}
-        for row in rows:
-            if (row["phase"], row["m"]) == case and row["kind"] != "aa":
-                known = best.get(row["kernel"])
-                if known is None or row["us"] < known["us"]:
-                    best[row["kernel"]] = row
-        bf16, ours = best.pop("bf16"), best.pop("selection")
-        best.pop("selection shared", None)
-        alone = min(best.values(), key=lambda row: row["us"], default=None)
-        other = "-" if alone is None else f"{alone['us']:,.0f} ({alone['kernel']}, {alone['mode']})"
+    cases = _cases(rows)
+    at = {(row["phase"], row["m"], row["kernel"], row["mode"]): row["us"] for row in rows}
+
+    def is_whole(mode: str) -> bool:
+        return all((*case, name, mode) in at for case in cases for name in ("bf16", "selection"))
+
+    mode = next(filter(is_whole, ("compiled graph", "graph", "eager")))
+    with_pass = mode.replace("compiled", "fused") if mode.startswith("compiled") else ""
+    names = dict.fromkeys(row["kernel"] for row in rows if row["kind"] == "kernel")
+    backends = [name for name in names if not name.startswith("selection")]
+    fused = [name for name in backends if any((*c, name, with_pass) in at for c in cases)]
+    more = (*(f"{name} with the pass" for name in fused), "selection with the pass")
+    titles = ("M", "bf16", "best backend alone", "selection", "bf16 / selection")
+    lines = [f"µs, {mode}:", "", *_head(*titles, "backend / selection", *more, "A/A (graph)")]
+    for case in cases:
+        bf16, ours = at[*case, "bf16", mode], at[*case, "selection", mode]
+        known = {n: at[*case, n, mode] for n in backends if (*case, n, mode) in at}
+        alone = min(known, key=lambda name: known[name], default=None)
+        passed = [at.get((*case, name, with_pass)) for name in (*fused, "selection")]
+        noise = next((r["aa_noise"] for r in rows if (r["phase"], r["m"]) == case), None)
         lines.append(
             _line(
                 f"{case[0]} {case[1]}",
-                f"{bf16['us']:,.0f} ({bf16['mode']})",
-                other,
-                f"{ours['us']:,.0f} ({ours['mode']})",
-                f"{bf16['us'] / ours['us']:.2f}",
+                f"{bf16:,.0f}",
+                "-" if alone is None else f"{known[alone]:,.0f} ({alone})",
+                f"{ours:,.0f}",
+                f"{bf16 / ours:.2f}",
+                "-" if alone is None else f"{known[alone] / ours:.3f}",
+                *("-" if us is None else f"{us:,.0f}" for us in passed),
+                "-" if noise is None else _percent(noise),
             )
         )
     return "\n".join(lines)
@@ -69,7 +84,7 @@ def steps(data: Data) -> str:
     rows = [r for r in data["rows"] if r["op"] == "decoder_step" and r["kernel"] != _AGAIN]
     modes = [mode for mode in _MODES if any(row["mode"] == mode for row in rows)]
     lines = _head("M", "variant", *modes)
-    for case in dict.fromkeys((row["phase"], row["m"]) for row in rows):
+    for case in _cases(rows):
         same = [row for row in rows if (row["phase"], row["m"]) == case]
         for i, name in enumerate(dict.fromkeys(row["kernel"] for row in same)):
             by_mode = {row["mode"]: row for row in same if row["kernel"] == name}
@@ -81,22 +96,22 @@ def steps(data: Data) -> str:
 
 def oracle(data: Data) -> str:
     """Give a line per M: sums over the linears of a step, µs."""
-    lines = _head("M", "selected", "oracle", "loss", "on its form", "backends alone, × selected")
-    for total in data["oracle"]:
+    titles = ("M", "selected", "oracle", "loss", "on its form", "backends alone, × selected")
+    lines = _head(*titles, "their products, anybody's quantizers, × selected")
+    for total in sorted(data["oracle"], key=lambda one: one["m"]):
         picked = total["picked_us"]
-        alone = sorted(total.get("alone", {}).items(), key=lambda item: item[1])
-        others = ", ".join(f"{name} {us / picked:.2f}" for name, us in alone) or (
+        alone = _over(total.get("alone", {}), picked, 2) or (
             "none has all" if "alone" in total else "-"
         )
-        here = picked / total["best_here_us"] - 1.0
         lines.append(
             _line(
                 str(total["m"]),
                 f"{picked:.1f}",
                 f"{total['best_us']:.1f}",
                 _percent(total["loss"]),
-                _percent(here),
-                others,
+                _percent(picked / total["best_here_us"] - 1.0),
+                alone,
+                _over(total.get("by_backend", {}), picked, 3) or "-",
             )
         )
     return "\n".join(lines)
@@ -148,7 +163,7 @@ def run(data: Data) -> str:
     return (
         f"{data['title']}, {data['date']}; {known}. `{data['command']}`: {data['scheme']}, "
         f"{step['layers']} layers, {step['weight_mb']:,.0f} MB of weights, attention: "
-        f"{step['attention']}.{apart}{ended}"
+        f"{step['attention']}.{apart}{_compared(data)}{ended}"
     )
 
 
@@ -178,6 +193,30 @@ def filled(page: str, results: Path) -> str:
         return f"{found['begin']}\n\n{table}\n\n<!-- end of table -->"
 
     return _BLOCK.sub(block, page)
+
+
+def _compared(data: Data) -> str:
+    """Say who was denied, and of whom the oracle is."""
+    names = sorted({name for total in data["oracle"] for name in total.get("by_backend", {})})
+    of = f" The oracle is of {', '.join(names)}." if names else ""
+    if "denied" not in data:
+        given = "--plugins" in data["command"]
+        silent = " The result does not say what its plugins file denies." if given else ""
+        return silent + of
+    denied = "".join(f" Denied: {name}." for name in data["denied"])
+    return denied + of
+
+
+def _cases(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """Give phase and M of every case, by ascending M."""
+    found = dict.fromkeys((row["phase"], row["m"]) for row in rows)
+    return sorted(found, key=lambda case: case[1])
+
+
+def _over(times: Mapping[str, float], picked: float, digits: int) -> str:
+    """Give each time over what was selected, the fastest first."""
+    ordered = sorted(times.items(), key=lambda item: item[1])
+    return ", ".join(f"{name} {us / picked:.{digits}f}" for name, us in ordered)
 
 
 def _why(site: Row) -> str:

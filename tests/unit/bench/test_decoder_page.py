@@ -29,7 +29,7 @@ DATA = {
     "step": {"layers": 4, "weight_mb": 772.0, "attention": "SDPA"},
     "oracle": [
         {"m": 1, "picked_us": 12.0, "best_us": 10.0, "best_here_us": 11.0, "loss": 0.2,
-         "alone": {"slow": 24.0, "fast": 12.6}},
+         "alone": {"slow": 24.0, "fast": 12.6}, "by_backend": {"x": 10.0}},
     ],
     "compile_report": {
         "graphs": 1, "taken": 2, "refused": 1,
@@ -55,17 +55,46 @@ DATA = {
 
 
 def test_every_table_says_what_the_result_says(markdown):
-    assert "| decode 1 | 100 (graph) | 90 (a, graph) | 50 (fused graph) | 2.00 |" in (
-        markdown.summary(DATA)
-    )
     assert "|  | **selection** | 80 ×1.25 | 50 ×2.00 |" in markdown.steps(DATA)
     assert "selection again" not in markdown.steps(DATA)
-    assert "| 1 | 12.0 | 10.0 | 20.0 % | 9.1 % | fast 1.05, slow 2.00 |" in markdown.oracle(DATA)
+    assert "| 1 | 12.0 | 10.0 | 20.0 % | 9.1 % | fast 1.05, slow 2.00 | x 0.833 |" in (
+        markdown.oracle(DATA)
+    )
     assert "| 8×4 | 1 | 20.0 % | 1.0 % | `a` | 6.0 | `b` | 5.0 |" in markdown.losses(DATA)
     found = markdown.sites(DATA)
     assert "| 2 | silu_mul | `mlp.down` | taken | `a/silu` |" in found
     assert "| 1 | rmsnorm | `q` | refused | nobody offers it |" in found
     assert "interrupted" in markdown.run(DATA)
+
+
+def test_the_summary_compares_within_one_mode_and_shows_the_noise(markdown):
+    """The selection's fused graph, the fastest of all, is in no ratio."""
+    found = markdown.summary(DATA)
+    assert "µs, graph:" in found
+    assert "| decode 1 | 100 | 90 (a) | 80 | 1.25 | 1.125 | - | 1.0 % |" in found
+
+
+def test_the_pass_is_a_column_of_its_own_for_everybody_who_has_it(markdown):
+    modes = ("compiled graph", "fused graph")
+    rows = [
+        step(1, "bf16", "compiled graph", 100.0, kind="peer"),
+        *(step(1, "a", mode, us) for mode, us in zip(modes, (88.0, 84.0), strict=True)),
+        *(step(1, "selection", mode, us) for mode, us in zip(modes, (80.0, 50.0), strict=True)),
+        step(1, "b", "graph", 1.0),
+    ]
+    found = markdown.summary({**DATA, "rows": rows})
+    assert "µs, compiled graph:" in found
+    assert "| a with the pass | selection with the pass |" in found
+    assert "| decode 1 | 100 | 88 (a) | 80 | 1.25 | 1.100 | 84 | 50 | 1.0 % |" in found
+
+
+def test_the_run_says_who_was_denied_and_of_whom_the_oracle_is(markdown):
+    assert "The oracle is of x." in markdown.run(DATA)
+    old = {**DATA, "command": "quantmux bench decoder --plugins p.toml"}
+    assert "does not say what its plugins file denies" in markdown.run(old)
+    new = {**old, "denied": {"flashinfer": "flashinfer"}}
+    assert "Denied: flashinfer. The oracle is of x." in markdown.run(new)
+    assert "does not say" not in markdown.run(new)
 
 
 def test_a_run_without_losses_and_without_a_pass_says_so(markdown):
