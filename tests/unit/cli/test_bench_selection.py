@@ -16,6 +16,14 @@ def test_a_quick_look_prints_tables_and_says_that_they_mean_nothing(cli):
     assert "one backend taken everywhere" in found.out
 
 
+def test_a_result_of_the_host_says_that_its_figures_mean_nothing(cli, tmp_path):
+    file = tmp_path / "run.json"
+    assert cli("bench", "selection", "--device", "cpu", *SMALL, "--out", file).code == 0
+    assert json.loads(file.read_text())["means_nothing"] is True
+    again = cli("bench", "selection", "--from", file, "--json")
+    assert again.json["means_nothing"] is True
+
+
 def test_a_run_is_judged_again_without_measuring(cli, tmp_path, monkeypatch):
     file, plot = tmp_path / "run.json", tmp_path / "run.svg"
     assert cli("bench", "selection", *QUICK, *SMALL, "--out", file, "--plot", plot).code == 0

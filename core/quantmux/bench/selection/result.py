@@ -49,10 +49,16 @@ class GridResult:
     rows: int
     source: str
 
+    @property
+    def means_nothing(self) -> bool:
+        """Tell whether the run was a quick look, as it always is without a GPU."""
+        return bool(self.run.report.protocol.get("quick"))
+
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON-ready data, its rows under ``rows``."""
         return {
             **self.run.to_dict(),
+            "means_nothing": self.means_nothing,
             "times_known": self.rows,
             "times_from": self.source,
             "quality": {AS_IT_IS: [one.to_dict() for one in self.qualities]}
