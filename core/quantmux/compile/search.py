@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from quantmux.compile.values import Reader, Sink, Value, rows_of, values_of
 from quantmux.errors import InputError, QuantmuxError
 from quantmux.runtime.traced.keys import linear_program, producer_program
 from quantmux.runtime.traced.legality import quantizer_segments, segments
+from quantmux.runtime.traced.library import NAMESPACE
 from quantmux.runtime.traced.prologue import Prologue
 
 if TYPE_CHECKING:
@@ -78,7 +80,10 @@ class Search:
         for sink in value.quantizes():
             if sink.op == "quantize":
                 kept.setdefault((sink.key, *sink.tensors), []).append(sink)
-        for first, *others in kept.values():
+        for same in kept.values():
+            # results that are given away stay apart: whoever has one may write into it
+            given = [sink for sink in same if _is_given_away(sink)]
+            first, *others = [sink for sink in same if sink not in given[1:]]
             if not others:
                 continue
             for sink in others:
@@ -210,6 +215,14 @@ class Search:
 
 def _into(sinks: Iterable[Sink]) -> tuple[str, ...]:
     return tuple(name for sink in sinks for name in into_of(sink))
+
+
+def _is_given_away(sink: Sink) -> bool:
+    """Tell whether somebody may have the results of a quantizer but ops that only read them."""
+    parts = [user for user in sink.node.users if user.target is operator.getitem]
+    readers = {user for part in parts for user in part.users}
+    others = set(sink.node.users) - set(parts)
+    return bool(others) or any(getattr(r.target, "namespace", "") != NAMESPACE for r in readers)
 
 
 def _pattern(root: Node) -> SiluMul | RmsNorm | NearMiss | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet
 
@@ -23,6 +23,7 @@ from quantmux.ops.quantized import (
     LinearWeights,
     QuantizedTensor,
 )
+from quantmux.registry.guard import guarded
 from quantmux.runtime.binding import BoundLinear, bind
 from quantmux.runtime.capture import not_warmed
 from quantmux.runtime.context import Context, default_context
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 
 _FREED: Final = ("weight", "weight_scale")
 _waiting: WeakSet[Linear] = WeakSet()
-"""Layers that are not bound."""
+"""Layers that graphs have no key of yet."""
+
+_waiting_lock = Lock()
 
 
 class Linear(HeldWeights):
@@ -296,8 +299,7 @@ class Linear(HeldWeights):
             self._buffers[name] = getattr(kept, NAMES[name]) if on_device else None
         self._bound = bound
         self._call = bound.call
-        self._key, self._weights = None, ()
-        _waiting.discard(self)
+        self._wait_for_graphs()
         return bound
 
     def input_layout(self, m: int) -> QuantizeConfig | None:
@@ -376,11 +378,12 @@ class Linear(HeldWeights):
         self.expose()
         # those alike that wait are bound now too: a graph guards on the key, and a layer without
         # one would be traced anew, each of a model's layers, until dynamo gives up
-        for other in [w for w in _waiting if self._is_alike(w)]:
-            try:
-                other.expose()
-            except QuantmuxError:
-                continue  # it is told by its own call
+        with _waiting_lock:
+            others = list(_waiting)
+        for other in others:
+            if self._is_alike(other):
+                # what fails there is told by that layer's own call
+                guarded(other.expose)
         return True
 
     def expose(self) -> None:
@@ -388,11 +391,14 @@ class Linear(HeldWeights):
         with self._lock:
             if self._key is None:
                 self._key, self._weights = expose(self.bind(), self._here(), self.layer)
+                with _waiting_lock:
+                    _waiting.discard(self)
 
     def _is_alike(self, other: Linear) -> bool:
+        # another thread may be making it: it has no device before it holds weights
         return (
             other is not self
-            and other._device == self._device
+            and getattr(other, "_device", None) == self._device
             and other.config == self.config
             and other._here() is self._here()
         )
@@ -423,13 +429,18 @@ class Linear(HeldWeights):
         self._bound = None
         self._call = None
         self._selection = None
-        self._key, self._weights = None, ()
-        _waiting.add(self)
+        self._wait_for_graphs()
 
     @property
     def _name(self) -> str:
         """The layer as errors name it."""
         return self.layer or str(self.config)
+
+    def _wait_for_graphs(self) -> None:
+        """Let graphs know nothing of it: what was bound is another, or nothing is."""
+        self._key, self._weights = None, ()
+        with _waiting_lock:
+            _waiting.add(self)
 
     def _here(self) -> Context:
         return default_context() if self._context is None else self._context

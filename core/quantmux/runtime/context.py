@@ -55,6 +55,7 @@ class Context:
 
     Attributes:
         token: Names the context within this process.
+        programs: What graphs name of it (`runtime.traced.keys`), held as long as it is.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Context:
         self._inventories: dict[tuple[DeviceProfile, int], Inventory] = {}
         self._kept: dict[tuple[Any, ...], Any] = {}
         self.token = f"context {next(_count)}"
+        self.programs: dict[str, Any] = {}
         _contexts[self.token] = self
         self._report_failed_plugins()
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from quantmux.compile import FusionPass, fusion_pass
 from quantmux.config import QuantizeConfig
+from quantmux.layers.linear import Linear
 from quantmux.layers.quantize import quantize_
 from quantmux.layers.shared import shared_input
 from quantmux.ops.quantized import empty_quantized
@@ -227,17 +228,41 @@ def test_silu_mul_before_a_quantizer_is_fused_with_it(through, random, config, h
     assert site.into == (f"quantize {config.operand.name} {config.layout}",)
 
 
-def test_equal_quantizers_become_one(through, random):
-    one = fusion_pass({"deny": ["*/silu_mul_quantize*"]})
-    compiled = through(Quantizes(CONFIGS["token"], "functional", times=3), one, one)
+class Apart(nn.Module):
+    """Two linears, each behind a quantizer of its own, all of one x; or the results themselves."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given = given
+        weights = (torch.randn(24, N), torch.randn(40, N))
+        self.layers = nn.ModuleList(
+            Linear.from_float(w.bfloat16(), "fp8_channel_token") for w in weights
+        )
+        self.config = self.layers[0].input_layout(5)
+
+    def forward(self, x, _out):
+        made = [quantize(x, self.config) for _ in self.layers]
+        ys = [layer(q) for layer, q in zip(self.layers, made, strict=True)]
+        return [*ys, *(q.data for q in made[: self.given])]
+
+
+@pytest.mark.parametrize(("given", "quantizers"), [(0, 1), (1, 1), (2, 2)])
+def test_equal_quantizers_become_one_unless_both_are_given_away(through, random, given, quantizers):
+    torch.manual_seed(0)
+    model = Apart(given)
+    one = fusion_pass()
+    compiled = through(model, one, one)
+    x = random(5, N).bfloat16()
     with torch.no_grad():
-        first, _, second, *_ = compiled(random(5, 2 * N), None)
-    assert torch.equal(first.view(torch.uint8), second.view(torch.uint8))
-    assert ops(compiled) == [["quantize"]]
-    assert [(s.pattern, s.taken) for s in one.sites] == [
-        ("equal quantize", True),
-        ("silu_mul", False),
-    ]
+        got, want = compiled(x, None), model(x, None)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+    assert len({y.data_ptr() for y in got}) == len(got)
+    (names,) = ops(compiled)
+    assert names.count("quantize") == quantizers
+    assert [(s.pattern, s.taken) for s in one.sites] == [("equal quantize", True)] * (
+        2 - quantizers
+    )
 
 
 class Two(nn.Module):

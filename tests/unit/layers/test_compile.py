@@ -255,3 +255,67 @@ def test_a_shared_input_gives_the_same():
     for x in inputs():
         got, want = compiled(x), [y + 1 for y in shared(x)]
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_layers_that_were_called_before_share_one_graph_too():
+    torch.manual_seed(0)
+    layers = [Linear.from_float(torch.randn(24, 32), "fp8_channel_token") for _ in range(12)]
+    x = torch.randn(5, 32)
+    for layer in layers:
+        layer(x)
+    counter = counted()
+    compiled = torch.compile(lambda layer, x: layer(x), backend=counter, fullgraph=True)
+    for layer in layers:
+        assert torch.equal(compiled(layer, x), layer(x))
+    assert counter.frame_count == 1
+
+
+def test_layers_on_the_same_tensors_outlive_each_other():
+    torch.manual_seed(0)
+    first = Linear.from_float(torch.randn(24, 32), "int8_channel_token")
+    second = Linear.from_tensors(first.config, first.weights)
+    compiled = torch.compile(lambda layer, x: layer(x), backend="eager", fullgraph=True)
+    x = torch.randn(5, 32)
+    want = first(x)
+    compiled(first, x)
+    compiled(second, x)
+    from quantmux.runtime.traced import linear
+
+    before = len(linear._adopted)
+    key, weights = second._key, second._weights
+    del first
+    torch._dynamo.reset()
+    gc.collect()
+    assert torch.equal(compiled(second, x), want)
+    assert bound_of(key, weights) is second.bound
+    assert len(linear._adopted) == before
+
+
+def test_a_layer_that_cannot_be_bound_costs_its_neighbours_nothing():
+    torch.manual_seed(0)
+    good = Linear.from_float(torch.randn(24, 32), "fp8_channel_token")
+    broken = Linear.from_float(torch.randn(24, 32), "fp8_channel_token")
+
+    def fails(**_):
+        raise RuntimeError("no memory")
+
+    broken.bind = fails
+    x = torch.randn(5, 32)
+    compiled = torch.compile(good, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), good(x))
+    assert broken._key is None
+
+
+def test_a_context_is_forgotten_with_what_was_traced_in_it():
+    import weakref
+
+    from quantmux.runtime.context import Context, default_context
+
+    context = Context(default_context().registry)
+    layer = Linear.from_float(torch.randn(24, 32), "fp8_channel_token", context=context)
+    torch.compile(layer, backend="eager", fullgraph=True)(torch.randn(3, 32))
+    gone = weakref.ref(context)
+    del layer, context
+    torch._dynamo.reset()
+    gc.collect()
+    assert gone() is None

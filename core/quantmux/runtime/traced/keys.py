@@ -11,7 +11,7 @@ import hashlib
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from torch.utils._pytree import register_constant
 
@@ -71,7 +71,7 @@ class Form:
     facts: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LinearProgram:
     """A bound linear without its tensors.
 
@@ -95,7 +95,7 @@ class LinearProgram:
     row_stride: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ProducerProgram:
     """A bound producer or relayout.
 
@@ -112,8 +112,9 @@ class ProducerProgram:
     context: Context
 
 
-_linears: dict[str, LinearProgram] = {}
-_producers: dict[str, ProducerProgram] = {}
+# held by their contexts (`Context.programs`): what a context knows goes with it
+_linears: WeakValueDictionary[str, LinearProgram] = WeakValueDictionary()
+_producers: WeakValueDictionary[str, ProducerProgram] = WeakValueDictionary()
 _forms: dict[str, tuple[Operand, Layout]] = {}
 _numbers: WeakKeyDictionary[Context, int] = WeakKeyDictionary()
 _count = itertools.count(1)
@@ -156,7 +157,9 @@ def keep_linear(
     key = f"{config.scheme.name}_{config.n}x{config.k}_{_digest(*parts)}{_mark(context)}"
     stride = _row_stride(selection)
     program = LinearProgram(key, selection, context, layer, forms, small, stride)
-    return _linears.setdefault(key, program)
+    found = _linears.setdefault(key, program)
+    context.programs[key] = found
+    return found
 
 
 def keep_producer(bound: BoundProducer, context: Context) -> ProducerProgram:
@@ -169,6 +172,7 @@ def keep_producer(bound: BoundProducer, context: Context) -> ProducerProgram:
     if known is None or known.bound is not bound:
         # bound anew, to the same kernels: graphs that hold the key go to what is bound now
         known = _producers[key] = ProducerProgram(key, config, bound, context)
+        context.programs[key] = known
     return known
 
 

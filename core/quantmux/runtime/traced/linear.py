@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary, finalize
 
 from quantmux.ops.linear.spec import empty_output
 from quantmux.ops.quantized import DTYPES, QuantizedTensor
@@ -38,6 +38,9 @@ _MOST_ADOPTED: Final = 64
 """Bindings kept for weights that no layer holds; the least recently used goes."""
 
 _held: WeakValueDictionary[tuple[Any, ...], BoundLinear] = WeakValueDictionary()
+_twins: dict[tuple[Any, ...], WeakSet[BoundLinear]] = {}
+"""Others that were bound to the same tensors: they serve when the one in `_held` is gone."""
+
 _adopted: OrderedDict[tuple[Any, ...], BoundLinear] = OrderedDict()
 _lock = Lock()
 
@@ -63,7 +66,11 @@ def expose(
     small = tuple(name for name, tensor in given.items() if tensor is not None)
     weights += [tensor for tensor in given.values() if tensor is not None]
     program = keep_linear(bound.selection, context, layer, forms, small)
-    _held[_address(program.key, weights)] = bound
+    address = _address(program.key, weights)
+    with _lock:
+        known = _held.setdefault(address, bound)
+        if known is not bound:
+            _twins.setdefault(address, WeakSet()).add(bound)
     return program.key, tuple(weights)
 
 
@@ -85,19 +92,28 @@ def _address(key: str, weights: Sequence[torch.Tensor]) -> tuple[Any, ...]:
 def _adopt(address: tuple[Any, ...], key: str, weights: Sequence[torch.Tensor]) -> BoundLinear:
     """Bind weights that no layer holds, and keep that for the next call."""
     with _lock:
+        for twin in _twins.pop(address, ()):
+            # the others, if any, come again when this one is gone
+            rest = _twins.setdefault(address, WeakSet())
+            if _held.setdefault(address, twin) is not twin:
+                rest.add(twin)
+        held = _held.get(address)
+        if held is not None:
+            return held
         found = _adopted.get(address)
         if found is not None:
             _adopted.move_to_end(address)
             return found
     program = linear_program(key)
-    made = bind_prepared(
-        program.selection, _store(program, weights), context=program.context, layer=program.layer
-    )
+    # aliases, so that the tensors themselves can die, and their entry with the first of them
+    store = _store(program, [tensor.detach() for tensor in weights])
+    made = bind_prepared(program.selection, store, context=program.context, layer=program.layer)
     with _lock:
-        # what is bound holds the weights: their addresses stay theirs while it is kept
+        # what is bound holds the memory: the addresses stay its own while it is kept
         _adopted[address] = made
         while len(_adopted) > _MOST_ADOPTED:
             _adopted.popitem(last=False)
+    finalize(weights[0], _adopted.pop, address, None)
     return made
 
 
