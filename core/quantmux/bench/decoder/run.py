@@ -129,10 +129,11 @@ def run_decoder(
         report.ceilings = measure_ceilings(device, quick=plan.effort.rounds < 5)
         if plan.with_oracle:
             _oracle(plan, builder, variants, report, tell)
+        names = _to_compile(plan, report)
         modes = Modes(
             context,
-            _to_compile(plan, report),
-            fuse_for=_to_fuse(report),
+            names,
+            fuse_for=names - {BF16},  # who is compared has the pass, or none has
             on_cuda=device.is_cuda,
             backend=plan.backend,
             round_us=plan.effort.round_us,
@@ -274,12 +275,6 @@ def _to_compile(plan: DecoderPlan, report: DecoderReport) -> frozenset[str]:
     if BEST in plan.compile_for and best is not None:
         names.add(best)
     return frozenset(names)
-
-
-def _to_fuse(report: DecoderReport) -> frozenset[str]:
-    """Give the variants that have the pass: who is compared has it, or none has."""
-    best = best_backend(report)
-    return frozenset({SELECTION} if best is None else {SELECTION, best})
 
 
 def best_backend(report: DecoderReport) -> str | None:
