@@ -10,6 +10,7 @@ Replaces every table of the pages, as its marks say:
     <!-- seeds-also: RESULT.json silu_mul -->      variants beside the three
     <!-- seeds-stalls: RESULT.json -->             what first calls wait for the compiler
     <!-- seeds-remarks: RESULT.json silu_mul -->   what was printed under its table
+    <!-- seeds-warm: RESULT.json -->              cases that no rotation makes cold
     <!-- seeds-run: RESULT.json -->                where, when, with what
 
 each up to ``<!-- end of table -->``. RESULT.json lies in ``benchmarks/results``.
@@ -27,9 +28,13 @@ from typing import Any
 
 from triton_cases import us_text
 
-from quantmux.bench.seeds.ratios import geomean
+from quantmux.bench.effort import L2_TIMES
+from quantmux.bench.seeds.known import headline_of
+from quantmux.bench.seeds.ratios import geomean, is_in
+from quantmux.bench.seeds.report import mean_ratios
 from quantmux.bench.seeds.rows import SeedRow
 from quantmux.bench.seeds.table import further
+from quantmux.bench.seeds.warm import warm_line
 
 Data = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -47,7 +52,8 @@ def summary(data: Data, _: str) -> str:
     heads = ("experiment", "vllm", "cases", "before/ours", "seed/ours", "before/seed", "A/A")
     lines = _head(*heads, "the report says")
     for name, told in data["experiments"].items():
-        found, number = told["summary"], told["pull_request"]
+        rows = [SeedRow.of(row) for row in _rows(data, name)]
+        found, number = mean_ratios(rows, headline_of(name, told)), told["pull_request"]
         link = f"[#{number}](https://github.com/vllm-project/vllm/pull/{number})"
         cells = [
             f"`{name}`",
@@ -90,9 +96,10 @@ def cases(data: Data, name: str) -> str:
 def rows(data: Data, name: str) -> str:
     """Give a line per number of rows of one experiment: means over its cases without controls."""
     by_m: dict[int, list[Mapping[str, Row]]] = {}
+    headline = headline_of(name, data["experiments"].get(name, {}))
     for main in _by_case(data, name).values():
         ours = main.get("ours")
-        if ours is not None and not ours["is_control"]:
+        if ours is not None and not ours["is_control"] and is_in(ours["facts"], headline):
             by_m.setdefault(int(ours["facts"]["m"]), []).append(main)
     lines = _head("M", "cases", "before/ours", "seed/ours", "before/seed", "A/A", "host µs")
     for m, some in sorted(by_m.items()):
@@ -149,6 +156,18 @@ def remarks(data: Data, name: str) -> str:
     return "".join(f"- {line}\n" for line in data["experiments"][name]["remarks"])
 
 
+def warm(data: Data, _: str) -> str:
+    """Say of every experiment how many of its cases are warm."""
+    protocol = data["protocol"]
+    rotate = protocol["rotate_mb"]
+    cache = protocol.get("cache_mb") or rotate / (1 if protocol["quick"] else L2_TIMES)
+    found = []
+    for name in data["experiments"]:
+        line = warm_line([SeedRow.of(row) for row in _rows(data, name)], rotate, cache)
+        found.append(f"- `{name}`: {line or 'every case is cold'}\n")
+    return "".join(found)
+
+
 def run(data: Data, _: str) -> str:
     """Say where, when and with what it was measured."""
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
@@ -168,6 +187,7 @@ KINDS: Mapping[str, Callable[[Data, str], str]] = {
     "also": also,
     "stalls": stalls,
     "remarks": remarks,
+    "warm": warm,
     "run": run,
 }
 """What a mark may ask for."""

@@ -17,7 +17,7 @@ from quantmux.bench.seeds import inverse_rope, inverse_rope_worker
 from quantmux.bench.seeds.inverse_rope import InverseRope
 from quantmux.bench.seeds.inverse_rope_process import WORKER, Cold, Order, run_cold
 from quantmux.bench.seeds.inverse_rope_steady import steady_remarks
-from quantmux.bench.seeds.inverse_rope_ttft import model_lines, modelled_ms, needed_s
+from quantmux.bench.seeds.inverse_rope_ttft import Stalls, model_lines, modelled_ms, needed_s
 from quantmux.bench.seeds.inverse_rope_ways import reference_call, rope_config
 from quantmux.bench.seeds.rows import SeedRow
 from quantmux.bench.seeds.stage import stage_for
@@ -101,11 +101,14 @@ def test_a_stall_is_what_the_first_call_takes_beyond_a_later_one(monkeypatch):
 def test_the_model_of_ttft_shares_a_stall_among_the_requests():
     assert modelled_ms(0.4, 8) == pytest.approx(400 * 8 / 480)
     assert modelled_ms(needed_s(), 8) == pytest.approx(32)
-    what, seed, ours = model_lines(1.41, 1.02, 1.23, 0.001)
+    whole, later = Stalls(1.41, 1.02, 1.23, 0.001), Stalls(0.60, 0.30, 0.003, 0.0)
+    what, seed, after, ours = model_lines(whole, later)
     assert what.startswith("A model, not a measurement")
     assert "removes 0.39 s of 1.41 s: 6.5 ms of mean TTFT, where the report saw 32 ms" in seed
     assert "1.9 s of stall" in seed
-    assert "3.0 ms; 23.5 ms after warmup(), which leaves 1.0 ms" in ours
+    assert "removes 0.30 s of 0.60 s, 5.0 ms of mean TTFT; ours 9.9 ms, and 10.0 ms after" in after
+    assert "ours is 3.0 ms. After warmup() it is 23.5 ms, which leaves 1.0 ms" in ours
+    assert "but 13.5 ms of that is the first T" in ours
 
 
 def cold(given, stalls, variants, error=""):

@@ -20,6 +20,9 @@ from quantmux.bench.seeds.padded_nvfp4 import (
 from quantmux.bench.seeds.padded_nvfp4_gemm import WHOLE, PaddedNvfp4Gemm
 from quantmux.bench.seeds.padded_nvfp4_remarks import PAD_BYTES, QUANTIZE_BYTES
 from quantmux.bench.seeds.padded_nvfp4_shapes import PADDED_SHARDS, SEED_WIDTH, SHARDS
+from quantmux.bench.seeds.plot_points import shown
+from quantmux.bench.seeds.ratios import with_ratios
+from quantmux.bench.seeds.report import SeedReport, Told
 from quantmux.bench.seeds.rows import SeedRow
 from quantmux.bench.seeds.stage import stage_for
 from quantmux.capability.detect import HERE_CPU
@@ -172,6 +175,41 @@ def test_remarks_say_how_far_before_is_behind_by_layout():
     found = "\n".join(PaddedNvfp4().remarks(rows, Gpu()))
     assert "M ≤ 128, before over ours, geomean: 4.00x row_major" in found
     assert "M = 8192, before over ours, geomean: 1.50x row_major" in found
+    assert "also: row_major, 3 cases, geomean: before/ours 2.88: the seed is the same" in found
+    both = PaddedNvfp4().remarks([*rows, row(1, "swizzled_128x4", 2.0)], Gpu())
+    (headline,) = (line for line in both if line.startswith("swizzled_128x4, 1 cases"))
+    assert "before/ours 2.00: the layout of the pull request" in headline
+
+
+def test_the_means_are_of_the_layout_that_the_pull_request_has():
+    facts = {"n": SEED_WIDTH, "m": 1}
+    report = SeedReport("h200", "NVIDIA H200", "2026-11-21", {}, {}, "full")
+    report.told["padded_nvfp4"] = Told(PaddedNvfp4.about)
+    for layout, us in (("row_major", 90.0), ("swizzled_128x4", 40.0)):
+        given = [
+            SeedRow("padded_nvfp4", layout, kind, kind, facts={**facts, "layout": layout}, us=time)
+            for kind, time in (("before", us), ("ours", 10.0))
+        ]
+        report.rows += with_ratios(given)
+    found = report.summary("padded_nvfp4")
+    assert (found["cases"], found["before"], found["most_before"]) == (1, 4.0, 4.0)
+    (panel,) = shown(report.to_dict())
+    assert [point.ratio for point in panel.points] == [4.0]
+
+
+@pytest.mark.parametrize("way_of", [ways.before_of, ways.seed_of])
+def test_a_call_allocates_codes_and_zeros_and_keeps_what_is_no_part_of_the_way(stage, way_of):
+    config = padded_config(48, "swizzled_128x4")
+    run, _ = way_of(config, stage)
+    call, other = one_input(config, 3), one_input(config, 5)
+    args = (call.args[0], call.kwargs["global_scale"])
+    one, two = run(*args), run(*args)
+    assert one.global_scale is two.global_scale
+    assert one.scales.data_ptr() != two.scales.data_ptr()
+    assert one.data.data_ptr() != two.data.data_ptr()
+    five = run(other.args[0], other.kwargs["global_scale"])
+    assert five.m == 5
+    assert agreement(config, other, five).ok
 
 
 def test_the_bytes_are_those_of_the_roofline():

@@ -16,6 +16,7 @@ from quantmux.bench.seeds.padded_weights import (
     DENSE,
     EVERY_CALL,
     OURS,
+    SAME_PRODUCT,
     SHAPES,
     PaddedWeights,
 )
@@ -161,6 +162,25 @@ def test_what_contiguous_rows_cost_is_said():
                         row(OURS, "ours", 30.0), row(DENSE, "ours", 120.0)])  # fmt: skip
     (said,) = PaddedWeights().remarks(rows, None)
     assert said.endswith("before 0.67 to 0.67 x its time, the seed 0.50 to 0.50 x")
+
+
+def test_what_padding_alone_gains_is_told_from_the_product():
+    def case(m, ours, same, copied=None):
+        given = [(EVERY_CALL, "before", 40.0), (AT_LOAD, "seed", 20.0), (OURS, "ours", ours),
+                 (SAME_PRODUCT, "ours", same)]  # fmt: skip
+        given += [(COPIED, "ours", copied)] if copied else []
+        return with_ratios([
+            SeedRow("padded_weights", f"M={m}", name, kind, facts={"m": m}, us=us)
+            for name, kind, us in given
+        ])  # fmt: skip
+
+    alone, few, dense, *_ = PaddedWeights().remarks(
+        [*case(1, 4.0, 20.0), *case(4096, 10.0, 80.0, 40.0)], None
+    )
+    assert "all M, geomean over 2 cases" in alone
+    assert alone.endswith("before/ours 1.00 (0.50 to 2.00), seed/ours 0.50 (0.25 to 1.00)")
+    assert few.endswith("before/ours 2.00 (2.00 to 2.00), seed/ours 1.00 (1.00 to 1.00)")
+    assert "in 1 cases): before/ours 3.16 (1.00 to 10.00), seed/ours 1.58" in dense
 
 
 def test_the_shapes_are_the_reports_and_one_of_them_has_nothing_to_pad(stage):

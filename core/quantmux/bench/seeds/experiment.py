@@ -140,6 +140,8 @@ class About:
         reach: What ours is to reach, one line.
         extras: Its own numbers.
         needs_process: It times in processes of its own, which is said in the result.
+        headline: Facts of the cases that its mean ratios are of, where those are not all: the
+            others do something that the pull request is not about, and are shown beside them.
     """
 
     name: str
@@ -149,6 +151,7 @@ class About:
     reach: str
     extras: tuple[Extra, ...] = field(default_factory=tuple)
     needs_process: bool = False
+    headline: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Experiment(ABC):

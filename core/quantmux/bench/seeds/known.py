@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantmux.config._base import closest
 from quantmux.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from quantmux.bench.seeds.experiment import Experiment
 
@@ -42,6 +42,19 @@ def experiments_of(names: Sequence[str] = ()) -> tuple[Experiment, ...]:
                 code="usage",
             )
     return tuple(_load(path) for name, path in EXPERIMENTS.items() if not names or name in names)
+
+
+def headline_of(name: str, told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the facts of the cases that the means of an experiment are of.
+
+    Args:
+        name: Of the experiment.
+        told: What a result has of it; one from before there was a headline has none.
+    """
+    if "headline" in told:
+        found: Mapping[str, Any] = told["headline"]
+        return found
+    return _load(EXPERIMENTS[name]).about.headline if name in EXPERIMENTS else {}
 
 
 def _load(path: str) -> Experiment:

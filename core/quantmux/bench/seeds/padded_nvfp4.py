@@ -65,6 +65,7 @@ class PaddedNvfp4(Experiment):
         title="NVFP4 quantization into a padded width, in one kernel",
         claim=CLAIM,
         reach="1.8x at M ≤ 128, 1.3x at 8192, against quantize and pad",
+        headline={"layout": ways.ZEROED},
     )
 
     def cases(self, stage: Stage) -> Sequence[SeedCase]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from quantmux.bench.seeds.padded_nvfp4_shapes import SEED_WIDTH, SHARDS
+from quantmux.bench.seeds.padded_nvfp4_ways import NOT_BY_SEED, ZEROED
 from quantmux.bench.seeds.ratios import geomean
 from quantmux.bench.seeds.silu_mul_remarks import without_vectors
 
@@ -45,6 +46,7 @@ def remarks(rows: Sequence[SeedRow], stage: Stage) -> list[str]:
     ]
     if not stage.is_cuda:
         return found
+    found += _by_layout(rows)
     for title, pick in (
         (f"n = {SEED_WIDTH}, M ≤ {_FEW}", lambda m: m <= _FEW),
         (f"n = {SEED_WIDTH}, M = {_MANY}", lambda m: m == _MANY),
@@ -64,6 +66,35 @@ def _line(title: str, rows: Sequence[SeedRow], pick: Callable[[int], bool]) -> l
         if (mean := geomean(ratios)) is not None
     ]
     return [f"{title}, before over ours, geomean: {', '.join(parts)}"] if parts else []
+
+
+def _by_layout(rows: Sequence[SeedRow]) -> list[str]:
+    """Give a line per layout, the pull request's first: it is what the means above are of."""
+    found: dict[str, list[SeedRow]] = {ZEROED: []}
+    for row in rows:
+        if row.kind == "ours" and row.is_main:
+            found.setdefault(str(row.facts["layout"]), []).append(row)
+    lines = []
+    for layout, some in found.items():
+        before = geomean(row.before_ratio for row in some)
+        if before is None:
+            continue
+        seed = geomean(row.ratio for row in some)
+        text = f"{layout}, {len(some)} cases, geomean: before/ours {before:.2f}"
+        text += f", seed/ours {seed:.2f}" if seed is not None else ""
+        lines.append(_also(layout) + text + _ABOUT.get(layout, ""))
+    return lines
+
+
+def _also(layout: str) -> str:
+    return "" if layout == ZEROED else "also: "
+
+
+_ABOUT: Final = {
+    ZEROED: ": the layout of the pull request, and what the means of this experiment are of",
+    "row_major": ": the seed is the same call as ours",
+    NOT_BY_SEED: ": the seed refuses it",
+}
 
 
 def _is_odd(n: int) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn.functional import pad
 
-from quantmux.config.layouts import data_shape, scale_shape
+from quantmux.config.layouts import scale_shape
 from quantmux.errors import LayoutError
 from quantmux.ops.quantized import QuantizedTensor
 
@@ -58,21 +58,20 @@ def pad_afterwards(config: QuantizeConfig, bound: BoundProducer) -> Way:
             facts={"need": "as many tiles of scales with the padding", "found": str(config)},
             hint="pad to the next multiple of 32",
         )
-    narrow = unpadded(config).layout
     more = config.padded_n - config.n
+    codes, groups = (0, more // 2), (0, more // 16)
     is_row_major = config.layout.scales == "row_major"
+    zeroed = _Zeroed(bound) if config.layout.scales == ZEROED else None
+    call, operand, layout, n = bound.call, config.operand, config.layout, config.n
 
     def run(x: torch.Tensor, global_scale: torch.Tensor) -> QuantizedTensor:
-        out = None
-        if config.layout.scales == ZEROED:
-            out = _zeroed(config.replace(layout=narrow), x)
-        q = bound.call(x, global_scale=global_scale, out=out)
+        out = None if zeroed is None else zeroed.output(x, global_scale)
+        q = call(x, global_scale=global_scale, out=out)
         scales = q.scales
         if is_row_major:
-            scales = pad(scales.view(torch.uint8), (0, more // 16)).view(scales.dtype)
-        data = pad(q.data, (0, more // 2))
-        shape = (x.shape[0], config.n)
-        return QuantizedTensor(data, scales, q.global_scale, config.operand, config.layout, shape)
+            scales = pad(scales.view(torch.uint8), groups).view(scales.dtype)
+        data = pad(q.data, codes)
+        return QuantizedTensor(data, scales, q.global_scale, operand, layout, (x.shape[0], n))
 
     return run
 
@@ -90,8 +89,11 @@ def pad_in_kernel(config: QuantizeConfig, bound: BoundProducer) -> Way:
     if config.layout.scales != ZEROED:
         return written_whole(bound)
 
+    call, zeroed = bound.call, _Zeroed(bound)
+
     def run(x: torch.Tensor, global_scale: torch.Tensor) -> QuantizedTensor:
-        q: QuantizedTensor = bound.call(x, global_scale=global_scale, out=_zeroed(config, x))
+        out = zeroed.output(x, global_scale)
+        q: QuantizedTensor = call(x, global_scale=global_scale, out=out)
         return q
 
     return run
@@ -136,16 +138,35 @@ def shares_tiles(config: QuantizeConfig) -> bool:
     )
 
 
-def _zeroed(config: QuantizeConfig, x: torch.Tensor) -> QuantizedTensor:
-    """Allocate an output whose scales are zeros, filled as 32-bit words."""
-    m, where = x.shape[0], x.device
-    rows, columns = scale_shape(config.operand, config.layout, m)
-    scales = torch.zeros((rows, columns // 4), dtype=torch.int32, device=where)
-    return QuantizedTensor(
-        torch.empty(data_shape(config.operand, config.layout, m), dtype=torch.uint8, device=where),
-        scales.view(torch.float8_e4m3fn),
-        torch.empty(1, dtype=torch.float32, device=where),
-        config.operand,
-        config.layout,
-        (m, config.n),
-    )
+class _Zeroed:
+    """Outputs whose scales are zeros, filled as 32-bit words.
+
+    What is no part of the way is taken once for each M, from an output that the kernel made: its
+    shapes, its very layout, by which the kernel knows an output at once, and the tensor that it
+    writes the global scale to, which the seed does not have. So a call allocates codes and zeros,
+    and its host time is not of our wrapping.
+
+    Args:
+        bound: What writes into them.
+    """
+
+    def __init__(self, bound: BoundProducer) -> None:
+        self._bound = bound
+        self._kept: dict[int, QuantizedTensor] = {}
+
+    def output(self, x: torch.Tensor, global_scale: torch.Tensor) -> QuantizedTensor:
+        """Give one for x [M, n]; the first for an M runs the kernel."""
+        m = x.shape[0]
+        like = self._kept.get(m)
+        if like is None:
+            like = self._kept[m] = self._bound.call(x, global_scale=global_scale)
+        rows, columns = like.scales.shape
+        scales = torch.zeros((rows, columns // 4), dtype=torch.int32, device=x.device)
+        return QuantizedTensor(
+            torch.empty_like(like.data),
+            scales.view(torch.float8_e4m3fn),
+            like.global_scale,
+            like.operand,
+            like.layout,
+            like.logical_shape,
+        )

@@ -21,6 +21,10 @@ from quantmux.bench.seeds.experiment import (
     Variant,
 )
 from quantmux.bench.seeds.linears import LinearCopies
+from quantmux.bench.seeds.padded_weights_remarks import (
+    contiguous_lines,
+    same_product_lines,
+)
 from quantmux.bench.seeds.padded_weights_ways import PadsEveryCall, padding_way
 from quantmux.bench.seeds.ratios import geomean
 from quantmux.config import LinearConfig
@@ -122,10 +126,11 @@ class PaddedWeights(Experiment):
         )
 
     def remarks(self, rows: Sequence[SeedRow], stage: Stage) -> Sequence[str]:
-        """Say what few rows gain, in a graph and on the host, and what the control shows."""
+        """Say what padding alone gains, what few rows do, and what the control shows."""
         del stage
         few = [r for r in rows if r.us and not r.is_control and r.facts["m"] <= _FEW]
-        found = []
+        found = same_product_lines(rows, SAME_PRODUCT, _FEW)
+        found += contiguous_lines(rows, OURS, COPIED)
         for name in (EVERY_CALL, AT_LOAD):
             gpu, host = _over_ours(few, name, "us"), _over_ours(few, name, "host_us")
             if gpu:
@@ -145,6 +150,12 @@ class PaddedWeights(Experiment):
         if control:
             mean = geomean(r.before_ratio for r in control)
             found.append(f"control, nothing to pad: before/seed {mean:.2f}")
+        other = [
+            r.ratio for r in rows if r.is_control and r.kernel == OURS and r.is_main and r.ratio
+        ]
+        if other:
+            text = f"seed/ours {max(other):.2f} to {min(other):.2f}, which is another product alone"
+            found.append(f"control, nothing to pad: {text}")
         return found
 
     def _linear(self, case: SeedCase, stage: Stage) -> LinearCopies:

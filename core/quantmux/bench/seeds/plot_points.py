@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantmux.bench.seeds.ratios import geomean
+from quantmux.bench.seeds.known import headline_of
+from quantmux.bench.seeds.ratios import geomean, is_in
 
 Data = Mapping[str, Any]
 """A report as `SeedReport.to_dict` gives it and as a result file holds it."""
@@ -44,7 +45,7 @@ class Shown:
         title: One line.
         figure: What its report says, word for word.
         claim: Least and greatest before/seed of the report, None where it speaks of something else.
-        points: Every ratio that was measured.
+        points: Every ratio that was measured, of the cases that its means are of.
         noise: M → the largest A/A of its cases with that many rows.
     """
 
@@ -87,7 +88,12 @@ def shown(data: Data) -> list[Shown]:
     """Give the experiments of which something was timed, in the report's order."""
     found = []
     for name, told in data["experiments"].items():
-        rows = [row for row in data["rows"] if row["experiment"] == name]
+        headline = headline_of(name, told)
+        rows = [
+            row
+            for row in data["rows"]
+            if row["experiment"] == name and is_in(row["facts"], headline)
+        ]
         points = _points(rows)
         if not points:
             continue

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import exp, log
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from quantmux.bench.seeds.rows import SeedRow
 
@@ -34,3 +34,8 @@ def geomean(values: Iterable[float | None]) -> float | None:
     """Give the geometric mean of those that are there, None without any."""
     there = [value for value in values if value]
     return exp(sum(log(value) for value in there) / len(there)) if there else None
+
+
+def is_in(facts: Mapping[str, Any], headline: Mapping[str, Any]) -> bool:
+    """Tell whether a case is one of those that the mean ratios of its experiment are of."""
+    return all(facts.get(key) == value for key, value in headline.items())

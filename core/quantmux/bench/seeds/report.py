@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from quantmux.bench.seeds.ratios import geomean
+from quantmux.bench.seeds.ratios import geomean, is_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from quantmux.bench.seeds.experiment import About
     from quantmux.bench.seeds.rows import SeedRow
@@ -74,25 +74,12 @@ class SeedReport:
     def summary(self, experiment: str) -> dict[str, Any]:
         """Give the mean ratios of ours over the cases where there is something to gain.
 
+        Of an experiment with a `headline` those are the headline's.
+
         ``before`` and ``seed`` are geometric means of before/ours and seed/ours,
         ``seed_over_before`` of before/seed; ``aa_noise`` is the median, ``worst_aa`` the largest.
         """
-        rows = [row for row in self.of(experiment) if not row.is_control]
-        ours = [row for row in rows if row.kind == "ours" and row.is_main]
-        seed = [row for row in rows if row.kind == "seed" and row.is_main]
-        noises = sorted(row.aa_noise for row in ours if row.aa_noise is not None)
-        return {
-            "cases": len({row.case for row in rows if row.us is not None or row.status != "ok"}),
-            "before": geomean(row.before_ratio for row in ours),
-            "seed": geomean(row.ratio for row in ours),
-            "seed_over_before": geomean(row.before_ratio for row in seed),
-            "least_before": min((r.before_ratio for r in ours if r.before_ratio), default=None),
-            "most_before": max((r.before_ratio for r in ours if r.before_ratio), default=None),
-            "least_seed": min((r.ratio for r in ours if r.ratio), default=None),
-            "most_seed": max((r.ratio for r in ours if r.ratio), default=None),
-            "aa_noise": median(noises) if noises else None,
-            "worst_aa": noises[-1] if noises else None,
-        }
+        return mean_ratios(self.of(experiment), self.told[experiment].about.headline)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON-ready data."""
@@ -123,11 +110,32 @@ class SeedReport:
                 "ratios": list(claim.ratios) if claim.ratios else None,
             },
             "reach": about.reach,
+            "headline": dict(about.headline),
             "seconds": round(told.seconds, 1),
             "extras": [{"key": e.key, "title": e.title, "digits": e.digits} for e in about.extras],
             "summary": _rounded(self.summary(name)),
             "remarks": list(told.remarks),
         }
+
+
+def mean_ratios(rows: Sequence[SeedRow], headline: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what `SeedReport.summary` gives, of the rows of one experiment."""
+    rows = [row for row in rows if not row.is_control and is_in(row.facts, headline)]
+    ours = [row for row in rows if row.kind == "ours" and row.is_main]
+    seed = [row for row in rows if row.kind == "seed" and row.is_main]
+    noises = sorted(row.aa_noise for row in ours if row.aa_noise is not None)
+    return {
+        "cases": len({row.case for row in rows if row.us is not None or row.status != "ok"}),
+        "before": geomean(row.before_ratio for row in ours),
+        "seed": geomean(row.ratio for row in ours),
+        "seed_over_before": geomean(row.before_ratio for row in seed),
+        "least_before": min((r.before_ratio for r in ours if r.before_ratio), default=None),
+        "most_before": max((r.before_ratio for r in ours if r.before_ratio), default=None),
+        "least_seed": min((r.ratio for r in ours if r.ratio), default=None),
+        "most_seed": max((r.ratio for r in ours if r.ratio), default=None),
+        "aa_noise": median(noises) if noises else None,
+        "worst_aa": noises[-1] if noises else None,
+    }
 
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:

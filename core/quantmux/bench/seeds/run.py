@@ -12,6 +12,7 @@ from quantmux.bench.run import versions
 from quantmux.bench.seeds.known import experiments_of
 from quantmux.bench.seeds.report import SeedReport, Told
 from quantmux.bench.seeds.stage import stage_for
+from quantmux.bench.seeds.warm import warm_line
 from quantmux.bench.watch_cuda import raise_if_lost
 from quantmux.registry.guard import describe
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quantmux.bench.seeds.experiment import Experiment
+    from quantmux.bench.seeds.rows import SeedRow
     from quantmux.bench.seeds.stage import Stage
     from quantmux.capability.device import DeviceProfile
     from quantmux.runtime.context import Context
@@ -87,6 +89,7 @@ def run_experiments(
         protocol={
             "rounds": stage.effort.rounds,
             "rotate_mb": stage.effort.rotate_bytes / 1e6,
+            "cache_mb": stage.cache_bytes / 1e6,
             "max_copies": stage.effort.max_copies,
             "seed": stage.effort.seed,
             "quick": plan.quick,
@@ -97,7 +100,7 @@ def run_experiments(
         name, begun = experiment.about.name, time.monotonic()
         try:
             rows = experiment.run(stage, lambda text, name=name: tell(f"{name}: {text}"))  # type: ignore[misc]
-            remarks = tuple(experiment.remarks(rows, stage))
+            remarks = (*experiment.remarks(rows, stage), *_warm(rows, stage))
         # what one experiment did not foresee costs it alone: the others' minutes are not lost
         except Exception as error:  # noqa: BLE001
             raise_if_lost(error)
@@ -106,3 +109,10 @@ def run_experiments(
         report.rows += rows
         report.told[name] = Told(experiment.about, remarks, time.monotonic() - begun)
     return report
+
+
+def _warm(rows: Sequence[SeedRow], stage: Stage) -> tuple[str, ...]:
+    if not stage.is_cuda:  # its figures mean nothing either way
+        return ()
+    line = warm_line(rows, stage.effort.rotate_bytes / 1e6, stage.cache_bytes / 1e6)
+    return (line,) if line else ()

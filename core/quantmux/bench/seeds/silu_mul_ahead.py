@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MOST_THREADS: Final = 16
 
 WARM_COPIES: Final = 32
-"""Copies where no number of them leaves a cold cache: enough for the calls of a graph."""
+"""Copies where all that are allowed fit in the cache: enough for the calls of a graph."""
 
 
 def compile_ahead(configs: Iterable[ProducerConfig], ms: Sequence[int], stage: Stage) -> None:
@@ -43,8 +43,12 @@ def compile_ahead(configs: Iterable[ProducerConfig], ms: Sequence[int], stage: S
 
 
 def copies_for(stage: Stage, bytes_per_call: float) -> int:
-    """Give how many copies of the buffers leave a cold cache; few where none do."""
+    """Give how many copies of the buffers are rotated; few where all that are allowed are warm.
+
+    Those that are more than the cache together, yet not the protocol's multiple of it, are kept:
+    nearly every call finds it without its own.
+    """
     copies = stage.copies(bytes_per_call)
-    if copies * bytes_per_call >= stage.effort.rotate_bytes:
+    if copies * bytes_per_call >= stage.cache_bytes:
         return copies
     return min(copies, WARM_COPIES)

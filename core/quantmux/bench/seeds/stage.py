@@ -54,6 +54,13 @@ class Stage:
         """Give the device as torch names it."""
         return torch.device(self.device.torch_name)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Give the bytes of the L2 cache; of a device that tells none, what a rotation reaches."""
+        rotated = self.effort.rotate_bytes
+        cache = self.device.l2_mib
+        return min(rotated, int(cache * (1 << 20))) if cache else rotated
+
     def copies(self, bytes_per_call: float) -> int:
         """Give how many copies of the buffers leave every call a cold cache."""
         return self.effort.copies(bytes_per_call)
