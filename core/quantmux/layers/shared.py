@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.compiler import is_dynamo_compiling
@@ -12,7 +12,8 @@ from quantmux.dispatch.join import satisfies, satisfies_layout
 from quantmux.errors import ConfigError, InputError
 from quantmux.layers.linear import Linear
 from quantmux.ops.quantized import DTYPES, QuantizedTensor
-from quantmux.runtime.capture import refuse_to_bind
+from quantmux.runtime.capture import not_warmed, refuse_to_bind
+from quantmux.runtime.failures import is_capturing
 from quantmux.runtime.inputs import check_layer_input
 from quantmux.runtime.producers import quantize
 from quantmux.runtime.steps import static_scales
@@ -21,11 +22,14 @@ from quantmux.runtime.traced.keys import linear_program
 from quantmux.runtime.traced.legality import segments
 from quantmux.runtime.traced.library import constant
 from quantmux.runtime.traced.prologue import Prologue
+from quantmux.runtime.traced.scales import SeenScales
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quantmux.config import QuantizeConfig
+
+_SCALES: Final = ("input_scale", "input_global_scale")
 
 
 class SharedInput:
@@ -49,6 +53,8 @@ class SharedInput:
         for other in self.layers[1:]:
             _require_alike(first, other)
         self._scale_reasons: tuple[Rejection, ...] | None = None
+        self._scales: tuple[tuple[Linear, str, torch.Tensor], ...] = ()
+        self._seen = SeenScales(())
 
     def __call__(self, x: torch.Tensor | QuantizedTensor) -> tuple[torch.Tensor, ...]:
         """Give the outputs of all linears, each [..., N]; x is quantized once if they agree.
@@ -148,17 +154,31 @@ class SharedInput:
             found += _disagreement(first, other, self._name(place))
         if first is None and not found:
             found.append(_reject("input_layout", "a quantized x", "all read a plain x"))
-        if not found and self._scale_reasons is None:
+        if not found and (self._scale_reasons is None or self._are_others()):
             self._scale_reasons = self._compare_scales()
         return (*found, *(self._scale_reasons or ()))
 
+    def _are_others(self) -> bool:
+        """Tell whether a static scale was changed in place or replaced since they were compared."""
+        seen = self._seen
+        if seen and seen.changed():
+            return True
+        return any(getattr(layer, name) is not scale for layer, name, scale in self._scales)
+
     def _compare_scales(self) -> tuple[Rejection, ...]:
-        """Compare static scales, once: it reads them, hence synchronises."""
+        """Compare static scales: it reads them, hence synchronises."""
         found: list[Rejection] = []
-        names = ("input_scale", "input_global_scale")
-        if any(getattr(layer, name) is not None for layer in self.layers for name in names):
-            refuse_to_bind("shared_input", is_linear=True)  # within a capture nothing is read
-        for name in names:
+        scales = tuple(
+            (layer, name, scale)
+            for name in _SCALES
+            for layer in self.layers
+            if (scale := getattr(layer, name)) is not None
+        )
+        if scales:
+            self._refuse_to_read()
+        # versions first: what changes while it is compared is compared again
+        self._scales, self._seen = scales, SeenScales(scale for _, _, scale in scales)
+        for name in _SCALES:
             mine = getattr(self.layers[0], name)
             for place, layer in enumerate(self.layers[1:], 1):
                 other = getattr(layer, name)
@@ -170,6 +190,17 @@ class SharedInput:
                         _reject(f"{name} of {self._name(place)}", _number(mine), _number(other))
                     )
         return tuple(found)
+
+    def _refuse_to_read(self) -> None:
+        """Raise within a capture: nothing is read there."""
+        if self._scale_reasons is None:
+            refuse_to_bind("shared_input", is_linear=True)
+        elif is_capturing():
+            raise not_warmed(
+                "shared_input",
+                "static scales were changed since they were compared",
+                hint="call it once, or its warmup, before the capture",
+            )
 
     def _name(self, place: int) -> str:
         return self.layers[place].layer or f"linear {place}"

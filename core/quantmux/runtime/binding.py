@@ -110,7 +110,17 @@ class Bound:
 
 
 class BoundLinear(Bound):
-    """A linear with its weights prepared: ``bound(x, out=None) -> y``; x [M, K] or quantized."""
+    """A linear with its weights prepared: ``bound(x, out=None) -> y``; x [M, K] or quantized.
+
+    Attributes:
+        fused: What calls it together with others, by their weights; of `runtime.traced.fused`. It
+            holds those others, hence is held here and nowhere else: linears that are in each
+            other's groups are a cycle that Python's collector frees.
+    """
+
+    def __init__(self, place: Place, routes: tuple[Route, ...], call: Call) -> None:
+        super().__init__(place, routes, call)
+        self.fused: dict[tuple[Any, ...], Any] = {}
 
     @property
     def store(self) -> WeightStore:

@@ -1,5 +1,8 @@
 """The op gives what its linears give one by one, and serves them so where a kernel fails."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -101,6 +104,94 @@ def test_static_scales_that_differ_are_not_shared(kit, layer, random, second, co
     got = fused(NONE, layers, [x])
     assert len(calls.inputs) == count
     assert all(torch.equal(y, z) for y, z in zip(got, want, strict=True))
+
+
+@pytest.fixture
+def static(kit, layer):
+    """Give the calls of a producer and linears with these static scales of x."""
+    kit.consumer("a/linear", "fp8_tensor_static", ("scalar",))
+    calls = kit.producer("a/quantize", "fp8_tensor_static", ("scalar",))
+    context = kit.context()
+
+    def make(*scales):
+        return calls, [
+            layer(context, "fp8_tensor_static", seed=i, input_scale=scale)
+            for i, scale in enumerate(scales)
+        ]
+
+    return make
+
+
+def serves(layers, x, calls):
+    """Tell how often the producer was called for all, and whether each is what it is alone."""
+    calls.inputs.clear()
+    got = fused(NONE, layers, [x])
+    count = len(calls.inputs)
+    return count, all(torch.equal(y, one(x)) for y, one in zip(got, layers, strict=True))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_static_scale_that_is_changed_in_place_is_used_from_the_next_call_on(
+    static, random, place
+):
+    calls, layers = static(0.25, 0.25, 0.25)
+    x = random(5, 128)
+    assert serves(layers, x, calls) == (1, True)
+    layers[place].input_scale.mul_(2)
+    assert serves(layers, x, calls) == (2, True)
+    assert serves(layers, x, calls) == (2, True)
+    layers[place].input_scale.fill_(0.25)
+    assert serves(layers, x, calls) == (1, True)
+
+
+def test_static_scales_that_are_changed_alike_stay_shared(static, random):
+    calls, layers = static(0.25, 0.25)
+    x = random(5, 128)
+    assert serves(layers, x, calls) == (1, True)
+    for one in layers:
+        one.input_scale.fill_(0.5)
+    assert serves(layers, x, calls) == (1, True)
+
+
+def test_static_scales_are_read_again_only_when_they_were_changed(static, random, monkeypatch):
+    from quantmux.runtime.traced import fused_calls
+
+    calls, layers = static(0.25, 0.25)
+    read = []
+    is_equal = fused_calls._is_equal
+    monkeypatch.setattr(fused_calls, "_is_equal", lambda a, b: read.append(1) or is_equal(a, b))
+    for _ in range(3):
+        serves(layers, random(5, 128), calls)
+    assert len(read) == 1
+    layers[1].input_scale.fill_(0.5)
+    for _ in range(3):
+        serves(layers, random(5, 128), calls)
+    assert len(read) == 2
+
+
+def test_a_changed_static_scale_is_not_read_in_a_capture(static, random, monkeypatch):
+    from quantmux.runtime.traced import fused_calls
+
+    calls, layers = static(0.25, 0.25)
+    x = random(5, 128)
+    serves(layers, x, calls)
+    layers[1].input_scale.fill_(0.5)
+    monkeypatch.setattr(fused_calls, "is_capturing", lambda: True)
+    with pytest.raises(LaunchError, match="changed in place") as caught:
+        fused(NONE, layers, [x])
+    assert caught.value.code == "not_warmed"
+    monkeypatch.undo()
+    assert serves(layers, x, calls) == (2, True)
+    monkeypatch.setattr(fused_calls, "is_capturing", lambda: True)
+    assert serves(layers, x, calls) == (2, True)
+
+
+def test_static_scales_without_a_version_are_taken_to_stay(static, random):
+    with torch.inference_mode():
+        calls, layers = static(0.25, 0.25)
+        assert layers[0].input_scale.is_inference()
+        x = random(5, 128)
+        assert [serves(layers, x, calls) for _ in range(2)] == [(1, True)] * 2
 
 
 def test_rows_outside_are_refused_as_a_linear_does(kit, layer, random):
@@ -273,18 +364,21 @@ def test_layers_of_one_key_keep_their_own_weights(kit, layer, random):
         assert all(torch.equal(y, one(x)) for y, one in zip(got, layers, strict=True))
 
 
-def test_what_was_worked_out_goes_with_the_layer(kit, layer, random):
-    import gc
-    import weakref
-
+@pytest.mark.parametrize("groups", [("ab",), ("ab", "ba"), ("aa",), ("aab", "ba", "b")])
+def test_what_was_worked_out_goes_with_the_layers(kit, layer, random, groups):
     token(kit)
     context = kit.context()
-    layers = [layer(context, SCHEME, n) for n in (24, 8)]
-    fused(NONE, layers, [random(5, 128)])
-    gone = [weakref.ref(one.bind()) for one in layers]
-    del layers
+    layers = {name: layer(context, SCHEME, n) for name, n in (("a", 24), ("b", 8))}
+    for group in groups:
+        fused(NONE, [layers[name] for name in group], [random(5, 128)])
+    gone = []
+    for one in layers.values():
+        store = one.bind().store
+        weights = [t for form in store.forms.values() for t in form.tensors.values()]
+        gone += [weakref.ref(held) for held in (one.bind(), store, *weights)]
+    del layers, one, store, weights
     gc.collect()
-    assert [ref() for ref in gone] == [None, None]
+    assert [ref() for ref in gone] == [None] * len(gone)
 
 
 def test_rows_lie_as_the_graph_was_told_whichever_kernel_serves(kit, layer, random):

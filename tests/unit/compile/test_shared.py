@@ -59,6 +59,20 @@ def test_static_scales_that_differ_are_kept_apart(through, random):
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+def test_a_static_scale_that_is_changed_in_place_is_used_by_the_same_graph(through, random):
+    layers = [linear("fp8_tensor_static", seed=i, input_scale=0.02) for i in range(2)]
+    shared = shared_input(layers)
+    compiled = through(lambda x: shared(x * 2))
+    x = random(5, 128)
+    with torch.no_grad():
+        before = compiled(x)
+        layers[1].input_scale.mul_(0.05)
+        got, want = compiled(x), [layer(x * 2) for layer in layers]
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert not torch.equal(before[1], got[1])
+    assert targets(compiled) == ["quantmux.fused_linear.default"]
+
+
 def test_a_quantized_x_is_handed_on(through, random):
     shared = shared_input([linear("fp8_channel_token", seed=i) for i in range(2)])
     compiled = through(lambda q: [y + 1 for y in shared(q)])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from quantmux.errors import ConfigError, InputError
+from quantmux.errors import ConfigError, InputError, LaunchError
 from quantmux.layers import shared as module
 from quantmux.layers.linear import Linear
 from quantmux.layers.shared import shared_input
@@ -58,6 +58,70 @@ def test_static_scales_that_differ_are_the_reason_why_not(count):
     assert "input_scale of k" in reason.field
     assert shared(x(5, 32))[1].equal(b(x(5, 32)))
     assert count == []
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_static_scale_that_is_changed_in_place_is_the_reason_from_then_on(count, place):
+    layers = [linear("fp8_tensor_static", seed=i, input_scale=0.02) for i in range(2)]
+    shared = shared_input(layers)
+    shared(x(5, 32))
+    assert len(count) == 1
+    layers[place].input_scale.mul_(0.05)
+    for layer, y in zip(layers, shared(x(5, 32)), strict=True):
+        assert torch.equal(y, layer(x(5, 32)))
+    assert len(count) == 1
+    (reason,) = shared.reasons(5)
+    assert "input_scale" in reason.field
+    layers[place].input_scale.fill_(layers[1 - place].input_scale.item())
+    assert shared.reasons(5) == ()
+
+
+def test_a_static_scale_that_is_replaced_is_compared_again():
+    layers = [linear("fp8_tensor_static", seed=i, input_scale=0.02) for i in range(2)]
+    shared = shared_input(layers)
+    assert shared.reasons(5) == ()
+    other = linear("fp8_tensor_static", seed=1, input_scale=0.03)
+    layers[1].load_state_dict(other.state_dict(), assign=True)
+    assert len(shared.reasons(5)) == 1
+
+
+def test_static_scales_are_read_again_only_when_they_were_changed(monkeypatch):
+    layers = [linear("fp8_tensor_static", seed=i, input_scale=0.02) for i in range(2)]
+    shared = shared_input(layers)
+    read = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: read.append(1) or equal(a, b))
+    for _ in range(3):
+        shared(x(5, 32))
+    assert len(read) == 1
+    layers[1].input_scale.mul_(1)
+    for _ in range(3):
+        shared(x(5, 32))
+    assert len(read) == 2
+
+
+def test_a_changed_static_scale_is_not_read_in_a_capture(monkeypatch):
+    layers = [linear("fp8_tensor_static", seed=i, input_scale=0.02) for i in range(2)]
+    shared = shared_input(layers)
+    shared.warmup([5])
+    monkeypatch.setattr(module, "is_capturing", lambda: True)
+    assert shared.reasons(5) == ()
+    layers[1].input_scale.fill_(0.5)
+    with pytest.raises(LaunchError, match="static scales were changed") as caught:
+        shared.reasons(5)
+    assert caught.value.code == "not_warmed"
+    monkeypatch.undo()
+    assert len(shared.reasons(5)) == 1
+
+
+def test_static_scales_without_a_version_are_taken_to_stay(count):
+    with torch.inference_mode():
+        layers = [linear("fp8_tensor_static", seed=i, input_scale=0.02) for i in range(2)]
+        shared = shared_input(layers)
+        for _ in range(2):
+            for layer, y in zip(layers, shared(x(5, 32)), strict=True):
+                assert torch.equal(y, layer(x(5, 32)))
+    assert len(count) == 2
 
 
 def test_different_operands_are_the_reason_why_not(count):

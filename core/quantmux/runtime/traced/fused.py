@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from quantmux.config.policy import Policy
 from quantmux.runtime.traced.fused_calls import FusedCalls
@@ -76,10 +76,9 @@ def weights_of(key: str) -> int:
 
 
 # By the key and the addresses of all weights. What is found there is held by the first of its
-# linears in `_kept`, and holds the weights of all: as long as it can be found, the addresses are
-# theirs.
+# linears (`BoundLinear.fused`), and holds the weights of all: as long as it can be found, the
+# addresses are theirs.
 _found: WeakValueDictionary[tuple[Any, ...], FusedCalls] = WeakValueDictionary()
-_kept: WeakKeyDictionary[BoundLinear, dict[tuple[Any, ...], FusedCalls]] = WeakKeyDictionary()
 _lock = RLock()
 
 
@@ -93,8 +92,8 @@ def _work_out(address: tuple[Any, ...], key: str, weights: Sequence[torch.Tensor
         begin += count
     programs = [linear_program(name) for name in recipe.linears]
     with _lock:
-        kept = _kept.setdefault(bounds[0], {})
-        found = kept.get(address)
+        kept = bounds[0].fused
+        found: FusedCalls | None = kept.get(address)
         if found is None:
             found = kept[address] = FusedCalls(recipe.prologue, programs, bounds, recipe.policy)
         _found[address] = found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
@@ -26,6 +26,7 @@ from quantmux.runtime.self_check import examiner
 from quantmux.runtime.steps import KernelFailed, build, static_scales
 from quantmux.runtime.traced.legality import differences, segments
 from quantmux.runtime.traced.linear import as_promised
+from quantmux.runtime.traced.scales import SeenScales
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +73,7 @@ class FusedCalls:
         self._linears = tuple(map(_Linear, programs, bounds))
         self._segments = segments(prologue, programs, policy)
         self._uppers = [_UNBOUNDED if s.m_max is None else s.m_max for s in self._segments]
-        self._feeders: dict[int, tuple[_Share, ...]] = {}
+        self._feeders: dict[int, _Feeder] = {}
         self._strides = [program.row_stride for program in programs]
         self._lock = RLock()
         self._stream, self._index, self._asked = capture_question(programs[0].selection.device)
@@ -81,10 +82,12 @@ class FusedCalls:
     def _call(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         m = inputs[0].shape[0]
         place = bisect_left(self._uppers, m or 1)
-        feeder = self._feeders.get(place) or self._begin(place, m)
+        feeder = self._feeders.get(place)
+        if feeder is None or (feeder.seen is not None and feeder.seen.changed()):
+            feeder = self._begin(place, m)
         results: list[Any] = [None] * len(self._linears)
         captured = self._stream(self._index) and self._asked()
-        for share in feeder:
+        for share in feeder.shares:
             share.feed(inputs, m, results, captured)
         plain = None
         for i, y in enumerate(results):
@@ -99,34 +102,59 @@ class FusedCalls:
                     results[i] = as_promised(results[i], self._linears[i].program.key)
         return results
 
-    def _begin(self, place: int, m: int) -> tuple[_Share, ...]:
-        """Bind what the M of a segment need, once."""
+    def _begin(self, place: int, m: int) -> _Feeder:
+        """Bind what the M of a segment need: once, and again where static scales were changed."""
         with self._lock:
             found = self._feeders.get(place)
-            if found is None:
-                if place == len(self._segments) or self._segments[place].m_min > max(m, 1):
-                    for linear in self._linears:
-                        route_of(linear.routes, m)  # raises for the one that does not serve it
-                if is_capturing():
-                    raise not_warmed(
-                        "a fused linear",
-                        "its kernels for these rows are not bound yet",
-                        m=m,
-                        hint="call the compiled model once with as many rows before the capture",
-                        facts=[str(linear.config) for linear in self._linears],
-                    )
-                found = self._feeders[place] = self._shares(self._segments[place])
-            return found
+            if found is not None and not (found.seen and found.seen.changed()):
+                return found
+            if place == len(self._segments) or self._segments[place].m_min > max(m, 1):
+                for linear in self._linears:
+                    route_of(linear.routes, m)  # raises for the one that does not serve it
+            if is_capturing():
+                raise not_warmed(
+                    "a fused linear",
+                    "its kernels for these rows are not bound yet"
+                    if found is None
+                    else "static scales were changed in place since they were compared",
+                    m=m,
+                    hint="call the compiled model once with as many rows before the capture",
+                    facts=[str(linear.config) for linear in self._linears],
+                )
+            made = self._feeders[place] = self._feed(self._segments[place], found)
+            return made
 
-    def _shares(self, segment: Segment) -> tuple[_Share, ...]:
+    def _feed(self, segment: Segment, before: _Feeder | None) -> _Feeder:
         """Give the producers of a segment with who is fed by each; one alone is not fed."""
         linears, fuses = self._linears, self._prologue.kind != "none"
-        return tuple(
-            _Share(group, members, linears, segment)
+        # versions first: what changes while it is compared is compared again
+        seen = SeenScales(t for group in segment.groups for t in _compared(group, linears, segment))
+        split = tuple(
+            (group, members)
             for group in segment.groups
             for members in _of_one_scale(group, linears, segment)
             if fuses or len(members) > 1
         )
+        who = tuple(members for _, members in split)
+        if before is not None and before.who == who:
+            shares = before.shares  # the producers are given the tensors: new values are used
+        else:
+            shares = tuple(_Share(group, members, linears, segment) for group, members in split)
+        return _Feeder(shares, who, seen or None)
+
+
+class _Feeder(NamedTuple):
+    """Who is fed in a segment.
+
+    Attributes:
+        shares: The producers.
+        who: The places of the linears that each feeds.
+        seen: The scales whose values decided that; None where no values did.
+    """
+
+    shares: tuple[_Share, ...]
+    who: tuple[tuple[int, ...], ...]
+    seen: SeenScales | None
 
 
 class _Linear:
@@ -166,7 +194,7 @@ def _of_one_scale(
 ) -> list[tuple[int, ...]]:
     """Split a group by the values of static scales: linears whose values differ do not share.
 
-    Reads the values, once, where more than one linear has its own.
+    Reads the values where more than one linear has its own.
     """
     kinds: list[tuple[dict[str, torch.Tensor], list[int]]] = []
     for place in group.members:
@@ -179,6 +207,16 @@ def _of_one_scale(
         else:
             kinds.append((mine, [place]))
     return [tuple(members) for _, members in kinds]
+
+
+def _compared(group: Group, linears: tuple[_Linear, ...], segment: Segment) -> list[torch.Tensor]:
+    """Give the scales whose values `_of_one_scale` may read: none where all are one tensor."""
+    all_of: dict[str, list[torch.Tensor]] = {}
+    for place in group.members:
+        for name, tensor in linears[place].scales(_reads(segment.consumers[place])).items():
+            all_of.setdefault(name, []).append(tensor)
+    several = (some for some in all_of.values() if len({t.data_ptr() for t in some}) > 1)
+    return [tensor for some in several for tensor in some]
 
 
 def _is_equal(a: torch.Tensor, b: torch.Tensor) -> bool:
