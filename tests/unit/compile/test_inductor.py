@@ -144,3 +144,34 @@ def test_policy_kernels_and_quarantine_are_part_of_the_uuid(kit):
     kit.producer("a/other", "fp8_token", ("row_major",), "silu_mul_quantize")
     seen.append(fusion_pass(context=kit.context()).uuid())
     assert len(set(seen)) == len(seen) - 1
+
+
+def test_measured_times_are_part_of_the_uuid(kit):
+    from quantmux.dispatch.tuning import TuningRow
+    from quantmux.dispatch.tuning_files import record_tuning
+    from quantmux.registry.user_folder import user_folder
+
+    kit.producer("a/fused", "fp8_token", ("row_major",), "silu_mul_quantize")
+
+    def uuid():
+        return fusion_pass(context=kit.context()).uuid()
+
+    def record(us):
+        row = TuningRow(
+            pipeline=("a/fused",),
+            scheme="silu_mul_quantize fp8_token",
+            n=128,
+            k=128,
+            m=16,
+            us=us,
+            digests={"a/fused": kit.context().digest("a/fused")},
+        )
+        record_tuning([row], "cpu", user_folder() / "tuning")
+
+    seen = [uuid()]
+    for us in (5.0, 6.0):
+        record(us)
+        seen.append(uuid())
+    assert len(set(seen)) == 3
+    record(5.0)
+    assert uuid() == seen[1]  # by what was measured, not by when

@@ -1,11 +1,18 @@
 """A producer is fused where it offers exactly what is read; else the very field says why not."""
 
+from dataclasses import replace
+
 import pytest
 
+from quantmux.capability.detect import HERE_CPU
+from quantmux.capability.evidence import Evidence, EvidenceLevel
 from quantmux.capability.rejection import RejectionCode as Code
-from quantmux.config import operand, scheme
+from quantmux.config import LinearConfig, QuantizeConfig, operand, scheme
 from quantmux.config.policy import Policy
-from quantmux.runtime.traced.legality import segments
+from quantmux.config.policy_context import use_policy
+from quantmux.runtime.binding import bind_producer
+from quantmux.runtime.traced.keys import LinearProgram, keep_producer
+from quantmux.runtime.traced.legality import quantizer_segments, segments
 from quantmux.runtime.traced.prologue import Prologue
 
 SILU = Prologue("silu_mul", "bf16")
@@ -218,6 +225,147 @@ def test_the_policy_of_the_pass_decides_on_producers(kit, program):
     (refusal,) = part.refusals
     assert refusal.rejection.code == Code.DENIED
     assert one(segments(SILU, [asked])).is_fused
+
+
+def of_policy(context, **policy):
+    """Give the program of a linear that was bound with a policy of its own."""
+    asked = LinearConfig(in_features=128, out_features=32, scheme="fp8_channel_token")
+    selection = context.select(asked, HERE_CPU, call_overrides=Policy(**policy))
+    return LinearProgram(str(policy), selection, context, None, (), (), 32)
+
+
+def refused(part):
+    return {(r.who, r.rejection.code) for r in part.refusals}
+
+
+@pytest.mark.parametrize("policy", [None, Policy(deny=("b/x",)), Policy(deny=())])
+def test_what_a_layer_denies_is_not_taken_whatever_the_pass_says(kit, program, policy):
+    token(kit)
+    context = kit.context()
+    part = one(segments(SILU, [of_policy(context, deny=("a/fused",))], policy))
+    assert not part.is_fused
+    assert refused(part) == {("a/fused", Code.DENIED)}
+    assert "the layer's own policy" in part.refusals[0].rejection.required
+    assert one(segments(SILU, [program(context, "fp8_channel_token")], policy)).is_fused
+
+
+def test_the_policy_that_a_layer_was_bound_under_holds_for_producers_too(kit):
+    token(kit)
+    context = kit.context()
+    with use_policy(deny=["a/fused"]):
+        asked = of_policy(context)
+    assert refused(one(segments(SILU, [asked]))) == {("a/fused", Code.DENIED)}
+
+
+def test_behind_a_producer_that_a_layer_denies_the_next_is_taken(kit):
+    token(kit)
+    kit.producer("b/fused", "fp8_token", ("row_major",), "silu_mul_quantize")
+    context = kit.context()
+    asked = [of_policy(context, deny=("a/fused",)), of_policy(context)]
+    for programs in (asked[:1], asked, asked[::-1]):
+        (group,) = one(segments(SILU, programs)).groups
+        assert group.selection.kernels == ("b/fused",)
+        assert group.members == tuple(range(len(programs)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_of_which_one_denies_the_producer_are_not_fused(kit, turned):
+    token(kit)
+    context = kit.context()
+    asked = [of_policy(context, deny=("a/fused",)), of_policy(context)]
+    part = one(segments(SILU, asked[::-1] if turned else asked))
+    assert not part.is_fused
+    assert refused(part) == {("a/fused", Code.DENIED)}
+
+
+def test_layers_that_allow_no_producer_in_common_are_fed_by_one_each(kit):
+    token(kit)
+    kit.producer("b/fused", "fp8_token", ("row_major",), "silu_mul_quantize")
+    context = kit.context()
+    denied = (("a/fused",), ("b/fused",), ("a/fused",))
+    part = one(segments(SILU, [of_policy(context, deny=deny) for deny in denied]))
+    assert [(g.members, g.selection.kernels) for g in part.groups] == [
+        ((0, 2), ("b/fused",)),
+        ((1,), ("a/fused",)),
+    ]
+
+
+def test_a_layer_that_denies_the_quantizer_of_the_others_does_not_share_it(kit):
+    token(kit, fused=False)
+    kit.producer("b/quantize", "fp8_token", ("row_major",))
+    context = kit.context()
+    denied = ((), ("a/quantize",), (), ("b/quantize",))
+    part = one(segments(NONE, [of_policy(context, deny=deny) for deny in denied]))
+    assert [g.members for g in part.groups] == [(0, 2)]
+    assert refused(part) == {("a/quantize", Code.DENIED), ("b/quantize", Code.DENIED)}
+
+
+def test_the_evidence_that_a_layer_requires_is_required_of_the_producer(kit, monkeypatch):
+    token(kit)
+    context = kit.context()
+    proof = Evidence(EvidenceLevel.VERIFIED)
+    known = replace(context.inventory(HERE_CPU), evidence={"a/linear": proof, "a/quantize": proof})
+    monkeypatch.setattr(context, "inventory", lambda _: known)
+    asked = [of_policy(context), of_policy(context, require_evidence="verified")]
+    assert one(segments(SILU, asked[:1])).is_fused
+    for programs in (asked[1:], asked):
+        part = one(segments(SILU, programs, Policy(require_evidence="declared")))
+        assert not part.is_fused
+        assert refused(part) == {("a/fused", Code.EVIDENCE)}
+
+
+def test_a_quantizer_that_a_layer_forces_is_not_replaced(kit):
+    token(kit)
+    context = kit.context()
+    forced = of_policy(context, force="a/quantize")
+    assert refused(one(segments(SILU, [forced]))) == {("silu_mul_quantize", Code.NOT_FORCED)}
+    assert one(segments(NONE, [forced, forced])).is_fused
+    # a backend that a linear forces binds the linear only
+    kit.specs = [s for s in kit.specs if s.id != "a/fused"]
+    kit.producer("b/fused", "fp8_token", ("row_major",), "silu_mul_quantize")
+    assert one(segments(SILU, [of_policy(kit.context(), force="a")])).is_fused
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        ({"deny": ("a/fused",)}, Code.DENIED),
+        ({"force": "a/quantize"}, Code.NOT_FORCED),
+        ({"force": "a"}, None),
+    ],
+)
+def test_the_policy_of_a_quantizer_holds_for_what_stands_for_it(kit, policy, code):
+    token(kit)
+    context = kit.context()
+    config = QuantizeConfig(operand="fp8_token", n=128)
+    selection = context.select(config, HERE_CPU, call_overrides=Policy(**policy))
+    asked = keep_producer(bind_producer(selection, context=context), context)
+    part = one(quantizer_segments(SILU, asked))
+    assert part.is_fused == (code is None)
+    assert {c for _, c in refused(part)} == ({code} if code else set())
+
+
+def test_the_order_of_a_layer_orders_its_producers_unless_the_pass_says_another(kit):
+    token(kit)
+    kit.producer("b/fused", "fp8_token", ("row_major",), "silu_mul_quantize")
+    asked = of_policy(kit.context(), order=("b", "a"))
+
+    def taken(policy=None):
+        (group,) = one(segments(SILU, [asked], policy)).groups
+        return group.selection.ranges[0].pipeline.main.id
+
+    assert taken() == "b/fused"
+    assert taken(Policy(order=("a", "b"))) == "a/fused"
+
+
+def test_a_producer_does_not_stand_for_the_better_quantizer_of_another_layer(kit):
+    token(kit, fused=False)
+    kit.producer("b/quantize", "fp8_token", ("row_major",), is_reference=True)
+    kit.producer("b/fused", "fp8_token", ("row_major",), "silu_mul_quantize", is_reference=True)
+    context = kit.context()
+    lesser, better = of_policy(context, deny=("a/quantize",)), of_policy(context)
+    assert one(segments(SILU, [lesser])).is_fused
+    assert not one(segments(SILU, [lesser, better])).is_fused
 
 
 def test_a_segment_is_refused_alone(kit, program):

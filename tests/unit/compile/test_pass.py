@@ -127,6 +127,32 @@ def test_what_is_refused_is_not_reported_twice_either(through):
     assert ops(compiled) == [["fused_linear", "fused_linear", "linear"]]
 
 
+class Down(nn.Module):
+    """A layer with a policy of its own behind SiLU·mul."""
+
+    def __init__(self, **policy):
+        super().__init__()
+        weight = torch.randn(64, N, dtype=torch.bfloat16)
+        self.down = Linear.from_float(weight, SCHEME, policy=policy)
+
+    def forward(self, x):
+        gate, up = x.chunk(2, -1)
+        return self.down(functional.silu(gate) * up)
+
+
+def test_what_a_layers_own_policy_denies_is_not_fused_into_it(through, random):
+    model, one = Down(deny=["torch/silu_mul_quantize"]), fusion_pass()
+    compiled = through(model, one)
+    x = random(5, 2 * N)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), model(x))
+    assert ops(compiled) == [["linear"]]
+    (refused,) = one.report(quiet=True).refused
+    why = {(r.who, str(r.rejection.code)) for r in refused.refusals}
+    assert ("torch/silu_mul_quantize", "denied") in why
+    assert "the layer's own policy" in " ".join(str(one.report(quiet=True)).split())
+
+
 def test_a_norm_that_cannot_be_fused_leaves_the_shared_input(through):
     model, one = block(), fusion_pass({"deny": ["*/rmsnorm_quantize*"]})
     texts = []

@@ -248,7 +248,7 @@ class _Share:
         try:
             bound = _bound_producer(first, group.selection)
             # all that calls of this range may need is compiled now, not in some later call
-            bound.warmup(_probes(segment))
+            bound.warmup(probes_of(segment))
             scales = first.scales(reads)
             self._call = partial(bound.call, **scales) if scales else bound.call
         except Exception as error:  # noqa: BLE001 - sorted by what it means
@@ -274,7 +274,7 @@ class _Share:
 
     def _give_up(self, stage: Stage, error: Exception) -> None:
         reason = f"{self._config.op} failed: {one_line(error)}"
-        _sorted_out(error, reason)
+        sorted_out(error, reason)
         self._call = None
         self._first.report(stage, self._ids, "the unfused pipeline", reason)
 
@@ -302,7 +302,7 @@ class _Member:
         if consumer.instead_of is None:
             self._route = route_of(linear.routes, segment.m_min)
         else:
-            self._run = self._build(consumer.pipeline, _probes(segment))
+            self._run = self._build(consumer.pipeline, probes_of(segment))
 
     def run(self, q: QuantizedTensor, m: int, captured: int | bool) -> torch.Tensor | None:
         """Give y; None when the kernel in use reads something else, or fails."""
@@ -319,7 +319,7 @@ class _Member:
         except Exception as error:  # noqa: BLE001 - sorted by what it means
             # the plain call that follows takes another kernel, if this one fails there, too
             reason = f"{built.last.id} raised: {one_line(_cause(error))}"
-            _sorted_out(error, reason)
+            sorted_out(error, reason)
             self._fits, self._failed = None, built
             self._linear.report("run", self._name, "the unfused pipeline", reason)
             return None
@@ -346,7 +346,7 @@ class _Member:
                 self._is_looked_at = True
         except Exception as error:  # noqa: BLE001 - sorted by what it means
             reason = f"{one_line(_cause(error))}"
-            _sorted_out(error, reason)
+            sorted_out(error, reason)
             self._run = None
             linear.report("run", self._name, "the unfused pipeline", reason)
             return None
@@ -383,7 +383,7 @@ def _bound_producer(linear: _Linear, selection: Selection) -> BoundProducer:
     return found
 
 
-def _probes(segment: Segment) -> list[int]:
+def probes_of(segment: Segment) -> list[int]:
     """Give the Ms for which kernels of a segment are warmed up."""
     first, last = segment.m_min, segment.m_max
     return [m for m in PROBE_MS if first <= m and (last is None or m <= last)] or [first]
@@ -393,7 +393,7 @@ def _cause(error: Exception) -> BaseException:
     return error.error if isinstance(error, KernelFailed) else error
 
 
-def _sorted_out(error: Exception, reason: str) -> None:
+def sorted_out(error: Exception, reason: str) -> None:
     """Raise what no other kernel can mend; return for the rest."""
     cause = _cause(error)
     refuse(cause, lambda: None, reason)
@@ -407,4 +407,4 @@ def _sorted_out(error: Exception, reason: str) -> None:
         ) from cause
 
 
-__all__ = ["FusedCalls"]
+__all__ = ["FusedCalls", "probes_of", "sorted_out"]

@@ -1,12 +1,15 @@
 """The ops ``quantmux::fused_quantize`` and its ``_out`` twin: a prologue and one quantizer.
 
 They stand where the model itself quantizes what a prologue computes. Their key is JSON that names
-the quantizer's program, as that of ``fused_linear`` does; see there.
+the quantizer's program, as that of ``fused_linear`` does; see there. What fails is served as if
+nothing were fused: the prologue alone, then the quantizer, which has fallbacks of its own.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -14,13 +17,20 @@ import torch
 from quantmux.config.policy import Policy
 from quantmux.ops.spec import op_spec
 from quantmux.runtime.binding import bind_producer
+from quantmux.runtime.capture import not_warmed
+from quantmux.runtime.events import FallbackEvent, one_line
+from quantmux.runtime.failures import is_capturing
+from quantmux.runtime.traced.fused_calls import probes_of, sorted_out
 from quantmux.runtime.traced.keys import keep_producer, producer_program
 from quantmux.runtime.traced.legality import quantizer_segments
 from quantmux.runtime.traced.library import define
 from quantmux.runtime.traced.prologue import Prologue
 
 if TYPE_CHECKING:
+    from quantmux.runtime.events import Stage
     from quantmux.runtime.traced.keys import ProducerProgram
+
+_UNBOUNDED: Final = 1 << 62
 
 
 def quantize_key(prologue: Prologue, quantize: str, policy: Policy | None) -> str:
@@ -30,27 +40,100 @@ def quantize_key(prologue: Prologue, quantize: str, policy: Policy | None) -> st
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
-# Per key: the quantizer it was worked out for, the prologue, and the key of the fused producer,
-# which is None where there is none.
-_known: dict[str, tuple[ProducerProgram, Prologue, str | None]] = {}
+class _Calls:
+    """Serves one key: per range of M the fused producer, or the prologue and then the quantizer.
 
+    Attributes:
+        program: The quantizer for which it was worked out.
+    """
 
-def _worked_out(key: str) -> tuple[ProducerProgram, Prologue, str | None]:
-    found = _known.get(key)
-    if found is not None and producer_program(found[0].key) is found[0]:
-        return found
-    data = json.loads(key)
-    program = producer_program(data["quantize"])
-    prologue = Prologue.of_dict(data["prologue"])
-    policy = None if data["policy"] is None else Policy(**data["policy"])
-    parts = quantizer_segments(prologue, program, policy)
-    fused = None
-    if all(segment.is_fused for segment in parts):
-        selection, context = parts[0].groups[0].selection, program.context
+    def __init__(self, key: str) -> None:
+        data = json.loads(key)
+        self.program: ProducerProgram = producer_program(data["quantize"])
+        self._prologue = Prologue.of_dict(data["prologue"])
+        policy = None if data["policy"] is None else Policy(**data["policy"])
+        self._segments = quantizer_segments(self._prologue, self.program, policy)
+        self._uppers = [_UNBOUNDED if s.m_max is None else s.m_max for s in self._segments]
+        self._lock = RLock()
+        # Per segment the key of its fused producer; None where nothing is fused, or it has failed.
+        self._fused: dict[int, str | None] = {}
+
+    def __call__(
+        self,
+        inputs: list[torch.Tensor],
+        scales: tuple[torch.Tensor | None, torch.Tensor | None],
+        *out: list[torch.Tensor],
+    ) -> Any:
+        """Call the fused producer for these rows, else what stood in the graph before."""
+        ops, suffix = torch.ops.quantmux, "_out" if out else ""
+        m = inputs[0].shape[0]
+        place = bisect_left(self._uppers, m or 1)
+        fused = self._fused[place] if place in self._fused else self._begin(place, m)
+        if fused is not None:
+            try:
+                return getattr(ops, self._prologue.op + suffix)(*inputs, *scales, *out, fused)
+            except Exception as error:  # noqa: BLE001 - sorted by what it means
+                self._give_up(place, "run", error)
+                self._fused[place] = None
+        config: Any = self.program.config
+        x = self._prologue.plain(inputs, config.in_dtype)
+        return getattr(ops, "quantize" + suffix)(x, *scales, *out, self.program.key)
+
+    def _begin(self, place: int, m: int) -> str | None:
+        """Bind what the M of a segment need, once."""
+        with self._lock:
+            if place not in self._fused:
+                # rows that nothing serves are not fused either: the quantizer refuses them
+                fuses = place < len(self._segments) and self._segments[place].is_fused
+                self._fused[place] = self._bind(place, m) if fuses else None
+            return self._fused[place]
+
+    def _bind(self, place: int, m: int) -> str | None:
+        if is_capturing():
+            raise not_warmed(
+                "a fused quantizer",
+                "its kernels for these rows are not bound yet",
+                m=m,
+                hint="call the compiled model once with as many rows before the capture",
+                facts=[str(self.program.config)],
+            )
+        segment, context = self._segments[place], self.program.context
+        selection = segment.groups[0].selection
         name = ("fused", selection.config, selection.device, selection.settings)
-        bound = context.remember(name, lambda: bind_producer(selection, context=context))
-        fused = keep_producer(bound, context).key
-    found = _known[key] = (program, prologue, fused)
+        try:
+            bound = context.remember(name, lambda: bind_producer(selection, context=context))
+            # all that calls of this range may need is compiled now, not in some later call
+            bound.warmup(probes_of(segment))
+        except Exception as error:  # noqa: BLE001 - sorted by what it means
+            self._give_up(place, "build", error)
+            return None
+        return keep_producer(bound, context).key
+
+    def _give_up(self, place: int, stage: Stage, error: Exception) -> None:
+        """Tell that a segment is served unfused; raises what no other kernel can mend."""
+        program, selection = self.program, self._segments[place].groups[0].selection
+        reason = f"{selection.config.op} failed: {one_line(error)}"
+        sorted_out(error, reason)
+        own = program.bound.selection
+        event = FallbackEvent(
+            str(selection.ranges[0].pipeline),
+            "the unfused pipeline",
+            stage,
+            reason,
+            own.device.name,
+            program.config.digest(),
+        )
+        program.context.report(event, own.settings.on_fallback(stage), error)
+
+
+_known: dict[str, _Calls] = {}
+
+
+def _calls(key: str) -> _Calls:
+    """Give what serves a key, worked out anew where its quantizer was bound anew."""
+    found = _known.get(key)
+    if found is None or producer_program(found.program.key) is not found.program:
+        found = _known[key] = _Calls(key)
     return found
 
 
@@ -60,14 +143,7 @@ def _fused_quantize(
     global_scale: torch.Tensor | None,
     key: str,
 ) -> list[torch.Tensor]:
-    program, prologue, fused = _worked_out(key)
-    ops = torch.ops.quantmux
-    if fused is not None:
-        op = getattr(ops, prologue.op)
-        return op(*inputs, scale, global_scale, fused)  # type: ignore[no-any-return]
-    config: Any = program.config
-    x = prologue.plain(inputs, config.in_dtype)
-    return ops.quantize(x, scale, global_scale, program.key)  # type: ignore[no-any-return]
+    return _calls(key)(inputs, (scale, global_scale))  # type: ignore[no-any-return]
 
 
 def _fused_quantize_out(
@@ -77,14 +153,7 @@ def _fused_quantize_out(
     out: list[torch.Tensor],
     key: str,
 ) -> None:
-    program, prologue, fused = _worked_out(key)
-    ops = torch.ops.quantmux
-    if fused is not None:
-        getattr(ops, f"{prologue.op}_out")(*inputs, scale, global_scale, out, fused)
-        return
-    config: Any = program.config
-    x = prologue.plain(inputs, config.in_dtype)
-    ops.quantize_out(x, scale, global_scale, out, program.key)
+    _calls(key)(inputs, (scale, global_scale), out)
 
 
 def _fake(

@@ -16,7 +16,7 @@ from quantmux.config.layers import QuantizeConfig
 from quantmux.dispatch.join import satisfies, satisfies_layout
 from quantmux.dispatch.ranges import PROBE_MS
 from quantmux.dispatch.tuning import NOISE_BAND, tuning_key
-from quantmux.runtime.traced.offers import Asked, Refusal, within
+from quantmux.runtime.traced.offers import Asked, Refusal, settings_of, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantmux.config.policy import Policy
     from quantmux.dispatch.pipeline import Pipeline
     from quantmux.dispatch.selection import Selection
+    from quantmux.registry.kernel_spec import KernelSpec
     from quantmux.runtime.traced.keys import LinearProgram, ProducerProgram
     from quantmux.runtime.traced.prologue import Prologue
 
@@ -172,8 +173,8 @@ def quantizer_segments(
     reads: Any = program.config
     found: list[Segment] = []
     for choice in program.bound.selection.ranges:
-        asked = Asked(program, prologue, policy, choice.m_min, choice.m_max)
-        selection = asked.offer(reads, choice.pipeline.main)
+        asked = Asked([program], prologue, policy, choice.m_min, choice.m_max)
+        selection = asked.offer(reads, [choice.pipeline.main])
         groups = () if selection is None else (Group((0,), selection.config, selection),)
         consumer = Consumer(choice.pipeline, reads)
         refusals = tuple(dict.fromkeys(asked.refusals))
@@ -260,7 +261,7 @@ class _Segmenter:
         mine = self._plain(place)
         if not fuses:
             return mine
-        if mine.reads is not None and self._offer(mine.pipeline, mine.reads, mine.pipeline):
+        if mine.reads is not None and self._offer(mine.reads, {place: mine}):
             return mine
         program = self._programs[place]
         choice = program.selection.range_for(self._first)
@@ -269,7 +270,8 @@ class _Segmenter:
             if reads is None or not self._stands_for(other, mine.pipeline):
                 continue
             said = len(self._refusals)
-            if self._offer(other, reads, mine.pipeline) is None:
+            instead = Consumer(other, reads, instead_of=mine.pipeline)
+            if self._offer(reads, {place: instead}) is None:
                 if mine.reads is not None:
                     del self._refusals[said:]  # what the selected one reads is what was asked
                 continue
@@ -277,7 +279,7 @@ class _Segmenter:
             if slower is not None:
                 self._refusals.append(Refusal(str(other), slower))
                 continue
-            return Consumer(other, reads, instead_of=mine.pipeline)
+            return instead
         if mine.reads is None:
             name = self._prologue.op
             why = Rejection(
@@ -320,15 +322,25 @@ class _Segmenter:
             self._say_different(alike)
         groups: list[Group] = []
         for reads, members in alike:
-            if not fuses and len(members) < 2:
-                continue
-            consumer = consumers[members[0]]
-            selection = self._offer(
-                consumer.pipeline, reads, consumer.instead_of or consumer.pipeline
-            )
-            if selection is not None:
-                groups.append(Group(tuple(members), selection.config, selection))
+            groups += self._fed(reads, {place: consumers[place] for place in members})
         return groups
+
+    def _fed(self, reads: QuantizeConfig, members: dict[int, Consumer]) -> list[Group]:
+        """Give linears that read alike their producer; several where they do not allow one."""
+        if self._prologue.kind == "none" and len(members) < 2:
+            return []
+        selection = self._offer(reads, members)
+        if selection is not None:
+            return [Group(tuple(members), selection.config, selection)]
+        apart: dict[tuple[Any, ...], dict[int, Consumer]] = {}
+        for place, consumer in members.items():
+            settings = settings_of(self._programs[place])
+            allows = (frozenset(settings.deny), settings.require_evidence, settings.force)
+            key = (*allows, _quantizer(consumer).id)
+            apart.setdefault(key, {})[place] = consumer
+        if len(apart) < 2:
+            return []
+        return [group for some in apart.values() for group in self._fed(reads, some)]
 
     def _say_plain(self, place: int, consumer: Consumer) -> None:
         why = Rejection(Code.OPERAND, "input", "a quantized x", "a plain x")
@@ -347,20 +359,18 @@ class _Segmenter:
                 who = f"linear {members[0]}"
                 self._refusals.append(self._here(Refusal(who, why)))
 
-    def _offer(
-        self, pipeline: Pipeline, reads: QuantizeConfig, winner: Pipeline
-    ) -> Selection | None:
+    def _offer(self, reads: QuantizeConfig, members: dict[int, Consumer]) -> Selection | None:
         """Give the producers that write what is read at every M here; None says why not.
 
         Args:
-            pipeline: Whose consumer reads it.
-            reads: What.
-            winner: What serves when nothing is fused: no lesser kernel may take its place.
+            reads: What is read.
+            members: Who reads it, by their places. All must allow the producer.
         """
-        quantizer = (winner if reads_of(winner) is not None else pipeline).steps[0].kernel
-        first, last = self._first, self._last
-        asked = Asked(self._programs[0], self._prologue, self._policy, first, last)
-        found = asked.offer(reads, quantizer, traded=winner is not pipeline)
+        programs = [self._programs[place] for place in members]
+        asked = Asked(programs, self._prologue, self._policy, self._first, self._last)
+        quantizers = [_quantizer(consumer) for consumer in members.values()]
+        traded = any(consumer.instead_of is not None for consumer in members.values())
+        found = asked.offer(reads, quantizers, traded=traded)
         self._refusals += asked.refusals
         return found
 
@@ -407,6 +417,17 @@ class _Segmenter:
                     self._last,
                 )
         return None
+
+
+def _quantizer(consumer: Consumer) -> KernelSpec:
+    """Give the kernel that quantizes for a consumer when nothing is fused.
+
+    No lesser kernel may take its place. It is that of the selected pipeline, where that has one.
+    """
+    winner = consumer.instead_of
+    takes = winner is not None and reads_of(winner) is not None
+    pipeline = winner if winner is not None and takes else consumer.pipeline
+    return pipeline.steps[0].kernel
 
 
 __all__ = [
