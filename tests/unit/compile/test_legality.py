@@ -345,6 +345,18 @@ def test_the_policy_of_a_quantizer_holds_for_what_stands_for_it(kit, policy, cod
     assert {c for _, c in refused(part)} == ({code} if code else set())
 
 
+@pytest.mark.parametrize("backend", ["a", "b"])
+def test_a_backend_that_a_quantizer_forces_is_that_of_what_stands_for_it(kit, backend):
+    kit.producer("a/quantize", "fp8_token", ("row_major",))
+    kit.producer(f"{backend}/fused", "fp8_token", ("row_major",), "silu_mul_quantize")
+    context = kit.context()
+    config = QuantizeConfig(operand="fp8_token", n=128)
+    selection = context.select(config, HERE_CPU, call_overrides=Policy(force="a"))
+    asked = keep_producer(bind_producer(selection, context=context), context)
+    part = one(quantizer_segments(SILU, asked))
+    assert part.is_fused == (backend == "a")
+
+
 def test_the_order_of_a_layer_orders_its_producers_unless_the_pass_says_another(kit):
     token(kit)
     kit.producer("b/fused", "fp8_token", ("row_major",), "silu_mul_quantize")
